@@ -1,0 +1,72 @@
+# Every target makes the project's own environment, .venv, with the versions in requirements.lock, when it is
+# missing or those versions changed, and then does its job with it. Nothing outside this folder is written,
+# except pip's download cache.
+
+PYTHON ?= python3
+SCALE ?= pocket
+NOTEBOOKS ?=
+
+PY := .venv/bin/python
+# The name carries the folder: a copied or moved checkout must not import the package from where it was.
+STAMP := .venv/ready-$(shell pwd | cksum | cut -d' ' -f1)
+LINTED := $(wildcard orthonar tests benchmarks conftest.py)
+
+# A user's own Jupyter, IPython and matplotlib settings are no part of what is reproduced, and the home may be read-only.
+unexport PYTHONPATH PYTHONHOME JUPYTER_PATH JUPYTER_CONFIG_PATH
+export JUPYTER_PREFER_ENV_PATH := 1
+export JUPYTER_CONFIG_DIR := $(CURDIR)/.venv/var/jupyter/config
+export JUPYTER_DATA_DIR := $(CURDIR)/.venv/var/jupyter/data
+export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/var/jupyter/runtime
+export IPYTHONDIR := $(CURDIR)/.venv/var/ipython
+export MPLCONFIGDIR := $(CURDIR)/.venv/var/matplotlib
+
+.PHONY: help venv test lint format reproduce notebooks clean distclean
+
+help: ## this list
+	@echo "make TARGET [PYTHON=python3.12]"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
+
+venv: $(STAMP) ## the pinned environment, .venv, and nothing else
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "orthonar needs Python 3.11 or newer; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1 || true)" >&2; \
+	  echo "Name another one: make PYTHON=python3.12 TARGET" >&2; exit 1; }
+	rm -rf .venv
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "'$(PYTHON) -m venv' failed: on Debian and Ubuntu it needs the package python3-venv." >&2; exit 1; }
+	$(PY) -m pip install --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@mkdir -p "$$JUPYTER_RUNTIME_DIR" "$$IPYTHONDIR" "$$MPLCONFIGDIR"
+	@$(PY) -c 'import matplotlib.font_manager'  # its font cache, which else the first notebook would build
+	@touch $@
+
+test: lint ## ruff, the tests, and every notebook replayed against its saved outputs
+	$(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 \
+	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests $(wildcard notebooks)
+
+lint: $(STAMP) ## ruff alone
+	$(PY) -m ruff check $(LINTED) $(wildcard notebooks)
+	$(PY) -m ruff format --check $(LINTED)
+
+format: $(STAMP) ## let ruff rewrite what lint complains of
+	$(PY) -m ruff check --fix $(LINTED) $(wildcard notebooks)
+	$(PY) -m ruff format $(LINTED)
+
+reproduce: $(STAMP) ## run the notebooks and print the table; SCALE=pocket (CPU) or paper (GPU), NOTEBOOKS='03*' for some
+	$(PY) -m orthonar.reproduce --scale $(SCALE) $(if $(NOTEBOOKS),--notebooks '$(NOTEBOOKS)')
+
+notebooks: $(STAMP) ## execute the committed notebooks in place, at their saved defaults, and clean their metadata
+	$(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 \
+	  --ExecutePreprocessor.record_timing=False \
+	  --ExecutePreprocessor.extra_arguments="['--log-level=ERROR']" notebooks/$(or $(NOTEBOOKS),*).ipynb
+	$(PY) -m nbconvert --to notebook --inplace --coalesce-streams notebooks/$(or $(NOTEBOOKS),*).ipynb
+	$(PY) -m nbstripout --keep-output --keep-count --keep-id --extra-keys \
+	  "metadata.papermill metadata.widgets metadata.language_info.version cell.metadata.papermill" notebooks/$(or $(NOTEBOOKS),*).ipynb
+
+clean: ## remove build/ and the caches
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
+
+distclean: clean ## clean, and remove .venv
+	rm -rf .venv
