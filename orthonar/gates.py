@@ -1,0 +1,82 @@
+"""The gates of the mLSTM in log space: how much of each write is left at each later position.
+
+With log f_t = log sigmoid(fgate_preact_t), F_t = log f_1 + ... + log f_t and i_t = igate_preact_t, the write of position
+u weighs exp(F_t - F_u + i_u) at position t. The running scale
+
+    m_t = max(F_t + m_0, max_{u <= t} (F_t - F_u + i_u))
+
+keeps everything at most 1: the cell stores C and n multiplied by exp(-m_t) (Beck et al. 2024, arXiv 2405.04517, section
+2.3 and appendix A.3; m_0 = 0 without a state). Gradients flow through m_t: the raw read does not depend on it, an
+orthogonalized one does. Where the maximum is reached twice, the gradient goes to the newest.
+
+The sums are kept in float64: they grow with the length of the sequence, and what counts is their differences.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+#: No memory is scaled up by more than exp(80), so that float32 never overflows; what is scaled up there is below 1e-34.
+_LARGEST_EXPONENT = 80.0
+
+
+class GateLogs(NamedTuple):
+    """Log-space gates of a whole sequence, float64, each (B, NH, S)."""
+
+    write: Tensor  #: G_t = i_t - F_t; the weight of write u at position t is exp(G_u - peak_t).
+    peak: Tensor  #: max(m_0, max_{u <= t} G_u), never decreasing.
+    scale: Tensor  #: m_t = F_t + peak_t.
+
+
+def gate_logs(igate_preact: Tensor, fgate_preact: Tensor, m_initial: Tensor) -> GateLogs:
+    """Log weights of a sequence.
+
+    Args:
+        igate_preact: input gate pre-activations (log of the gate), (B, NH, S).
+        fgate_preact: forget gate pre-activations (before the sigmoid), (B, NH, S).
+        m_initial: log-scale of the state that the sequence starts from, (B, NH); zeros without one.
+
+    Returns:
+        GateLogs; the memory in the frame of m_t is exp(peak_0 - peak_t) C_0 + sum_u exp(G_u - peak_t) k_u v_u^T.
+    """
+    log_f = logsigmoid(fgate_preact.double()).cumsum(-1)
+    write = igate_preact.double() - log_f
+    m_initial = m_initial.double()[..., None]
+    peak = newest_max(write.cummax(-1).values, m_initial)
+    return GateLogs(write, peak, log_f + peak)
+
+
+def newest_max(new: Tensor, old: Tensor) -> Tensor:
+    """The larger of two tensors; where they are equal, the gradient goes to the first alone."""
+    return torch.where(new >= old, new, old)
+
+
+def normaliser(n_dot_q: Tensor, scale: Tensor) -> Tensor:
+    """What every read is divided by, max(|n_t . q_t|, exp(-m_t)) + 1e-6, all in the frame of m_t.
+
+    Args:
+        n_dot_q: n_t . q_t, any shape and floating dtype.
+        scale: m_t, of the same shape and dtype.
+
+    Returns:
+        Positive tensor of that shape and dtype.
+    """
+    floor = (-scale).clamp_max(_LARGEST_EXPONENT).exp()
+    return torch.maximum(n_dot_q.abs(), floor) + 1e-6
+
+
+def log_weights(write: Tensor, peak: Tensor) -> Tensor:
+    """Causal matrix of log weights within each chunk: G_u - peak_t where u <= t, else -inf.
+
+    Args:
+        write: G, (..., L), float64.
+        peak: (..., L), float64.
+
+    Returns:
+        (..., L, L), rows t, columns u, float64; exp of it is the matrix D of the mLSTM's parallel form.
+    """
+    length = write.shape[-1]
+    future = torch.ones(length, length, dtype=torch.bool, device=write.device).triu(1)
+    return (write[..., None, :] - peak[..., :, None]).masked_fill(future, -torch.inf)

@@ -1,0 +1,146 @@
+"""The mLSTM cell, with any read: parallel (the plain reference), recurrent, and chunkwise (the fast form).
+
+Axes: B batch, NH heads, S sequence, DH head size. With gates i_t = exp(igate_preact_t), f_t = sigmoid(fgate_preact_t) and
+keys divided by sqrt(DH), the cell of Beck et al. 2024 (arXiv 2405.04517, equations 19 to 27) keeps
+
+    C_t = f_t C_{t-1} + i_t k_t v_t^T        n_t = f_t n_{t-1} + i_t k_t
+    h_t = read(C_t)^T q_t / (max(|n_t . q_t|, 1) + 1e-6)
+
+stored multiplied by exp(-m_t) (see `orthonar.gates`), so that the 1 becomes exp(-m_t) and the small constant counts in that
+frame. The read sees the stored C_t. What a read returns is never written back.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from .chunkwise import chunkwise
+from .gates import newest_max, normaliser
+from .reads import FilterRead, RawRead, Read
+
+
+class MLSTMState(NamedTuple):
+    """What an mLSTM layer remembers; its size does not depend on how much it has read."""
+
+    c_state: Tensor  #: C exp(-m), (B, NH, DH, DH), rows keys, columns values.
+    n_state: Tensor  #: n exp(-m), (B, NH, DH).
+    m_state: Tensor  #: the log-scale m, (B, NH).
+
+    @classmethod
+    def zeros(cls, batch: int, heads: int, head_size: int, *, dtype=torch.float32, device=None) -> "MLSTMState":
+        """The state before anything was read: C = 0, n = 0, m = 0."""
+        new = {"dtype": dtype, "device": device}
+        c_state = torch.zeros(batch, heads, head_size, head_size, **new)
+        return cls(c_state, torch.zeros(batch, heads, head_size, **new), torch.zeros(batch, heads, **new))
+
+
+def mlstm_sequence(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    igate_preact: Tensor,
+    fgate_preact: Tensor,
+    *,
+    read: Read = RawRead(),  # noqa: B008 (frozen)
+    form: str = "chunkwise",
+    chunk_size: int | None = None,
+    initial_state: MLSTMState | None = None,
+    return_state: bool = False,
+) -> Tensor | tuple[Tensor, MLSTMState]:
+    """Run the mLSTM over a sequence and return what it reads at every position.
+
+    h_t = read(C_t)^T q_t / (max(|n_t . q_t|, exp(-m_t)) + 1e-6), before the per-head normalisation of the layer; the
+    module's docstring has the recurrence and its source. The factor 1/sqrt(DH) is put on the keys: the raw read would be
+    the same with it on the queries, a normalised read would not. All forms give the same, outputs and gradients.
+
+    Args:
+        q: queries, (B, NH, S, DH).
+        k: keys, unscaled, (B, NH, S, DH).
+        v: values, (B, NH, S, DH).
+        igate_preact: input gate pre-activation (the log of the gate), (B, NH, S).
+        fgate_preact: forget gate pre-activation (before the sigmoid), (B, NH, S).
+        read: `RawRead()`, `NewtonSchulzRead(steps)` or any other read.
+        form: "chunkwise" (no memory matrix per position is formed; time linear in S), "parallel" (the plain reference:
+            forms every C_t) or "recurrent" (token by token).
+        chunk_size: positions that share a start state in the chunkwise form; None chooses by the read.
+        initial_state: the state to start from; None is the empty memory.
+        return_state: also return the state after the last position.
+
+    Returns:
+        h, (B, NH, S, DH), in the dtype of q; with return_state a pair (h, MLSTMState).
+
+    Raises:
+        ValueError: naming the argument whose shape, dtype or value does not fit.
+    """
+    _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, initial_state)
+    k = k / math.sqrt(k.shape[-1])
+    if initial_state is None:
+        batch, heads, _, size = q.shape
+        initial_state = MLSTMState.zeros(batch, heads, size, dtype=q.dtype, device=q.device)
+    if form == "chunkwise":
+        h, *state = chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_state)
+        state = MLSTMState(*state)
+    elif form == "parallel":
+        h, state = _parallel(q, k, v, igate_preact, fgate_preact, read, initial_state)
+    else:
+        h, state = _recurrent(q, k, v, igate_preact, fgate_preact, read, initial_state)
+    return (h, state) if return_state else h
+
+
+def _write(state: MLSTMState, k: Tensor, v: Tensor, igate_preact: Tensor, fgate_preact: Tensor) -> MLSTMState:
+    """The state after one more token; keys already scaled, (B, NH, DH), gates (B, NH)."""
+    carried = logsigmoid(fgate_preact) + state.m_state
+    m_state = newest_max(igate_preact, carried)
+    forget, write = (carried - m_state).exp()[..., None], (igate_preact - m_state).exp()[..., None]
+    c_state = forget[..., None] * state.c_state + (write * k)[..., :, None] * v[..., None, :]
+    return MLSTMState(c_state, forget * state.n_state + write * k, m_state)
+
+
+def _recurrent(q, k, v, igate_preact, fgate_preact, read, state):
+    h = []
+    for t in range(q.shape[2]):
+        state = _write(state, k[:, :, t], v[:, :, t], igate_preact[:, :, t], fgate_preact[:, :, t])
+        q_t = q[:, :, t]
+        n_dot_q = (state.n_state * q_t).sum(-1)
+        h.append(read.vector(state.c_state, q_t) / normaliser(n_dot_q, state.m_state)[..., None])
+    return torch.stack(h, 2), state
+
+
+def _parallel(q, k, v, igate_preact, fgate_preact, read, state):
+    states = []
+    for t in range(q.shape[2]):
+        state = _write(state, k[:, :, t], v[:, :, t], igate_preact[:, :, t], fgate_preact[:, :, t])
+        states.append(state)
+    c_state, n_state, m_state = (torch.stack(parts, 2) for parts in zip(*states, strict=True))
+    numerator = torch.einsum("bhtde,bhtd->bhte", read.matrix(c_state), q)
+    return numerator / normaliser((n_state * q).sum(-1), m_state)[..., None], state
+
+
+def _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, initial_state) -> None:
+    if q.ndim != 4 or 0 in q.shape:
+        raise ValueError(f"q must be (B, NH, S, DH), none of them 0, not {tuple(q.shape)}")
+    if q.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"q must be float32 or float64, not {q.dtype}: the gates and filters need that accuracy")
+    gate = q.shape[:3]
+    wanted = {"k": (k, q.shape), "v": (v, q.shape), "igate_preact": (igate_preact, gate), "fgate_preact": (fgate_preact, gate)}
+    if initial_state is not None:
+        batch, heads, _, size = q.shape
+        wanted |= {
+            "initial_state.c_state": (initial_state[0], (batch, heads, size, size)),
+            "initial_state.n_state": (initial_state[1], (batch, heads, size)),
+            "initial_state.m_state": (initial_state[2], (batch, heads)),
+        }
+    for name, (tensor, shape) in wanted.items():
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must have the shape {tuple(shape)}, not {tuple(tensor.shape)}")
+        if (tensor.dtype, tensor.device) != (q.dtype, q.device):
+            raise ValueError(f"{name} must be {q.dtype} on {q.device} like q, not {tensor.dtype} on {tensor.device}")
+    if not isinstance(read, RawRead | FilterRead):
+        raise ValueError(f"read must be a read of orthonar.reads, not {read!r}")
+    if form not in ("chunkwise", "parallel", "recurrent"):
+        raise ValueError(f"form must be 'chunkwise', 'parallel' or 'recurrent', not {form!r}")
+    if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1):
+        raise ValueError(f"chunk_size must be an integer of at least 1, not {chunk_size!r}")
