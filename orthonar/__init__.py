@@ -1,0 +1,25 @@
+"""orthonar: the mLSTM with an orthogonalized read, its task, and the experiments that compare them."""
+
+from .data import NoisyRecall
+from .mlstm import MLSTMState, mlstm_sequence
+from .model import MLSTMConfig, MLSTMModel
+from .newton_schulz import newton_schulz
+from .reads import NewtonSchulzRead, RawRead
+from .records import RunRecord
+from .train import RunConfig, evaluate, train
+
+__version__ = "0.1.0"
+__all__ = [
+    "MLSTMConfig",
+    "MLSTMModel",
+    "MLSTMState",
+    "NewtonSchulzRead",
+    "NoisyRecall",
+    "RawRead",
+    "RunConfig",
+    "RunRecord",
+    "evaluate",
+    "mlstm_sequence",
+    "newton_schulz",
+    "train",
+]

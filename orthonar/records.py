@@ -1,0 +1,189 @@
+"""Run records: what a training run was, what it measured, and where it ran; one line of JSON each.
+
+A record is never changed and never overwritten. Files are only appended to, one whole line at a time under a lock, so
+that several processes may write to one file and a kill loses nothing but the run in progress.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .paths import project_root
+
+#: Version of the record's layout; a change of meaning raises it.
+SCHEMA = 1
+
+#: Final accuracy at the scored positions from which a run counts as solved.
+SOLVED_AT = 0.8
+
+#: Settings that say where a run was computed, not what: they are recorded, but do not tell runs apart.
+_NOT_IDENTIFYING = ("device",)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One line of a run's trace.
+
+    Args:
+        step: training steps done.
+        accuracy: share of the validation set's scored positions that are right; None if the loss is not finite.
+        loss: mean cross-entropy at the scored positions of the validation set, in nats; None likewise.
+        train_loss: mean training loss since the line before, over all positions, in nats; None likewise.
+        seconds: wall time since the run began.
+    """
+
+    step: int
+    accuracy: float | None
+    loss: float | None
+    train_loss: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that is known about one run.
+
+    Args:
+        settings: every setting of the run, resolved, as plain data.
+        trace: its evaluations, in order.
+        outcome: "solved" (final accuracy at least 0.8), "plateau" (less) or "diverged" (a loss was not finite).
+        wall_seconds: duration of training and evaluation, set-up excluded.
+        device: name of the device that it ran on.
+        versions: Python, torch, numpy and orthonar.
+        revision: source revision of the code, with "+changes" if tracked code differed from it; None if unknown.
+        started: UTC time, ISO 8601.
+        schema: version of this layout.
+    """
+
+    settings: dict
+    trace: list[Evaluation]
+    outcome: str
+    wall_seconds: float
+    device: str
+    versions: dict[str, str]
+    revision: str | None
+    started: str
+    schema: int = field(default=SCHEMA)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Accuracy of the last evaluation, None where the run diverged."""
+        return self.trace[-1].accuracy if self.trace else None
+
+    @property
+    def identity(self) -> str:
+        """What tells this run from others, see `identity`."""
+        return identity(self.settings)
+
+    def to_json(self) -> str:
+        """One line of JSON, without the line end."""
+        return json.dumps(asdict(self), allow_nan=False, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, line: str) -> "RunRecord":
+        """The record of a line; ValueError if it is damaged or of a newer layout."""
+        try:
+            content = json.loads(line)
+            if content["schema"] > SCHEMA:
+                raise ValueError(f"schema {content['schema']} is newer than {SCHEMA}")
+            trace = [Evaluation(**e) for e in content.pop("trace")]
+            return cls(trace=trace, **content)
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a run record: {error!r}") from None
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Append the record to a file, made with its folder if need be; what is there stays."""
+        append_line(Path(path), self.to_json())
+
+
+def identity(settings: dict) -> str:
+    """A short hash of the settings that tell runs apart: all of them but the device."""
+    telling = {name: value for name, value in settings.items() if name not in _NOT_IDENTIFYING}
+    return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line to a file so that no other line can suffer, whoever else writes and whenever this is killed."""
+    if "\n" in line:
+        raise ValueError("line: a record is a single line")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # A line that a kill cut short is left as it is, to be reported; the next one starts on its own.
+        file.seek(0, os.SEEK_END)
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = "\n" + line
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_records(path: str | os.PathLike) -> Iterator[RunRecord]:
+    """The records of one file, in order; ValueError naming file and line at the first damaged one."""
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield RunRecord.from_json(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from None
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run's numbers depend on."""
+    from . import __version__
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "orthonar": __version__,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """A device as a reader would name it: the GPU's or the processor's model."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"{_processor()}, {torch.get_num_threads()} threads"
+    return str(device)
+
+
+@lru_cache
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "CPU"
+
+
+@lru_cache
+def revision() -> str | None:
+    """Commit of the checkout that this package runs from, or None outside one."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(project_root()), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+    if not (project_root() / "orthonar" / "records.py").samefile(__file__):
+        return None
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        return commit + ("+changes" if git("status", "--porcelain", "--", "orthonar").strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,246 @@
+"""One training run of the study's recipe, from its settings to its record."""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from .data import NoisyRecall
+from .model import MLSTMConfig, MLSTMModel
+from .reads import RawRead, Read, read_from_settings, read_settings
+from .records import SOLVED_AT, Evaluation, RunRecord, device_name, revision, versions
+
+
+def _unknown_settings_are_value_errors(kind: type) -> type:
+    """Make a dataclass answer a misspelt setting with a ValueError that names it and the nearest one there is."""
+    construct = kind.__init__
+    names = [f.name for f in dataclasses.fields(kind)]
+
+    @functools.wraps(construct)
+    def init(self, **settings):
+        for name in settings:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                raise ValueError(f"{name} is no setting of {kind.__name__}" + (f": {near[0]}?" if near else ""))
+        construct(self, **settings)
+
+    init.__signature__ = inspect.signature(construct)
+    kind.__init__ = init
+    return kind
+
+
+@_unknown_settings_are_value_errors
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Every setting of a run; the defaults are the study's smallest cell.
+
+    Args:
+        read: how the memory is read; the one setting in which baseline and orthogonalized runs differ.
+        vocab_size: tokens of the task, and of the model.
+        seq_len: tokens in a sequence, even.
+        noise_vocab_size: how many of the tokens are distractors.
+        frac_noise: share of the pairs that are noise.
+        multi_query: whether every repeated key is scored, or only the last.
+        embedding_dim: width of the model.
+        num_heads: heads of its memory.
+        steps: training steps.
+        batch_size: sequences in a batch, in training and validation.
+        lr: peak learning rate.
+        schedule: "cosine" (from lr to 0 over the run) or "constant".
+        weight_decay: AdamW's, as a share of the learning rate.
+        beta1, beta2: AdamW's decay rates.
+        grad_clip: largest norm of the gradient.
+        eval_every: training steps between evaluations; the last step is always evaluated.
+        eval_batches: batches in the validation set.
+        seed: of the initial weights, the training data and, plus 10,000, the validation set.
+        form: form of the cell, see `orthonar.mlstm_sequence`.
+        device: where to run, such as "cpu" or "cuda".
+
+    Raises:
+        ValueError: naming the setting that is unknown or impossible.
+    """
+
+    read: Read = field(default_factory=RawRead)
+    vocab_size: int = 80
+    seq_len: int = 512
+    noise_vocab_size: int = 16
+    frac_noise: float = 0.8
+    multi_query: bool = True
+    embedding_dim: int = 94
+    num_heads: int = 4
+    steps: int = 2000
+    batch_size: int = 64
+    lr: float = 3e-3
+    schedule: str = "cosine"
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    grad_clip: float = 1.0
+    eval_every: int = 200
+    eval_batches: int = 16
+    seed: int = 0
+    form: str = "chunkwise"
+    device: str = "cpu"
+
+    def __post_init__(self):
+        for name, least in (("steps", 1), ("batch_size", 1), ("eval_every", 1), ("eval_batches", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+        for name, low, high in (
+            ("lr", 0, math.inf), ("grad_clip", 0, math.inf), ("weight_decay", -1e-300, math.inf),
+            ("beta1", -1e-300, 1), ("beta2", -1e-300, 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
+                raise ValueError(f"{name} must be a number between {max(low, 0)} and {high}, not {value!r}")
+        if self.schedule not in ("cosine", "constant"):
+            raise ValueError(f"schedule must be 'cosine' or 'constant', not {self.schedule!r}")
+        # These two check the settings of the task and of the model.
+        _ = self.task, self.model
+        _check_device(self.device)
+
+    @property
+    def task(self) -> NoisyRecall:
+        """The task that these settings describe."""
+        return NoisyRecall(self.vocab_size, self.seq_len, self.noise_vocab_size, self.frac_noise, self.multi_query)
+
+    @property
+    def model(self) -> MLSTMConfig:
+        """The model that these settings describe."""
+        return MLSTMConfig(
+            vocab_size=self.vocab_size, embedding_dim=self.embedding_dim, num_heads=self.num_heads,
+            read=self.read, form=self.form,
+        )  # fmt: skip
+
+    def settings(self) -> dict:
+        """All settings as plain data, as they stand in a run record."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return plain | {"read": read_settings(self.read)}
+
+    @classmethod
+    def from_settings(cls, settings: dict) -> "RunConfig":
+        """The configuration that `settings` described."""
+        return cls(**settings | {"read": read_from_settings(settings["read"])})
+
+
+def train(config: RunConfig, on_evaluation: Callable[[Evaluation], None] | None = None) -> RunRecord:
+    """Train one model and return its run record.
+
+    AdamW on the cross-entropy of all next tokens, a fresh batch each step, the gradient's norm clipped; evaluated on a
+    fixed validation set at the scored positions. Two configurations that differ in the read alone start from the same
+    weights and see the same batches. A loss that is not finite ends the run at the next evaluation, as diverged.
+
+    Args:
+        config: the settings.
+        on_evaluation: called with each line of the trace as soon as it is known.
+
+    Returns:
+        RunRecord; the same for the same settings on the same processor, its times aside.
+    """
+    device = torch.device(config.device)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    model, trace, wall_seconds = fit(config, device, on_evaluation)
+    final = trace[-1].accuracy
+    return RunRecord(
+        settings=config.settings(),
+        trace=trace,
+        outcome="diverged" if final is None else "solved" if final >= SOLVED_AT else "plateau",
+        wall_seconds=round(wall_seconds, 3),
+        device=device_name(device),
+        versions=versions(),
+        revision=revision(),
+        started=started,
+    )
+
+
+def fit(config: RunConfig, device: torch.device, on_evaluation=None) -> tuple[MLSTMModel, list[Evaluation], float]:
+    """Train one model and return it with its trace and the wall seconds; `train` is this with a record of it."""
+    task = config.task
+    model = MLSTMModel(config.model, generator=_generator(config.seed, "weights")).to(device)
+    batches = _generator(config.seed, "batches", device)
+    validation = task.validation_set(config.seed, config.eval_batches, config.batch_size, device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_rate, config))
+
+    begin = time.perf_counter()
+    trace: list[Evaluation] = []
+    total = torch.zeros((), device=device)
+    since = 0
+    for step in range(1, config.steps + 1):
+        tokens, targets = task.sample(config.batch_size, batches, device)
+        loss = cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        optimizer.step()
+        schedule.step()
+        # Summed on the device: nothing waits for the host between evaluations.
+        total += loss.detach()
+        if step % config.eval_every == 0 or step == config.steps:
+            train_loss = total.item() / (step - since)
+            accuracy, loss_there = evaluate(model, validation)
+            finite = math.isfinite(train_loss) and math.isfinite(loss_there)
+            seconds = round(time.perf_counter() - begin, 3)
+            numbers = (accuracy, loss_there, train_loss) if finite else (None, None, None)
+            trace.append(Evaluation(step, *numbers, seconds))
+            if on_evaluation is not None:
+                on_evaluation(trace[-1])
+            if not finite:
+                break
+            total.zero_()
+            since = step
+    return model, trace, time.perf_counter() - begin
+
+
+@torch.no_grad()
+def evaluate(model: MLSTMModel, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy (nats) at the scored positions of some batches.
+
+    Args:
+        model: the model.
+        batches: pairs of tokens and targets (B, S), -100 where nothing is scored; see `NoisyRecall.validation_set`.
+
+    Returns:
+        (accuracy, loss), the mean over all scored positions.
+    """
+    right = loss = scored = 0
+    for tokens, targets in batches:
+        logits = model(tokens)
+        here = targets != -100
+        right = right + ((logits.argmax(-1) == targets) & here).sum()
+        loss = loss + cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").double()
+        scored = scored + here.sum()
+    return (right / scored).item(), (loss / scored).item()
+
+
+def _rate(config: RunConfig, step: int) -> float:
+    """Learning rate of a step (from 0), over the peak."""
+    return 1.0 if config.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / config.steps))
+
+
+def _generator(seed: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one use of a run's seed, unrelated to those of the other uses."""
+    entropy = np.random.SeedSequence([seed, *stream.encode()]).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(entropy) >> 1)
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"device: {name!r} cannot be used here ({reason})") from None
