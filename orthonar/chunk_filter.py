@@ -8,7 +8,9 @@ Inside a chunk that starts from the state C_0, the memory after position t is
 
 so a product with A_t = C_t^T C_t needs only what the whole chunk shares, C_0^T C_0, K C_0, K K^T and V:
 
-    u = w_t * (V x)      e = a_t (K C_0) x + (K K^T) u      A_t x = a_t^2 (C_0^T C_0) x + a_t (K C_0)^T u + V^T (w_t * e)
+    u = w_t * (V x)
+    e = a_t (K C_0) x + (K K^T) u
+    A_t x = a_t^2 (C_0^T C_0) x + a_t (K C_0)^T u + V^T (w_t * e)
 
 three dense products of small matrices for all positions of a chunk. Dividing C_t by its norm only rescales a_t and w_t.
 
@@ -62,7 +64,16 @@ class _ChunkFilter(torch.autograd.Function):
         blocks = _blocks(z)
         slots = z.new_empty(2, *z[blocks[0]].shape)
         for block in blocks:
-            _recur(slots[:, : len(z[block])], z[block], shared[block], kk[block], a[block], w[block], coefficients, y[block])
+            _recur(
+                slots[:, : len(z[block])],
+                z[block],
+                shared[block],
+                kk[block],
+                a[block],
+                w[block],
+                coefficients,
+                y[block],
+            )
         ctx.save_for_backward(z, shared, kk, a, w)
         ctx.coefficients = coefficients
         return y

@@ -75,7 +75,9 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
         numerator = _filtered(numerator, k, v, c_low, log_a.to(dtype), log_w.to(dtype), read, coefficients, plain)
 
     scale = pad(logs.scale, (0, missing)).reshape(-1, chunk_size)
-    h = (numerator / normaliser(n_dot_q, scale).to(dtype)[..., None]).view(batch, heads, -1, padded)[:, :, :length, :size]
+    h = (numerator / normaliser(n_dot_q, scale).to(dtype)[..., None]).view(batch, heads, -1, padded)[
+        :, :, :length, :size
+    ]
     return (
         h,
         c_end[:, :size, :size].reshape(batch, heads, size, size).to(dtype),

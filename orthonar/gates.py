@@ -1,7 +1,7 @@
 """The gates of the mLSTM in log space: how much of each write is left at each later position.
 
-With log f_t = log sigmoid(fgate_preact_t), F_t = log f_1 + ... + log f_t and i_t = igate_preact_t, the write of position
-u weighs exp(F_t - F_u + i_u) at position t. The running scale
+With log f_t = log sigmoid(fgate_preact_t), F_t = log f_1 + ... + log f_t and i_t = igate_preact_t, the write of
+position u weighs exp(F_t - F_u + i_u) at position t. The running scale
 
     m_t = max(F_t + m_0, max_{u <= t} (F_t - F_u + i_u))
 

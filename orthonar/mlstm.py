@@ -1,13 +1,13 @@
 """The mLSTM cell, with any read: parallel (the plain reference), recurrent, and chunkwise (the fast form).
 
-Axes: B batch, NH heads, S sequence, DH head size. With gates i_t = exp(igate_preact_t), f_t = sigmoid(fgate_preact_t) and
-keys divided by sqrt(DH), the cell of Beck et al. 2024 (arXiv 2405.04517, equations 19 to 27) keeps
+Axes: B batch, NH heads, S sequence, DH head size. With gates i_t = exp(igate_preact_t), f_t = sigmoid(fgate_preact_t)
+and keys divided by sqrt(DH), the cell of Beck et al. 2024 (arXiv 2405.04517, equations 19 to 27) keeps
 
     C_t = f_t C_{t-1} + i_t k_t v_t^T        n_t = f_t n_{t-1} + i_t k_t
     h_t = read(C_t)^T q_t / (max(|n_t . q_t|, 1) + 1e-6)
 
-stored multiplied by exp(-m_t) (see `orthonar.gates`), so that the 1 becomes exp(-m_t) and the small constant counts in that
-frame. The read sees the stored C_t. What a read returns is never written back.
+stored multiplied by exp(-m_t) (see `orthonar.gates`), so that the 1 becomes exp(-m_t) and the small constant counts in
+that frame. The read sees the stored C_t. What a read returns is never written back.
 """
 
 import math
@@ -53,8 +53,8 @@ def mlstm_sequence(
     """Run the mLSTM over a sequence and return what it reads at every position.
 
     h_t = read(C_t)^T q_t / (max(|n_t . q_t|, exp(-m_t)) + 1e-6), before the per-head normalisation of the layer; the
-    module's docstring has the recurrence and its source. The factor 1/sqrt(DH) is put on the keys: the raw read would be
-    the same with it on the queries, a normalised read would not. All forms give the same, outputs and gradients.
+    module's docstring has the recurrence and its source. The factor 1/sqrt(DH) is put on the keys: the raw read would
+    be the same with it on the queries, a normalised read would not. All forms give the same, outputs and gradients.
 
     Args:
         q: queries, (B, NH, S, DH).
@@ -125,7 +125,12 @@ def _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, initial_
     if q.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"q must be float32 or float64, not {q.dtype}: the gates and filters need that accuracy")
     gate = q.shape[:3]
-    wanted = {"k": (k, q.shape), "v": (v, q.shape), "igate_preact": (igate_preact, gate), "fgate_preact": (fgate_preact, gate)}
+    wanted = {
+        "k": (k, q.shape),
+        "v": (v, q.shape),
+        "igate_preact": (igate_preact, gate),
+        "fgate_preact": (fgate_preact, gate),
+    }
     if initial_state is not None:
         batch, heads, _, size = q.shape
         wanted |= {

@@ -1,8 +1,8 @@
 """The study's model: embedding, one mLSTM layer between LayerNorms with a residual, linear head.
 
 Every detail of the layer, its initialisation included, follows the package `xlstm` (Beck et al. 2024, arXiv 2405.04517;
-`mLSTMLayer`), whose parameter names are kept, so that state dicts load both ways. What is read differs by the read alone:
-no read has parameters.
+`mLSTMLayer`), whose parameter names are kept, so that state dicts load both ways. No read has parameters: a baseline's
+state dict loads into a model with any other read.
 
 Axes: B batch, S sequence, V vocabulary, E embedding, I inner width (192 for E = 94), NH heads, DH = I / NH.
 """
@@ -63,7 +63,7 @@ class MLSTMConfig:
 
     @property
     def inner_dim(self) -> int:
-        """Inner width I of the layer: proj_factor times embedding_dim, rounded up to a multiple of 64 as `xlstm` does."""
+        """Inner width I: proj_factor times embedding_dim, rounded up to a multiple of 64 as `xlstm` does."""
         return math.ceil(self.proj_factor * self.embedding_dim / 64) * 64
 
     @property
@@ -80,7 +80,10 @@ class LayerState(NamedTuple):
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm without bias whose weight is stored as its difference from 1, as `xlstm` does (weight decay acts on it)."""
+    """LayerNorm without bias; its weight is stored as the difference from 1, as in `xlstm`.
+
+    So weight decay pulls the weight towards 1, not towards 0.
+    """
 
     def __init__(self, size: int):
         super().__init__()

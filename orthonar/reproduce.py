@@ -78,9 +78,7 @@ def declared_parameters(notebook: Path) -> dict[str, str]:
     level = papermill_log.level
     papermill_log.setLevel("ERROR")  # a line it cannot parse leaves the parameter out, which is reported here
     try:
-        return {
-            p["name"]: p["inferred_type_name"] for p in papermill.inspect_notebook(str(notebook)).values()
-        }
+        return {p["name"]: p["inferred_type_name"] for p in papermill.inspect_notebook(str(notebook)).values()}
     finally:
         papermill_log.setLevel(level)
 

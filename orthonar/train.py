@@ -171,7 +171,11 @@ def fit(config: RunConfig, device: torch.device, on_evaluation=None) -> tuple[ML
     batches = _generator(config.seed, "batches", device)
     validation = task.validation_set(config.seed, config.eval_batches, config.batch_size, device)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=True
+        model.parameters(),
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_rate, config))
 
