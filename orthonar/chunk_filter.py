@@ -61,43 +61,29 @@ class _ChunkFilter(torch.autograd.Function):
         # 2 a and 2 w, so that the operator is 4 A.
         a, w = 2 * log_a.exp(), 2 * log_w.exp()
         y = z * coefficients[0]
-        blocks = _blocks(z)
-        slots = z.new_empty(2, *z[blocks[0]].shape)
-        for block in blocks:
-            _recur(
-                slots[:, : len(z[block])],
-                z[block],
-                shared[block],
-                kk[block],
-                a[block],
-                w[block],
-                coefficients,
-                y[block],
-            )
-        ctx.save_for_backward(z, shared, kk, a, w)
-        ctx.coefficients = coefficients
+        needed = any(ctx.needs_input_grad)
+        kept = z.new_empty(len(coefficients) - 1, *z.shape) if needed else None
+        for block in _blocks(z):
+            here = [t[block] for t in (y, z, shared, kk, a, w)]
+            _recur(*here, coefficients, kept[:, block] if needed else None)
+        if needed:
+            ctx.save_for_backward(kept, shared, kk, a, w)
+            ctx.coefficients = coefficients
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y):
-        z, *operands = ctx.saved_tensors
-        grads = [torch.zeros_like(t) for t in ctx.saved_tensors]
-        blocks = _blocks(z)
-        n, length, d = z[blocks[0]].shape
-        # Half the rows of each slot stay free for the adjoint, which multiplies both in one product. One allocation
-        # serves all blocks: fresh memory costs more than the arithmetic.
-        slots = z.new_empty(max(1, len(ctx.coefficients) - 1), n, 2 * length, d)
-        for block in blocks:
+        kept, *operands = ctx.saved_tensors
+        grads = [torch.zeros_like(t) for t in (grad_y, *operands)]
+        for block in _blocks(grad_y):
             here = [t[block] for t in operands]
-            room = slots[:, : len(here[0])]
-            _recur(room[:, :, :length], z[block], *here, ctx.coefficients)
-            _adjoint([g[block] for g in grads], grad_y[block], room, *here, ctx.coefficients)
+            _adjoint([g[block] for g in grads], grad_y[block], kept[:, block], *here, ctx.coefficients)
         return *grads, None
 
 
-def _recur(slots, z, shared, kk, a, w, c, y=None) -> None:
-    """Write r_0, r_1, ... to the slots, going round; with y, add sum_{k > 0} (-1)^k c_k r_k to it."""
+def _recur(y, z, shared, kk, a, w, c, kept) -> None:
+    """Add sum_{k > 0} (-1)^k c_k r_k to y for one block of chunks; r_0 ... r_{n-1} go to kept, if it is not None."""
     n, length, d = z.shape
     to_chunk = shared[:, d:].mT.contiguous()  # a transposed view would multiply several times slower
     gates = torch.cat([a.expand(n, length, length), w], -1)
@@ -109,10 +95,10 @@ def _recur(slots, z, shared, kk, a, w, c, y=None) -> None:
     left_r, left_u, left_e = left[..., :d], left[..., d : d + length], left[..., d + length :]
 
     step = 2 * z
-    r = slots[0]
+    degree = len(c) - 1
+    r = torch.empty_like(z) if kept is None or not degree else kept[0]
     r.copy_(z)
-    steps = len(c) - 1 if y is not None else len(c) - 2
-    for k in range(steps):
+    for k in range(degree):
         torch.bmm(r, to_chunk, out=products)
         products.mul_(gates)
         torch.bmm(u, kk, out=mixed)
@@ -121,12 +107,12 @@ def _recur(slots, z, shared, kk, a, w, c, y=None) -> None:
         torch.mul(u, a, out=left_u)
         torch.mul(mixed, w, out=left_e)
         step.baddbmm_(left, shared, alpha=-1)
-        r = torch.add(r, step, out=slots[(k + 1) % len(slots)])
-        if y is not None:
-            y.add_(r, alpha=c[k + 1] * (-1) ** (k + 1))
+        # The last r is added to y alone.
+        r = torch.add(r, step, out=r if kept is None else kept[k + 1] if k + 1 < degree else step)
+        y.add_(r, alpha=c[k + 1] * (-1) ** (k + 1))
 
 
-def _adjoint(grads, grad_y, slots, shared, kk, a, w, c) -> None:
+def _adjoint(grads, grad_y, kept, shared, kk, a, w, c) -> None:
     """Fill the gradients of z, shared, kk, log_a and log_w for one block of chunks.
 
     With p_k the adjoint of step_k, the gradients are those of -sum_k p_k^T (4 A) r_k, a form that is bilinear in the
@@ -139,6 +125,8 @@ def _adjoint(grads, grad_y, slots, shared, kk, a, w, c) -> None:
     to_chunk = shared[:, d:].mT.contiguous()
     gates = torch.cat([a.expand(n, length, length), w], -1).repeat(1, 2, 1)
     a_squared = a * a
+    x = grad_y.new_zeros(n, rows, d)  # r_k above p_k: one product serves both
+    r, p = x[:, of_r], x[:, of_p]
     products = grad_y.new_empty(n, rows, 2 * length)
     mixed = grad_y.new_empty(n, rows, length)
     left = grad_y.new_empty(n, rows, d + 2 * length)
@@ -157,11 +145,9 @@ def _adjoint(grads, grad_y, slots, shared, kk, a, w, c) -> None:
 
     degree = len(c) - 1
     torch.mul(grad_y, c[degree] * (-1) ** degree, out=grad_r)
-    p = torch.zeros_like(grad_r)
     for k in range(degree - 1, -1, -1):
-        x = slots[k]
-        r = x[:, of_r]
-        p = torch.add(p, grad_r, out=x[:, of_p])
+        r.copy_(kept[k])
+        p.add_(grad_r)
         torch.bmm(x, to_chunk, out=products)
         products.mul_(gates)
         torch.bmm(u, kk, out=mixed)
@@ -178,8 +164,7 @@ def _adjoint(grads, grad_y, slots, shared, kk, a, w, c) -> None:
         through.addcmul_(u_r, e_p).addcmul_(u_p, e_r)
         form.addcmul_(r, applied)
         grad_r.add_(grad_y, alpha=c[k] * (-1) ** k).sub_(applied)
-    if degree:
-        grad_r.add_(p, alpha=2)
+    grad_r.add_(p, alpha=2)
     torch.neg(grad_gram, out=grad_shared[:, :d])
     torch.neg(grad_rest, out=grad_shared[:, d:])
     torch.neg(through, out=grad_log_w)

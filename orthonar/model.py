@@ -235,15 +235,20 @@ class MLSTMModel(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all weights anew, as `xlstm` and PyTorch do: see the table in the code."""
+        """Draw all weights anew, the embedding and the layer as `xlstm` does, the head as PyTorch does."""
         if generator is None:
             generator = torch.Generator()
             generator.seed()
         width, layer = self.config.embedding_dim, self.layer
         cell = layer.mlstm_cell
         small = math.sqrt(2 / (5 * width))  # Nguyen and Salazar 2019, arXiv 1910.05895
-        self.embedding.weight.normal_(0, 1, generator=generator)
-        for weight in (layer.proj_up.weight, layer.q_proj.weight, layer.k_proj.weight, layer.v_proj.weight):
+        for weight in (
+            self.embedding.weight,
+            layer.proj_up.weight,
+            layer.q_proj.weight,
+            layer.k_proj.weight,
+            layer.v_proj.weight,
+        ):
             weight.normal_(0, small, generator=generator)
         layer.proj_down.weight.normal_(0, 2 / math.sqrt(width), generator=generator)  # Wang and Komatsuzaki 2021
         conv = 1 / math.sqrt(self.config.conv_kernel_size)

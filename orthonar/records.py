@@ -81,6 +81,12 @@ class RunRecord:
         return self.trace[-1].accuracy if self.trace else None
 
     @property
+    def escape_step(self) -> int | None:
+        """Step of the first evaluation with an accuracy of at least 0.8; None if there is none."""
+        reached = (e.step for e in self.trace if e.accuracy is not None and e.accuracy >= SOLVED_AT)
+        return next(reached, None)
+
+    @property
     def identity(self) -> str:
         """What tells this run from others, see `identity`."""
         return identity(self.settings)
