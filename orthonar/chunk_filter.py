@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Chunks treated together on a CPU: enough that the overhead of a call does not count, few enough that a step's working
-# set stays in the second-level cache. Other devices take many at once, bounded by the scratch space of the backward.
-_CHUNKS_PER_BLOCK = 64
-_CHUNKS_PER_BLOCK_ON_DEVICE = 8192
+# Chunks are treated together in blocks, sized by what they share: enough that the overhead of a call does not count, few
+# enough that a step's working set stays in a CPU's caches. Other devices want many at once.
+_BYTES_PER_BLOCK = {"cpu": 2 << 20}
+_BYTES_PER_BLOCK_ELSEWHERE = 128 << 20
 
 
 def chunk_filter(
@@ -63,7 +63,7 @@ class _ChunkFilter(torch.autograd.Function):
         y = z * coefficients[0]
         needed = any(ctx.needs_input_grad)
         kept = z.new_empty(len(coefficients) - 1, *z.shape) if needed else None
-        for block in _blocks(z):
+        for block in _blocks(shared):
             here = [t[block] for t in (y, z, shared, kk, a, w)]
             _recur(*here, coefficients, kept[:, block] if needed else None)
         if needed:
@@ -76,7 +76,7 @@ class _ChunkFilter(torch.autograd.Function):
     def backward(ctx, grad_y):
         kept, *operands = ctx.saved_tensors
         grads = [torch.zeros_like(t) for t in (grad_y, *operands)]
-        for block in _blocks(grad_y):
+        for block in _blocks(operands[0]):
             here = [t[block] for t in operands]
             _adjoint([g[block] for g in grads], grad_y[block], kept[:, block], *here, ctx.coefficients)
         return *grads, None
@@ -171,6 +171,7 @@ def _adjoint(grads, grad_y, kept, shared, kk, a, w, c) -> None:
     torch.sub(through.sum(-1, keepdim=True), form.sum(-1, keepdim=True), alpha=2, out=grad_log_a)
 
 
-def _blocks(z: Tensor) -> list[slice]:
-    size = _CHUNKS_PER_BLOCK if z.device.type == "cpu" else _CHUNKS_PER_BLOCK_ON_DEVICE
-    return [slice(i, i + size) for i in range(0, len(z), size)]
+def _blocks(shared: Tensor) -> list[slice]:
+    budget = _BYTES_PER_BLOCK.get(shared.device.type, _BYTES_PER_BLOCK_ELSEWHERE)
+    size = max(1, budget // (shared[0].numel() * shared.element_size()))
+    return [slice(i, i + size) for i in range(0, len(shared), size)]

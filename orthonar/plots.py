@@ -271,9 +271,9 @@ def series_errors(errors: pd.DataFrame, tolerance: float, ax: Axes | None = None
     for steps, error in errors.items():
         ax.plot(errors.index, error, markevery=4, **_steps_style(steps))
     ax.axhline(tolerance, color="#555555", linestyle="--", linewidth=1)
-    ax.annotate("float32 epsilon", (errors.index[-1], tolerance), (0, 4), textcoords="offset points", ha="right")
+    ax.annotate("float32 epsilon", (0.3 * errors.index[-1], tolerance), (0, 4), textcoords="offset points")
     ax.set(xlabel="degree, in products with $A$", ylabel="largest error on [0, 1]", yscale="log")
-    ax.set(xlim=(0, errors.index[-1]), ylim=(1e-13, 2))
+    ax.set(xlim=(-1, errors.index[-1]), ylim=(1e-13, 2))
     ax.legend(frameon=False, loc="lower right")
     ax.spines[["top", "right"]].set_visible(False)
     return ax
@@ -297,8 +297,9 @@ def read_cost(seconds: pd.DataFrame, title: str, ax: Axes | None = None) -> Axes
         ax.plot(seconds.index, times, color=color, linestyle=line, marker=marker, linewidth=1.8, label=name)
     ax.set(xscale="log", yscale="log", xlabel="sequence length (tokens)", ylabel="seconds, forward and backward")
     ax.set_xticks(seconds.index, [f"{length:,}" for length in seconds.index])
+    ax.set_ylim(None, 8 * seconds.max(axis=None))  # room for the legend
     ax.minorticks_off()
     ax.set_title(title, fontsize=9)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="upper left")
     ax.spines[["top", "right"]].set_visible(False)
     return ax

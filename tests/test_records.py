@@ -1,0 +1,103 @@
+"""Run records: a line each, never lost, never overwritten, damage reported."""
+
+import json
+import multiprocessing
+
+import pytest
+
+from orthonar.records import Evaluation, RunRecord, append_line, identity, read_records
+
+SETTINGS = {"read": {"name": "RawRead"}, "seed": 3, "lr": 0.01, "device": "cpu"}
+
+
+def record(accuracies=(0.1, 0.5, 0.85, 0.7), **changes):
+    trace = [Evaluation(100 * i, a, 2.5, 3.0, 1.0 * i) for i, a in enumerate(accuracies, 1)]
+    fields = {
+        "settings": SETTINGS,
+        "trace": trace,
+        "outcome": "plateau",
+        "wall_seconds": 4.0,
+        "device": "a CPU",
+        "versions": {"torch": "2"},
+        "revision": None,
+        "started": "2026-07-01T00:00:00+00:00",
+    }
+    return RunRecord(**fields | changes)
+
+
+def test_a_record_survives_its_line():
+    assert RunRecord.from_json(record().to_json()) == record()
+    diverged = record(accuracies=(0.1, None), outcome="diverged")
+    assert RunRecord.from_json(diverged.to_json()) == diverged
+    assert diverged.accuracy is None
+
+
+def test_a_record_is_strict_json():
+    with pytest.raises(ValueError, match="JSON"):
+        record(accuracies=(float("nan"),)).to_json()
+
+
+def test_escape_is_the_first_evaluation_at_80_percent():
+    assert record().escape_step == 300
+    assert record(accuracies=(0.1, 0.799)).escape_step is None
+
+
+def test_the_device_does_not_tell_runs_apart_and_all_else_does():
+    assert identity(SETTINGS) == identity(SETTINGS | {"device": "cuda"})
+    for name, other in (("seed", 4), ("lr", 0.02), ("read", {"name": "RawRead", "eps": 1})):
+        assert identity(SETTINGS) != identity(SETTINGS | {name: other})
+
+
+def test_saving_appends_and_makes_the_folder(tmp_path):
+    path = tmp_path / "deep" / "runs.jsonl"
+    first, second = record(), record(wall_seconds=5.0)
+    first.save(path)
+    second.save(path)
+    assert list(read_records(path)) == [first, second]
+
+
+def test_a_line_cut_short_is_kept_and_the_next_one_starts_on_its_own(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    torn = record().to_json()[:40]
+    path.write_text(torn)
+    record().save(path)
+    assert path.read_text() == torn + "\n" + record().to_json() + "\n"
+
+
+def test_a_damaged_line_is_named_with_its_file_and_number(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    record().save(path)
+    with open(path, "a") as file:
+        file.write('{"schema": 1}\n')
+    records = read_records(path)
+    assert next(records) == record()
+    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2"):
+        next(records)
+
+
+@pytest.mark.parametrize("line", ["", "null", "[]", "{", '{"schema": 99}', json.dumps({"schema": 1, "trace": 3})])
+def test_what_is_no_record_is_refused(line):
+    with pytest.raises(ValueError, match="not a run record|newer"):
+        RunRecord.from_json(line)
+
+
+def test_a_record_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="line"):
+        append_line(tmp_path / "x", "a\nb")
+
+
+def _append(path, letter):
+    for _ in range(50):
+        append_line(path, letter * 5000)
+
+
+def test_two_processes_may_add_at_once(tmp_path):
+    path = tmp_path / "lines"
+    # Spawned: forking a process whose threads have run tensor operations may hang it.
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_append, args=(path, letter)) for letter in "ab"]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert sorted(path.read_text().splitlines()) == 50 * ["a" * 5000] + 50 * ["b" * 5000]

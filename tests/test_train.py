@@ -1,0 +1,191 @@
+"""The recipe: settings checked, runs repeatable and paired, divergence recorded."""
+
+import math
+
+import pytest
+import torch
+
+from orthonar import NewtonSchulzRead, RawRead, RunConfig, evaluate, train
+from orthonar.model import MLSTMModel
+from orthonar.records import RunRecord
+from orthonar.train import _generator, _rate, fit
+
+TINY = {
+    "vocab_size": 12,
+    "seq_len": 16,
+    "noise_vocab_size": 4,
+    "embedding_dim": 8,
+    "num_heads": 2,
+    "batch_size": 4,
+    "steps": 6,
+    "eval_every": 4,
+    "eval_batches": 2,
+}
+
+
+def without_times(record: RunRecord) -> dict:
+    trace = [(e.step, e.accuracy, e.loss, e.train_loss) for e in record.trace]
+    return {"settings": record.settings, "trace": trace, "outcome": record.outcome, "versions": record.versions}
+
+
+@pytest.mark.parametrize("read", [RawRead(), NewtonSchulzRead()], ids=["raw", "orthogonalized"])
+def test_the_same_seed_gives_the_same_record_and_another_another(read):
+    first, second = (train(RunConfig(read=read, **TINY)) for _ in range(2))
+    assert without_times(first) == without_times(second)
+    assert without_times(train(RunConfig(read=read, seed=1, **TINY)))["trace"] != without_times(first)["trace"]
+    assert [e.step for e in first.trace] == [4, 6]
+    assert RunRecord.from_json(first.to_json()) == first
+
+
+def test_the_global_random_state_is_left_alone_and_does_not_matter():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = train(RunConfig(**TINY))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert without_times(train(RunConfig(**TINY))) == without_times(first)
+
+
+def test_reads_start_from_the_same_weights_and_see_the_same_batches(monkeypatch):
+    seen = {}
+    for read in (RawRead(), NewtonSchulzRead()):
+        seen[read] = tokens = []
+        forward = MLSTMModel.forward
+
+        def spy(self, x, tokens=tokens, forward=forward):
+            tokens.append((x.clone(), [p.detach().clone() for p in self.parameters()] if not tokens else None))
+            return forward(self, x)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MLSTMModel, "forward", spy)
+            train(RunConfig(read=read, **TINY))
+    raw, orthogonalized = seen.values()
+    assert len(raw) == len(orthogonalized) == 6 + 2 * 2
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(raw, orthogonalized, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(raw[0][1], orthogonalized[0][1], strict=True))
+
+
+def test_the_recipe_by_hand():
+    """Two steps written out with plain PyTorch give the same weights."""
+    config = RunConfig(**TINY | {"steps": 2, "lr": 0.01, "grad_clip": 0.5})
+    model, _, _ = fit(config, torch.device("cpu"))
+    twin = MLSTMModel(config.model, generator=_generator(0, "weights"))
+    batches = _generator(0, "batches")
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, betas=(0.9, 0.999), weight_decay=0.01)
+    for step in range(2):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * 0.5 * (1 + math.cos(math.pi * step / 2))
+        tokens, targets = config.task.sample(4, batches)
+        logits = twin(tokens)
+        loss = -logits.log_softmax(-1).gather(-1, targets[..., None]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.stack([p.grad.norm() for p in twin.parameters()]).norm()
+        assert norm > 0.5, "the test means to see the clipping"
+        for p in twin.parameters():
+            p.grad *= 0.5 / norm
+        optimizer.step()
+    for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=2e-6, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_the_learning_rate_falls_to_nothing_or_stays():
+    config = RunConfig(**TINY)
+    assert _rate(config, 0) == 1
+    assert _rate(config, 3) == pytest.approx(0.5)
+    assert 0 < _rate(config, 5) < 0.1
+    assert {_rate(RunConfig(**TINY, schedule="constant"), step) for step in range(6)} == {1.0}
+
+
+def test_accuracy_counts_scored_positions_alone():
+    task = RunConfig(**TINY).task
+
+    class Oracle(torch.nn.Module):
+        """Right at every scored position of the first batch, wrong at those of the second."""
+
+        def __init__(self, batches):
+            super().__init__()
+            self.targets = [batches[0][1], batches[1][1] + 1]
+
+        def forward(self, tokens):
+            return torch.nn.functional.one_hot(self.targets.pop(0).clamp_min(0), 13)[..., :12].float()
+
+    batches = task.validation_set(0, 2, 4)
+    scored = [(targets != -100).sum().item() for _, targets in batches]
+    accuracy, loss = evaluate(Oracle(batches), batches)
+    assert accuracy == pytest.approx(scored[0] / sum(scored))
+    right, wrong = math.log(11 + math.e) - 1, math.log(11 + math.e)
+    assert loss == pytest.approx((scored[0] * right + scored[1] * wrong) / sum(scored), rel=0.02)
+
+
+def test_a_loss_that_turns_nan_ends_the_run_as_diverged(monkeypatch):
+    forward = MLSTMModel.forward
+    calls = []
+
+    def spoilt(self, tokens):
+        calls.append(1)
+        return forward(self, tokens) * (float("nan") if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(MLSTMModel, "forward", spoilt)
+    record = train(RunConfig(**TINY | {"steps": 100}))
+    assert record.outcome == "diverged"
+    assert [e.step for e in record.trace] == [4]
+    assert record.trace[0].accuracy is record.trace[0].loss is record.trace[0].train_loss is None
+    assert RunRecord.from_json(record.to_json()) == record
+
+
+def test_every_evaluation_is_reported_as_it_comes():
+    lines = []
+    record = train(RunConfig(**TINY), on_evaluation=lines.append)
+    assert lines == record.trace
+
+
+def test_settings_survive_a_record():
+    config = RunConfig(**TINY, read=NewtonSchulzRead(steps=3))
+    assert RunConfig.from_settings(config.settings()) == config
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("vocabsize", 80),
+        ("Seed", 1),
+        ("seq_len", 15),
+        ("vocab_size", 5),
+        ("frac_noise", 1.5),
+        ("steps", 0),
+        ("steps", 2.0),
+        ("steps", True),
+        ("batch_size", 0),
+        ("eval_every", 0),
+        ("eval_batches", 0),
+        ("seed", -1),
+        ("lr", 0.0),
+        ("lr", math.nan),
+        ("lr", "0.1"),
+        ("grad_clip", 0),
+        ("weight_decay", -0.1),
+        ("beta1", 1.0),
+        ("schedule", "linear"),
+        ("num_heads", 3),
+        ("embedding_dim", 0),
+        ("form", "fast"),
+        ("read", "newton_schulz"),
+        ("device", "cuda:99"),
+        ("device", "nowhere"),
+    ],
+)
+def test_impossible_settings_are_named_before_any_compute(setting, value):
+    with pytest.raises(ValueError, match=setting):
+        RunConfig(**TINY | {setting: value})
+
+
+def test_a_misspelt_setting_is_told_its_neighbour():
+    with pytest.raises(ValueError, match="batchsize is no setting of RunConfig: batch_size?"):
+        RunConfig(batchsize=3)
+
+
+def test_a_run_learns():
+    """On one key and one value, all that can be known is known soon."""
+    record = train(RunConfig(**TINY | {"vocab_size": 6, "steps": 40, "lr": 0.03, "eval_every": 40}))
+    assert record.outcome == "solved"
