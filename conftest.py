@@ -1,6 +1,14 @@
 """What pytest and nbval need to know in the whole project."""
 
+import os
+import tempfile
+
 from orthonar.artefacts import MIME
+
+
+def pytest_configure(config):
+    # A replayed notebook draws its figures elsewhere: those in figures/ belong to the notebooks as they were saved.
+    os.environ.setdefault("ORTHONAR_FIGURES", tempfile.mkdtemp(prefix="orthonar-figures-"))
 
 
 def pytest_collectstart(collector):

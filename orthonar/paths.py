@@ -21,8 +21,9 @@ def project_root() -> Path:
 
 
 def figures_dir() -> Path:
-    """The folder for figures, not created: `figures` in the project's root."""
-    return project_root() / "figures"
+    """The folder for figures, not created: what ORTHONAR_FIGURES names, else `figures` in the project's root."""
+    named = os.environ.get("ORTHONAR_FIGURES")
+    return Path(named).expanduser().resolve() if named else project_root() / "figures"
 
 
 def results_dir() -> Path:
