@@ -48,6 +48,12 @@ class Evaluation:
     train_loss: float | None
     seconds: float
 
+    def __str__(self) -> str:
+        if self.accuracy is None:
+            return f"step {self.step:5d}: the loss is not finite ({self.seconds:.0f} s)"
+        losses = f"loss {self.loss:.3f}, training loss {self.train_loss:.3f}"
+        return f"step {self.step:5d}: accuracy {100 * self.accuracy:5.1f} %, {losses} ({self.seconds:.0f} s)"
+
 
 @dataclass(frozen=True)
 class RunRecord:

@@ -42,6 +42,14 @@ def test_escape_is_the_first_evaluation_at_80_percent():
     assert record(accuracies=(0.1, 0.799)).escape_step is None
 
 
+def test_an_evaluation_reads_as_one_line():
+    assert (
+        str(Evaluation(50, 0.123, 2.5, 3.25, 7.0))
+        == "step    50: accuracy  12.3 %, loss 2.500, training loss 3.250 (7 s)"
+    )
+    assert "not finite" in str(Evaluation(50, None, None, None, 7.0))
+
+
 def test_the_device_does_not_tell_runs_apart_and_all_else_does():
     assert identity(SETTINGS) == identity(SETTINGS | {"device": "cuda"})
     for name, other in (("seed", 4), ("lr", 0.02), ("read", {"name": "RawRead", "eps": 1})):
