@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Chunks are treated together in blocks, sized by what they share: enough that the overhead of a call does not count, few
-# enough that a step's working set stays in a CPU's caches. Other devices want many at once.
+# Chunks are treated together in blocks, sized by what they share: enough that the overhead of a call does not count,
+# few enough that a step's working set stays in a CPU's caches. Other devices want many at once.
 _BYTES_PER_BLOCK = {"cpu": 2 << 20}
 _BYTES_PER_BLOCK_ELSEWHERE = 128 << 20
 

@@ -3,6 +3,8 @@
 Axes: R rows (batch times heads), NC chunks, L positions in a chunk, D head size (padded), N = R NC.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -25,7 +27,7 @@ _PLAIN_CHUNKS_AT_ONCE = 32
 
 
 def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_state):
-    """The chunkwise form of `orthonar.mlstm_sequence`, on checked arguments and scaled keys.
+    """The chunkwise form of `orthonar.mlstm_sequence`, on checked arguments, keys unscaled.
 
     Returns:
         h (B, NH, S, DH), c_state (B, NH, DH, DH), n_state (B, NH, DH), m_state (B, NH).
@@ -47,37 +49,38 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     peak_start = torch.cat([initial_state[2].double().reshape(-1, 1), peak_end[:, :-1]], 1)
 
     padded = -(-size // _LANES) * _LANES if dtype == torch.float32 else size
-    q, k, v = (pad(x, (0, padded - size, 0, missing)).reshape(-1, chunk_size, padded) for x in (q, k, v))
+    q, k, v = (pad(x, (0, padded - size, 0, missing)).reshape(-1, chunk_size, padded).contiguous() for x in (q, k, v))
 
     # What a chunk adds to the state, seen from its end. The filters must know to the last digit how far writes cancel.
     precise = torch.float64 if coefficients is not None else dtype
     decay = (peak_start - peak_end).exp()
-    q64, k64 = q.double(), k.double()
-    weighted = k64 * (write - peak_end[..., None]).exp().view(-1, chunk_size, 1)
+    # Scaled there too: k . q passes through zero, and where exp(-m) is small every read is divided by n . q.
+    q64, k64 = q.double(), k.double() / math.sqrt(size)
+    k = k / math.sqrt(size)
+    weighted = k64 * (write - peak_end[..., None]).exp().reshape(-1, chunk_size, 1)
     c_initial, n_initial = (initial_state[i].flatten(0, 1) for i in (0, 1))
     c_initial = pad(c_initial, (0, padded - size, 0, padded - size)).to(precise)
     n_initial = pad(n_initial, (0, padded - size)).double()
     c_start, c_end = _states(decay, weighted.to(precise).mT @ v.to(precise), c_initial)
     n_start, n_end = _states(decay, weighted.sum(1), n_initial)
 
-    # What every position gets from the start state and from the positions of its chunk. n . q passes through zero, and
-    # where it is large against exp(-m) every read divides by it: float64.
-    log_a = (peak_start[..., None] - peak).view(-1, chunk_size, 1)
-    log_w = log_weights(write, peak).view(-1, chunk_size, chunk_size)
+    # What every position gets from the start state and from the positions of its chunk.
+    log_a = (peak_start[..., None] - peak).reshape(-1, chunk_size, 1)
+    log_w = log_weights(write, peak).reshape(-1, chunk_size, chunk_size)
     a, w = log_a.exp(), log_w.exp()
     scores = (q64 @ k64.mT) * w
     n_dot_q = (a * (q64 @ n_start[..., None]))[..., 0] + scores.sum(-1)
-    a, w, c_low = a.to(dtype), w.to(dtype), c_start.to(dtype)
-    numerator = torch.baddbmm(a * (q @ c_low), scores.to(dtype), v)
+    numerator = torch.baddbmm(a.to(precise) * (q.to(precise) @ c_start), scores.to(precise), v.to(precise)).to(dtype)
 
     if coefficients is not None:
+        a, w = a.to(dtype), w.to(dtype)
         plain = {"q": q, "k": k, "v": v, "a": a, "w": w, "c_start": c_start}
-        numerator = _filtered(numerator, k, v, c_low, log_a.to(dtype), log_w.to(dtype), read, coefficients, plain)
+        logs_low = log_a.to(dtype), log_w.to(dtype)
+        numerator = _filtered(numerator, k, v, c_start.to(dtype), *logs_low, read, coefficients, plain)
 
     scale = pad(logs.scale, (0, missing)).reshape(-1, chunk_size)
-    h = (numerator / normaliser(n_dot_q, scale).to(dtype)[..., None]).view(batch, heads, -1, padded)[
-        :, :, :length, :size
-    ]
+    h = numerator / normaliser(n_dot_q, scale).to(dtype)[..., None]
+    h = h.reshape(batch, heads, -1, padded)[:, :, :length, :size]
     return (
         h,
         c_end[:, :size, :size].reshape(batch, heads, size, size).to(dtype),

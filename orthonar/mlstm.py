@@ -76,7 +76,6 @@ def mlstm_sequence(
         ValueError: naming the argument whose shape, dtype or value does not fit.
     """
     _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, initial_state)
-    k = k / math.sqrt(k.shape[-1])
     if initial_state is None:
         batch, heads, _, size = q.shape
         initial_state = MLSTMState.zeros(batch, heads, size, dtype=q.dtype, device=q.device)
@@ -84,9 +83,9 @@ def mlstm_sequence(
         h, *state = chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_state)
         state = MLSTMState(*state)
     elif form == "parallel":
-        h, state = _parallel(q, k, v, igate_preact, fgate_preact, read, initial_state)
+        h, state = _parallel(q, k / math.sqrt(k.shape[-1]), v, igate_preact, fgate_preact, read, initial_state)
     else:
-        h, state = _recurrent(q, k, v, igate_preact, fgate_preact, read, initial_state)
+        h, state = _recurrent(q, k / math.sqrt(k.shape[-1]), v, igate_preact, fgate_preact, read, initial_state)
     return (h, state) if return_state else h
 
 
