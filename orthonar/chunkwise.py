@@ -73,10 +73,9 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     numerator = torch.baddbmm(a.to(precise) * (q.to(precise) @ c_start), scores.to(precise), v.to(precise)).to(dtype)
 
     if coefficients is not None:
-        a, w = a.to(dtype), w.to(dtype)
-        plain = {"q": q, "k": k, "v": v, "a": a, "w": w, "c_start": c_start}
+        exact = {"q": q64, "k": k64, "v": v, "a": a, "w": w, "c_start": c_start}
         logs_low = log_a.to(dtype), log_w.to(dtype)
-        numerator = _filtered(numerator, k, v, c_start.to(dtype), *logs_low, read, coefficients, plain)
+        numerator = _filtered(numerator, k, v, c_start.to(dtype), *logs_low, read, coefficients, exact)
 
     scale = pad(logs.scale, (0, missing)).reshape(-1, chunk_size)
     h = numerator / normaliser(n_dot_q, scale).to(dtype)[..., None]
@@ -89,9 +88,9 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     )
 
 
-def _filtered(numerator, k, v, c_start, log_a, log_w, read, coefficients, plain):
+def _filtered(numerator, k, v, c_start, log_a, log_w, read, coefficients, exact):
     """g(A_t) X_t^T q_t from the raw numerators C_t^T q_t, with X_t = C_t / max(||C_t||, eps)."""
-    a, w = plain["a"][..., 0], plain["w"]
+    a, w = log_a[..., 0].exp(), log_w.exp()
     gram = c_start.mT @ c_start
     kc, kk = k @ c_start, k @ k.mT
     # ||C_t||^2 = a^2 ||C_0||^2 + 2 a sum_u w_u k_u . C_0 v_u + sum_uu' w_u w_u' (k_u . k_u') (v_u . v_u')
@@ -108,11 +107,11 @@ def _filtered(numerator, k, v, c_start, log_a, log_w, read, coefficients, plain)
     shared = torch.cat([gram, kc, v], 1)
     y = chunk_filter(numerator * (-log_norm).exp(), shared, kk, log_a - log_norm, log_w - log_norm, coefficients)
     if cancelled.any():
-        y = _reread(y, cancelled.any(-1).nonzero()[:, 0], read, plain)
+        y = _reread(y, cancelled.any(-1).nonzero()[:, 0], read, exact)
     return y
 
 
-def _reread(y: Tensor, indices: Tensor, read, plain: dict[str, Tensor]) -> Tensor:
+def _reread(y: Tensor, indices: Tensor, read, exact: dict[str, Tensor]) -> Tensor:
     """Replace the chunks with these indices by the plain form's result, computed in float64."""
 
     def by_matrices(q, k, v, a, w, c_start):
@@ -121,7 +120,7 @@ def _reread(y: Tensor, indices: Tensor, read, plain: dict[str, Tensor]) -> Tenso
 
     parts = []
     for some in indices.split(_PLAIN_CHUNKS_AT_ONCE):
-        operands = [plain[name][some].double() for name in ("q", "k", "v", "a", "w", "c_start")]
+        operands = [exact[name][some].double() for name in ("q", "k", "v", "a", "w", "c_start")]
         parts.append(checkpoint(by_matrices, *operands, use_reentrant=False))
     return y.index_copy(0, indices, torch.cat(parts).to(y.dtype))
 

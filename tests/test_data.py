@@ -68,9 +68,7 @@ BOTH = pytest.mark.parametrize("draw", [generated, sampled])
 def golden_id(case) -> str:
     query = "multi" if case["multi_query"] else "single"
     split = "train" if case["is_training"] else "eval"
-    return (
-        f"v{case['vocab_size']}-s{case['seq_len']}-f{case['frac_noise']}-{query}-{split}-seed{case['seed']}"
-    )
+    return f"v{case['vocab_size']}-s{case['seq_len']}-f{case['frac_noise']}-{query}-{split}-seed{case['seed']}"
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=golden_id)
@@ -138,9 +136,7 @@ def check_sequence(task: NoisyRecall, tokens: list[int]) -> list[int]:
 @settings(deadline=None, max_examples=150)
 @given(task=tasks(), seed=st.integers(0, 2**32 - 1))
 @example(task=NoisyRecall(vocab_size=2, seq_len=4, noise_vocab_size=0, frac_noise=0), seed=0)
-@example(
-    task=NoisyRecall(vocab_size=4, seq_len=4, noise_vocab_size=1, frac_noise=1.0, multi_query=False), seed=1
-)
+@example(task=NoisyRecall(vocab_size=4, seq_len=4, noise_vocab_size=1, frac_noise=1.0, multi_query=False), seed=1)
 def test_both_generators_keep_the_rules(task, seed):
     for draw in (generated, sampled):
         tokens = draw(task, 4, seed)
@@ -247,9 +243,7 @@ TINY = {
     "quiet": NoisyRecall(vocab_size=6, seq_len=8, noise_vocab_size=1, frac_noise=0.2),
     "no-noise": NoisyRecall(vocab_size=5, seq_len=8, noise_vocab_size=0, frac_noise=0.0),
     "only-noise": NoisyRecall(vocab_size=6, seq_len=8, noise_vocab_size=2, frac_noise=1.0),
-    "single-query": NoisyRecall(
-        vocab_size=8, seq_len=6, noise_vocab_size=2, frac_noise=0.5, multi_query=False
-    ),
+    "single-query": NoisyRecall(vocab_size=8, seq_len=6, noise_vocab_size=2, frac_noise=0.5, multi_query=False),
     "three-noises": NoisyRecall(vocab_size=8, seq_len=4, noise_vocab_size=3, frac_noise=0.9),
 }
 
@@ -275,10 +269,7 @@ def test_number_of_noise_pairs(medium):
     # In one of P cases the pair that is never noise is the query, else it is one of the P - 1 before it.
     f, pairs = MEDIUM.frac_noise, MEDIUM.num_pairs
     noise = Counter((MEDIUM.counts(medium)["distractors"] // 2).tolist())
-    law = {
-        n: (1 - 1 / pairs) * binom.pmf(n, pairs - 2, f) + binom.pmf(n, pairs - 1, f) / pairs
-        for n in range(pairs)
-    }
+    law = {n: (1 - 1 / pairs) * binom.pmf(n, pairs - 2, f) + binom.pmf(n, pairs - 1, f) / pairs for n in range(pairs)}
     assert_fits(noise, law, len(medium))
 
 
@@ -361,9 +352,7 @@ def test_extreme_random_numbers_stay_in_range(monkeypatch, frac_noise, num_keys,
     threshold = round(frac_noise * 2**31)
     extremes = torch.tensor([0, max(threshold - 1, 0), min(threshold, 2**31 - 1), 2**31 - 1])
     monkeypatch.setattr(torch.Tensor, "random_", lambda x, generator: x.copy_(extremes.expand_as(x)))
-    monkeypatch.setattr(
-        torch, "rand", lambda *shape, **kwargs: torch.full(shape, 1 - 2**-53, dtype=kwargs["dtype"])
-    )
+    monkeypatch.setattr(torch, "rand", lambda *shape, **kwargs: torch.full(shape, 1 - 2**-53, dtype=kwargs["dtype"]))
     inputs, targets = task.sample(3)
     for row in whole(inputs, targets).tolist():
         check_sequence(task, row)
@@ -465,10 +454,7 @@ def test_validation_set_is_the_exact_generators():
         *[("vocab_size", value) for value in (0, -3, 17, True, 80.0, "80", None, float("nan"))],
         *[("seq_len", value) for value in (0, 2, -4, 511, True, 512.0, "512", None, float("inf"))],
         *[("noise_vocab_size", value) for value in (0, -1, True, 16.0, None)],
-        *[
-            ("frac_noise", value)
-            for value in (-0.1, 1.0001, float("nan"), float("inf"), True, "0.8", None, 0.5j)
-        ],
+        *[("frac_noise", value) for value in (-0.1, 1.0001, float("nan"), float("inf"), True, "0.8", None, 0.5j)],
         *[("multi_query", value) for value in (1, 0, "yes", None)],
     ],
 )

@@ -19,9 +19,7 @@ from orthonar import artefacts, paths, reproduce
 from orthonar.artefacts import MIME, report, rows_in, table
 
 ROOT = paths.project_root()
-PARAMETERS = (
-    'steps: int = 2  # how many\nlr: float = 1.0e-2  # its rate\nfigures: str = ""  # empty: the default'
-)
+PARAMETERS = 'steps: int = 2  # how many\nlr: float = 1.0e-2  # its rate\nfigures: str = ""  # empty: the default'
 # A stand-in for the package's function, so that a kernel need not load torch for it.
 REPORT = f"""
 from IPython.display import display
@@ -256,10 +254,7 @@ class TestReport:
 
     def test_seeds_and_note(self, displayed):
         report("a row", here=1, **{**COMMON, "seeds": (3, 5)}, note="1 of 2 solved")
-        assert (
-            artefacts.Artefact(**displayed[0][MIME]).here_text()
-            == "1 % (pocket, cpu, seeds 3, 5, 1 of 2 solved)"
-        )
+        assert artefacts.Artefact(**displayed[0][MIME]).here_text() == "1 % (pocket, cpu, seeds 3, 5, 1 of 2 solved)"
 
     def test_no_live_number_is_shown_under_the_cell(self, displayed):
         report("a row", here=12.34, **COMMON)
