@@ -62,23 +62,25 @@ class _ChunkFilter(torch.autograd.Function):
         a, w = 2 * log_a.exp(), 2 * log_w.exp()
         y = z * coefficients[0]
         needed = any(ctx.needs_input_grad)
-        kept = z.new_empty(len(coefficients) - 1, *z.shape) if needed else None
+        # The vectors r_k, a tensor a block: an allocator hands moderate sizes out again without fetching fresh memory.
+        kept = []
         for block in _blocks(shared):
             here = [t[block] for t in (y, z, shared, kk, a, w)]
-            _recur(*here, coefficients, kept[:, block] if needed else None)
+            kept.append(z.new_empty(len(coefficients) - 1, *here[1].shape) if needed else None)
+            _recur(*here, coefficients, kept[-1])
         if needed:
-            ctx.save_for_backward(kept, shared, kk, a, w)
+            ctx.save_for_backward(shared, kk, a, w, *kept)
             ctx.coefficients = coefficients
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y):
-        kept, *operands = ctx.saved_tensors
+        operands, kept = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
         grads = [torch.zeros_like(t) for t in (grad_y, *operands)]
-        for block in _blocks(operands[0]):
+        for block, vectors in zip(_blocks(operands[0]), kept, strict=True):
             here = [t[block] for t in operands]
-            _adjoint([g[block] for g in grads], grad_y[block], kept[:, block], *here, ctx.coefficients)
+            _adjoint([g[block] for g in grads], grad_y[block], vectors, *here, ctx.coefficients)
         return *grads, None
 
 

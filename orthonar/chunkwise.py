@@ -16,7 +16,7 @@ from .gates import gate_logs, log_weights, normaliser
 
 # Chosen by measurement on CPUs. A filter multiplies with every chunk's start state some fifty times and wants it spread
 # over few positions; the raw read multiplies with it once.
-_CHUNK_FOR_FILTER, _CHUNK_FOR_RAW = 16, 64
+_CHUNK_FOR_FILTER, _CHUNK_FOR_RAW = 16, 32
 # Matrix products of sizes that are multiples of this run up to three times faster.
 _LANES = 16
 
@@ -43,7 +43,9 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
 
     # Padding positions write nothing and keep what is there.
     logs = gate_logs(igate_preact, fgate_preact, initial_state[2])
-    write = pad(logs.write, (0, missing), value=-torch.inf).reshape(-1, chunks, chunk_size)
+    # The keys' factor 1/sqrt(DH) goes to the weights of their writes: it only ever meets them as a product.
+    write = logs.write - 0.5 * math.log(size)
+    write = pad(write, (0, missing), value=-torch.inf).reshape(-1, chunks, chunk_size)
     peak = torch.cat([logs.peak, logs.peak[..., -1:].expand(-1, -1, missing)], -1).reshape(-1, chunks, chunk_size)
     peak_end = peak[..., -1]
     peak_start = torch.cat([initial_state[2].double().reshape(-1, 1), peak_end[:, :-1]], 1)
@@ -54,9 +56,8 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     # What a chunk adds to the state, seen from its end. The filters must know to the last digit how far writes cancel.
     precise = torch.float64 if coefficients is not None else dtype
     decay = (peak_start - peak_end).exp()
-    # Scaled there too: k . q passes through zero, and where exp(-m) is small every read is divided by n . q.
-    q64, k64 = q.double(), k.double() / math.sqrt(size)
-    k = k / math.sqrt(size)
+    # k . q passes through zero, and where exp(-m) is small every read is divided by n . q: float64 there too.
+    q64, k64 = q.double(), k.double()
     weighted = k64 * (write - peak_end[..., None]).exp().reshape(-1, chunk_size, 1)
     c_initial, n_initial = (initial_state[i].flatten(0, 1) for i in (0, 1))
     c_initial = pad(c_initial, (0, padded - size, 0, padded - size)).to(precise)
@@ -65,15 +66,16 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     n_start, n_end = _states(decay, weighted.sum(1), n_initial)
 
     # What every position gets from the start state and from the positions of its chunk.
-    log_a = (peak_start[..., None] - peak).reshape(-1, chunk_size, 1)
-    log_w = log_weights(write, peak).reshape(-1, chunk_size, chunk_size)
-    a, w = log_a.exp(), log_w.exp()
-    scores = (q64 @ k64.mT) * w
-    n_dot_q = (a * (q64 @ n_start[..., None]))[..., 0] + scores.sum(-1)
-    numerator = torch.baddbmm(a.to(precise) * (q.to(precise) @ c_start), scores.to(precise), v.to(precise)).to(dtype)
+    write, peak = write.flatten(0, 1), peak.flatten(0, 1)
+    log_a = (peak_start.reshape(-1, 1) - peak)[..., None]
+    a = log_a.exp()
+    scores, intra = _GatedScores.apply(q64, k64, write, peak, precise)
+    n_dot_q = (a * (q64 @ n_start[..., None]))[..., 0] + intra
+    numerator = torch.baddbmm(a.to(precise) * (q.to(precise) @ c_start), scores, v.to(precise)).to(dtype)
 
     if coefficients is not None:
-        exact = {"q": q64, "k": k64, "v": v, "a": a, "w": w, "c_start": c_start}
+        log_w = log_weights(write, peak)
+        exact = {"q": q64, "k": k64, "v": v, "a": a, "w": log_w.exp(), "c_start": c_start}
         logs_low = log_a.to(dtype), log_w.to(dtype)
         numerator = _filtered(numerator, k, v, c_start.to(dtype), *logs_low, read, coefficients, exact)
 
@@ -139,6 +141,34 @@ def _states(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Ten
     rows, chunks = decay.shape
     starts, end = _Scan.apply(decay.to(update.dtype), update.reshape(rows, chunks, -1), initial.reshape(rows, -1))
     return starts.reshape(update.shape), end.reshape(initial.shape)
+
+
+class _GatedScores(torch.autograd.Function):
+    """(q_t . k_u) exp(G_u - peak_t) for u <= t, and its sum over u: inside a chunk, what of n_t . q_t is its own.
+
+    The sum may cancel, so it is taken in float64; nothing in the backward does, which works in the other result's dtype
+    and keeps no float64 matrices.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, write, peak, dtype):
+        weights = torch.sub(write[:, None, :], peak[:, :, None]).exp_().tril_()
+        scores = torch.bmm(q, k.mT).mul_(weights)
+        total = scores.sum(-1)
+        scores = scores.to(dtype)
+        ctx.save_for_backward(q, k, weights.to(dtype), scores)
+        return scores, total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_scores, grad_total):
+        q, k, weights, scores = ctx.saved_tensors
+        grad = grad_scores + grad_total.to(scores.dtype)[..., None]
+        in_logs = grad * scores
+        grad.mul_(weights)
+        grad_q, grad_k = (grad @ k.to(grad.dtype)).to(q.dtype), (grad.mT @ q.to(grad.dtype)).to(k.dtype)
+        by_write, by_peak = in_logs.sum(-2, dtype=torch.float64), in_logs.sum(-1, dtype=torch.float64)
+        return grad_q, grad_k, by_write, by_peak.neg_(), None
 
 
 class _Scan(torch.autograd.Function):

@@ -41,7 +41,8 @@ class FilterRead:
 
     Args:
         eps: smallest Frobenius norm divided by.
-        tolerance: largest error of the series for f on [0, 1]; None is the machine epsilon of the tensors' dtype.
+        tolerance: largest error of the series for f on [0, 1]; None is 4 times the machine epsilon of the tensors'
+            dtype, less than the rounding of the plain form.
     """
 
     eps: float = 1e-6
@@ -77,7 +78,7 @@ class FilterRead:
 
     def coefficients(self, dtype: torch.dtype) -> tuple[float, ...]:
         """Coefficients of g in the Chebyshev polynomials of the third kind, as many as the dtype asks for."""
-        return _coefficients(self, torch.finfo(dtype).eps if self.tolerance is None else self.tolerance)
+        return _coefficients(self, 4 * torch.finfo(dtype).eps if self.tolerance is None else self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class NewtonSchulzRead(FilterRead):
 
     Args:
         eps: smallest Frobenius norm divided by.
-        tolerance: largest error of the series on the singular values; None is the dtype's machine epsilon.
+        tolerance: largest error of the series on the singular values; None is 4 times the dtype's machine epsilon.
         steps: number of iterations, at least 0; the study uses 5. 0 only normalises.
     """
 
