@@ -38,8 +38,8 @@ def chunk_filter(
 ) -> Tensor:
     """Apply the polynomial with these coefficients of A_t to z_t at every position.
 
-    y_t = sum_k c_k V_k(2 A_t - I) z_t. Differentiable once in every tensor; the hand-written backward keeps nothing but
-    the arguments and computes the vectors r_k again, block by block.
+    y_t = sum_k c_k V_k(2 A_t - I) z_t. Differentiable once in every tensor; the hand-written backward keeps the vectors
+    r_k, (n, N, L, D) numbers for degree n, and no matrix of a position.
 
     Args:
         z: right-hand sides, (N, L, D).
