@@ -27,10 +27,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Chunks are treated together in blocks, sized by what they share: enough that the overhead of a call does not count,
-# few enough that a step's working set stays in a CPU's caches. Other devices want many at once.
-_BYTES_PER_BLOCK = {"cpu": 2 << 20}
-_BYTES_PER_BLOCK_ELSEWHERE = 128 << 20
+from .blocks import blocks_of
 
 
 def chunk_filter(
@@ -77,7 +74,7 @@ class _ChunkFilter(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_y):
         operands, kept = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        grads = [torch.zeros_like(t) for t in (grad_y, *operands)]
+        grads = [torch.empty_like(t) for t in (grad_y, *operands)]
         for block, vectors in zip(_blocks(operands[0]), kept, strict=True):
             here = [t[block] for t in operands]
             _adjoint([g[block] for g in grads], grad_y[block], vectors, *here, ctx.coefficients)
@@ -147,6 +144,7 @@ def _adjoint(grads, grad_y, kept, shared, kk, a, w, c) -> None:
 
     degree = len(c) - 1
     torch.mul(grad_y, c[degree] * (-1) ** degree, out=grad_r)
+    grad_kk.zero_()
     for k in range(degree - 1, -1, -1):
         r.copy_(kept[k])
         p.add_(grad_r)
@@ -174,6 +172,4 @@ def _adjoint(grads, grad_y, kept, shared, kk, a, w, c) -> None:
 
 
 def _blocks(shared: Tensor) -> list[slice]:
-    budget = _BYTES_PER_BLOCK.get(shared.device.type, _BYTES_PER_BLOCK_ELSEWHERE)
-    size = max(1, budget // (shared[0].numel() * shared.element_size()))
-    return [slice(i, i + size) for i in range(0, len(shared), size)]
+    return blocks_of(len(shared), shared[0].numel() * shared.element_size(), shared.device)

@@ -8,10 +8,11 @@ import math
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .chunk_filter import chunk_filter
+from .chunk_memory import chunk_reads, chunk_writes
 from .gates import gate_logs, log_weights, normaliser
 
 # Chosen by measurement on CPUs. A filter multiplies with every chunk's start state some fifty times and wants it spread
@@ -32,7 +33,10 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     Returns:
         h (B, NH, S, DH), c_state (B, NH, DH, DH), n_state (B, NH, DH), m_state (B, NH).
     """
-    batch, heads, length, size = q.shape
+    # Rows are (head, batch): a layer that projects head by head has them so in memory.
+    q, k, v, igate_preact, fgate_preact = (x.transpose(0, 1) for x in (q, k, v, igate_preact, fgate_preact))
+    c_initial, n_initial, m_initial = (x.transpose(0, 1) for x in initial_state)
+    heads, batch, length, size = q.shape
     dtype = q.dtype
     coefficients = read.coefficients(dtype)
     if chunk_size is None:
@@ -42,56 +46,49 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     missing = chunks * chunk_size - length
 
     # Padding positions write nothing and keep what is there.
-    logs = gate_logs(igate_preact, fgate_preact, initial_state[2])
+    logs = gate_logs(igate_preact, fgate_preact, m_initial)
     # The keys' factor 1/sqrt(DH) goes to the weights of their writes: it only ever meets them as a product.
     write = logs.write - 0.5 * math.log(size)
-    write = pad(write, (0, missing), value=-torch.inf).reshape(-1, chunks, chunk_size)
+    write = _pad(write, (0, missing), value=-torch.inf).reshape(-1, chunks, chunk_size)
     peak = torch.cat([logs.peak, logs.peak[..., -1:].expand(-1, -1, missing)], -1).reshape(-1, chunks, chunk_size)
     peak_end = peak[..., -1]
-    peak_start = torch.cat([initial_state[2].double().reshape(-1, 1), peak_end[:, :-1]], 1)
+    peak_start = torch.cat([m_initial.double().reshape(-1, 1), peak_end[:, :-1]], 1)
 
     padded = -(-size // _LANES) * _LANES if dtype == torch.float32 else size
-    q, k, v = (pad(x, (0, padded - size, 0, missing)).reshape(-1, chunk_size, padded).contiguous() for x in (q, k, v))
+    q, k, v = (_pad(x, (0, padded - size, 0, missing)).reshape(-1, chunk_size, padded) for x in (q, k, v))
 
-    # What a chunk adds to the state, seen from its end. The filters must know to the last digit how far writes cancel.
+    # The filters must know to the last digit how far writes cancel.
     precise = torch.float64 if coefficients is not None else dtype
+    c_initial = _pad(c_initial.flatten(0, 1), (0, padded - size, 0, padded - size)).to(precise)
+    n_initial = _pad(n_initial.flatten(0, 1), (0, padded - size)).double()
+    c_added, n_added = chunk_writes(k, v, (write - peak_end[..., None]).flatten(0, 1), precise)
     decay = (peak_start - peak_end).exp()
-    # k . q passes through zero, and where exp(-m) is small every read is divided by n . q: float64 there too.
-    q64, k64 = q.double(), k.double()
-    weighted = k64 * (write - peak_end[..., None]).exp().reshape(-1, chunk_size, 1)
-    c_initial, n_initial = (initial_state[i].flatten(0, 1) for i in (0, 1))
-    c_initial = pad(c_initial, (0, padded - size, 0, padded - size)).to(precise)
-    n_initial = pad(n_initial, (0, padded - size)).double()
-    c_start, c_end = _states(decay, weighted.to(precise).mT @ v.to(precise), c_initial)
-    n_start, n_end = _states(decay, weighted.sum(1), n_initial)
+    c_start, c_end = _states(decay, c_added, c_initial)
+    n_start, n_end = _states(decay, n_added, n_initial)
 
-    # What every position gets from the start state and from the positions of its chunk.
-    write, peak = write.flatten(0, 1), peak.flatten(0, 1)
-    log_a = (peak_start.reshape(-1, 1) - peak)[..., None]
-    a = log_a.exp()
-    scores, intra = _GatedScores.apply(q64, k64, write, peak, precise)
-    n_dot_q = (a * (q64 @ n_start[..., None]))[..., 0] + intra
-    numerator = torch.baddbmm(a.to(precise) * (q.to(precise) @ c_start), scores, v.to(precise)).to(dtype)
-
+    write, peak, peak_start = write.flatten(0, 1), peak.flatten(0, 1), peak_start.reshape(-1, 1)
+    numerator, n_dot_q = chunk_reads(q, k, v, write, peak, peak_start, c_start, n_start)
     if coefficients is not None:
-        log_w = log_weights(write, peak)
-        exact = {"q": q64, "k": k64, "v": v, "a": a, "w": log_w.exp(), "c_start": c_start}
-        logs_low = log_a.to(dtype), log_w.to(dtype)
-        numerator = _filtered(numerator, k, v, c_start.to(dtype), *logs_low, read, coefficients, exact)
+        numerator = _filtered(numerator, q, k, v, write, peak, peak_start, c_start, read, coefficients)
 
-    scale = pad(logs.scale, (0, missing)).reshape(-1, chunk_size)
-    h = numerator / normaliser(n_dot_q, scale).to(dtype)[..., None]
-    h = h.reshape(batch, heads, -1, padded)[:, :, :length, :size]
-    return (
-        h,
-        c_end[:, :size, :size].reshape(batch, heads, size, size).to(dtype),
-        n_end[:, :size].reshape(batch, heads, size).to(dtype),
-        logs.scale[..., -1].to(dtype),
-    )
+    scale = _pad(logs.scale, (0, missing)).reshape(-1, chunk_size)
+    h = numerator * normaliser(n_dot_q, scale).reciprocal().to(dtype)[..., None]
+    h = _pad(h.reshape(heads, batch, -1, padded), (0, size - padded, 0, -missing))
+    c_end = _pad(c_end, (0, size - padded, 0, size - padded)).reshape(heads, batch, size, size).to(dtype)
+    n_end = _pad(n_end, (0, size - padded)).reshape(heads, batch, size).to(dtype)
+    return tuple(x.transpose(0, 1) for x in (h, c_end, n_end, logs.scale[..., -1].to(dtype)))
 
 
-def _filtered(numerator, k, v, c_start, log_a, log_w, read, coefficients, exact):
+def _pad(x: Tensor, amounts: tuple[int, ...], value: float = 0.0) -> Tensor:
+    """PyTorch's pad (negative amounts cut), without the copy that it makes where there is nothing to do."""
+    return F.pad(x, amounts, value=value) if any(amounts) else x
+
+
+def _filtered(numerator, q, k, v, write, peak, peak_start, c_start, read, coefficients):
     """g(A_t) X_t^T q_t from the raw numerators C_t^T q_t, with X_t = C_t / max(||C_t||, eps)."""
+    log_a, log_w = (peak_start - peak)[..., None], log_weights(write, peak)
+    exact = {"q": q, "k": k, "v": v, "log_a": log_a, "log_w": log_w, "c_start": c_start}
+    log_a, log_w, c_start = (x.to(q.dtype) for x in (log_a, log_w, c_start))
     a, w = log_a[..., 0].exp(), log_w.exp()
     gram = c_start.mT @ c_start
     kc, kk = k @ c_start, k @ k.mT
@@ -116,13 +113,13 @@ def _filtered(numerator, k, v, c_start, log_a, log_w, read, coefficients, exact)
 def _reread(y: Tensor, indices: Tensor, read, exact: dict[str, Tensor]) -> Tensor:
     """Replace the chunks with these indices by the plain form's result, computed in float64."""
 
-    def by_matrices(q, k, v, a, w, c_start):
-        c_state = a[..., None] * c_start[:, None] + torch.einsum("ntu,nud,nue->ntde", w, k, v)
+    def by_matrices(q, k, v, log_a, log_w, c_start):
+        c_state = log_a.exp()[..., None] * c_start[:, None] + torch.einsum("ntu,nud,nue->ntde", log_w.exp(), k, v)
         return (q[:, :, None] @ read.matrix(c_state))[:, :, 0]
 
     parts = []
     for some in indices.split(_PLAIN_CHUNKS_AT_ONCE):
-        operands = [exact[name][some].double() for name in ("q", "k", "v", "a", "w", "c_start")]
+        operands = [exact[name][some].double() for name in ("q", "k", "v", "log_a", "log_w", "c_start")]
         parts.append(checkpoint(by_matrices, *operands, use_reentrant=False))
     return y.index_copy(0, indices, torch.cat(parts).to(y.dtype))
 
@@ -141,34 +138,6 @@ def _states(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Ten
     rows, chunks = decay.shape
     starts, end = _Scan.apply(decay.to(update.dtype), update.reshape(rows, chunks, -1), initial.reshape(rows, -1))
     return starts.reshape(update.shape), end.reshape(initial.shape)
-
-
-class _GatedScores(torch.autograd.Function):
-    """(q_t . k_u) exp(G_u - peak_t) for u <= t, and its sum over u: inside a chunk, what of n_t . q_t is its own.
-
-    The sum may cancel, so it is taken in float64; nothing in the backward does, which works in the other result's dtype
-    and keeps no float64 matrices.
-    """
-
-    @staticmethod
-    def forward(ctx, q, k, write, peak, dtype):
-        weights = torch.sub(write[:, None, :], peak[:, :, None]).exp_().tril_()
-        scores = torch.bmm(q, k.mT).mul_(weights)
-        total = scores.sum(-1)
-        scores = scores.to(dtype)
-        ctx.save_for_backward(q, k, weights.to(dtype), scores)
-        return scores, total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_scores, grad_total):
-        q, k, weights, scores = ctx.saved_tensors
-        grad = grad_scores + grad_total.to(scores.dtype)[..., None]
-        in_logs = grad * scores
-        grad.mul_(weights)
-        grad_q, grad_k = (grad @ k.to(grad.dtype)).to(q.dtype), (grad.mT @ q.to(grad.dtype)).to(k.dtype)
-        by_write, by_peak = in_logs.sum(-2, dtype=torch.float64), in_logs.sum(-1, dtype=torch.float64)
-        return grad_q, grad_k, by_write, by_peak.neg_(), None
 
 
 class _Scan(torch.autograd.Function):
@@ -193,4 +162,4 @@ class _Scan(torch.autograd.Function):
         for c in range(starts.shape[1] - 1, -1, -1):
             grad_update[:, c] = grad
             grad = torch.addcmul(grad_starts[:, c], grad, decay[:, c, None])
-        return (grad_update * starts).sum(-1), grad_update, grad
+        return (grad_update[..., None, :] @ starts[..., None])[..., 0, 0], grad_update, grad

@@ -53,9 +53,10 @@ class MLSTMConfig:
                 raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
         if not 0 < self.proj_factor < math.inf:
             raise ValueError(f"proj_factor must be positive and finite, not {self.proj_factor!r}")
-        for name in ("num_heads", "qkv_block_size"):
-            if self.inner_dim % getattr(self, name):
-                raise ValueError(f"{name} must divide the inner width {self.inner_dim}, not be {getattr(self, name)}")
+        if self.inner_dim % self.num_heads:
+            raise ValueError(f"num_heads must divide the inner width {self.inner_dim}, not be {self.num_heads}")
+        if self.head_size % self.qkv_block_size:
+            raise ValueError(f"qkv_block_size must divide the head size {self.head_size}, not be {self.qkv_block_size}")
         if not isinstance(self.read, RawRead | FilterRead):
             raise ValueError(f"read must be a read of orthonar.reads, not {self.read!r}")
         if self.form not in ("chunkwise", "parallel", "recurrent"):
@@ -101,8 +102,9 @@ class HeadwiseNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(size))
 
     def forward(self, h: Tensor) -> Tensor:
-        h = F.layer_norm(h, h.shape[-1:], eps=1e-5)
-        return h.transpose(1, 2).flatten(2) * (1 + self.weight)
+        # The cell's heads come first in memory: normalised as they lie there, they are moved once.
+        h = F.layer_norm(h.transpose(0, 1), h.shape[-1:], eps=1e-5)
+        return h.permute(1, 2, 0, 3).flatten(2) * (1 + self.weight)
 
 
 class CausalConv(nn.Module):
@@ -128,11 +130,12 @@ class BlockDiagonal(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size // block_size, block_size, block_size))
 
-    def dense(self) -> Tensor:
-        """The whole matrix, (I, I): one large product is faster than many 4 x 4 ones."""
-        blocks, block_size, _ = self.weight.shape
-        place = torch.eye(blocks, dtype=self.weight.dtype, device=self.weight.device)
-        return (self.weight[:, :, None] * place[:, None, :, None]).reshape(blocks * block_size, -1)
+    def by_head(self, heads: int) -> Tensor:
+        """The matrix of every head, (NH, DH, DH): a few dense products are faster than many 4 x 4 ones."""
+        blocks = self.weight.unflatten(0, (heads, -1))
+        _, count, block_size, _ = blocks.shape
+        place = torch.eye(count, dtype=blocks.dtype, device=blocks.device)
+        return (blocks[..., None, :] * place[:, None, :, None]).reshape(heads, count * block_size, -1)
 
 
 class MLSTMCell(nn.Module):
@@ -145,13 +148,25 @@ class MLSTMCell(nn.Module):
         self.fgate = nn.Linear(3 * config.inner_dim, config.num_heads, device="meta").to_empty(device="cpu")
         self.outnorm = HeadwiseNorm(config.inner_dim)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, form: str, state: MLSTMState | None):
-        """Normalised reads (B, S, I) of queries, keys and values (B, S, I), and the state after them."""
+    def gates(self, convolved: Tensor, x: Tensor, of_q: Tensor, of_k: Tensor, of_v: Tensor) -> tuple[Tensor, Tensor]:
+        """Gate pre-activations (B, NH, S) each.
+
+        They are linear in q, k and v, and these in the convolved x and x: the small matrices are multiplied first.
+
+        Args:
+            convolved: what queries and keys are projected from, (B, S, I).
+            x: what values are projected from, (B, S, I).
+            of_q, of_k, of_v: the projections by head, each (NH, DH, DH).
+        """
         weight, bias = torch.cat([self.igate.weight, self.fgate.weight]), torch.cat([self.igate.bias, self.fgate.bias])
-        of_q, of_k, of_v = weight.chunk(3, dim=1)
-        preacts = F.linear(q, of_q, bias) + F.linear(k, of_k) + F.linear(v, of_v)
-        igate_preact, fgate_preact = preacts.transpose(1, 2).chunk(2, dim=1)
-        q, k, v = (x.unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+        by_q, by_k, by_v = weight.unflatten(1, (3, len(of_q), -1)).permute(1, 2, 0, 3)
+        of_convolved, of_x = by_q @ of_q + by_k @ of_k, by_v @ of_v
+        preacts = F.linear(convolved, of_convolved.transpose(0, 1).flatten(1), bias)
+        preacts = preacts + F.linear(x, of_x.transpose(0, 1).flatten(1))
+        return preacts.transpose(1, 2).chunk(2, dim=1)
+
+    def forward(self, q, k, v, igate_preact, fgate_preact, form: str, state: MLSTMState | None):
+        """Normalised reads (B, S, I), and the state after them; arguments as of `orthonar.mlstm_sequence`."""
         h, state = mlstm_sequence(
             q, k, v, igate_preact, fgate_preact,
             read=self.config.read, form=form, initial_state=state, return_state=True,
@@ -181,11 +196,18 @@ class MLSTMLayer(nn.Module):
         past = x.new_zeros(len(x), self.config.conv_kernel_size - 1, x.shape[-1]) if state is None else state.conv
         convolved, conv_state = self.conv1d(x, past)
         convolved = F.silu(convolved)
-        q, k = F.linear(convolved, torch.cat([self.q_proj.dense(), self.k_proj.dense()])).chunk(2, dim=-1)
-        v = F.linear(x, self.v_proj.dense())
-        h, memory = self.mlstm_cell(q, k, v, form, None if state is None else state.memory)
+        of_q, of_k, of_v = (p.by_head(self.config.num_heads) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = _headwise(convolved, of_q), _headwise(convolved, of_k), _headwise(x, of_v)
+        gates = self.mlstm_cell.gates(convolved, x, of_q, of_k, of_v)
+        h, memory = self.mlstm_cell(q, k, v, *gates, form, None if state is None else state.memory)
         h = (h + self.learnable_skip * convolved) * F.silu(z)
         return self.proj_down(h), LayerState(conv_state, memory)
+
+
+def _headwise(x: Tensor, maps: Tensor) -> Tensor:
+    """Project x (B, S, I) head by head with maps (NH, DH, DH); (B, NH, S, DH), in memory heads first."""
+    heads = x.flatten(0, 1).unflatten(-1, (len(maps), -1)).transpose(0, 1)
+    return (heads @ maps.mT).unflatten(1, x.shape[:2]).transpose(0, 1)
 
 
 class MLSTMModel(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import orthonar.chunk_filter as module
-from orthonar import NewtonSchulzRead
+from orthonar import NewtonSchulzRead, blocks
 from orthonar.chunk_filter import chunk_filter
 
 CHUNKS, LENGTH, SIZE = 7, 5, 4
@@ -77,7 +77,7 @@ def blocks_of(monkeypatch):
 
     def limit(chunks: int) -> None:
         nbytes = chunks * (SIZE + 2 * LENGTH) * SIZE * 8
-        monkeypatch.setitem(module._BYTES_PER_BLOCK, "cpu", nbytes)
+        monkeypatch.setitem(blocks._BYTES, "cpu", nbytes)
         shared = torch.empty(CHUNKS, SIZE + 2 * LENGTH, SIZE, dtype=torch.float64)
         assert len(module._blocks(shared)) == -(-CHUNKS // chunks)
 
