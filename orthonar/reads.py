@@ -6,7 +6,7 @@ y = g(X^T X) X^T q with X = C / max(||C||_F, eps), the Chebyshev coefficients of
 forms C).
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import KW_ONLY, asdict, dataclass, fields
 from functools import lru_cache
 
 import torch
@@ -45,6 +45,7 @@ class FilterRead:
             dtype, less than the rounding of the plain form.
     """
 
+    _: KW_ONLY
     eps: float = 1e-6
     tolerance: float | None = None
 
@@ -90,9 +91,9 @@ class NewtonSchulzRead(FilterRead):
     keys to the queries. Source: Tambde, "Matrix Orthogonalization Improves Memory in Recurrent Models", June 2026.
 
     Args:
+        steps: number of iterations, at least 0; the study uses 5. 0 only normalises.
         eps: smallest Frobenius norm divided by.
         tolerance: largest error of the series on the singular values; None is 4 times the dtype's machine epsilon.
-        steps: number of iterations, at least 0; the study uses 5. 0 only normalises.
     """
 
     steps: int = 5

@@ -10,12 +10,15 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
 from .paths import project_root
@@ -88,8 +91,8 @@ class RunRecord:
 
     @property
     def escape_step(self) -> int | None:
-        """Step of the first evaluation with an accuracy of at least 0.8; None if there is none."""
-        reached = (e.step for e in self.trace if e.accuracy is not None and e.accuracy >= SOLVED_AT)
+        """Step of the first evaluation with an accuracy of at least 0.8, step 1 excluded; None without one."""
+        reached = (e.step for e in self.trace if e.step > 1 and e.accuracy is not None and e.accuracy >= SOLVED_AT)
         return next(reached, None)
 
     @property
@@ -124,13 +127,24 @@ def identity(settings: dict) -> str:
     return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line to a file so that no other line can suffer, whoever else writes and whenever this is killed."""
+def append_line(path: Path, line: str, unless: Callable[[], bool] | None = None) -> bool:
+    """Append one line to a file so that no other line can suffer, whoever else writes and whenever this is killed.
+
+    Args:
+        path: the file, made with its folder if need be.
+        line: the line, without its end.
+        unless: asked while nobody else can write; if true, nothing is added.
+
+    Returns:
+        Whether the line was added.
+    """
     if "\n" in line:
         raise ValueError("line: a record is a single line")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+") as file:
+    with open(path, "ab+", buffering=0) as file:  # unbuffered: a line is a single write
         fcntl.flock(file, fcntl.LOCK_EX)
+        if unless is not None and unless():
+            return False
         # A line that a kill cut short is left as it is, to be reported; the next one starts on its own.
         file.seek(0, os.SEEK_END)
         if file.tell():
@@ -138,18 +152,113 @@ def append_line(path: Path, line: str) -> None:
             if file.read(1) != b"\n":
                 line = "\n" + line
         file.write(line.encode() + b"\n")
-        file.flush()
         os.fsync(file.fileno())
+    return True
 
 
-def read_records(path: str | os.PathLike) -> Iterator[RunRecord]:
-    """The records of one file, in order; ValueError naming file and line at the first damaged one."""
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield RunRecord.from_json(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
+class Damage(NamedTuple):
+    """A line that is no run record."""
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.reason}; skipped"
+
+
+def read_records(path: str | os.PathLike, damaged: list[Damage] | None = None) -> list[RunRecord]:
+    """The records of one file, in order; damaged lines are skipped, never silently.
+
+    Args:
+        path: the file; none is as good as an empty one.
+        damaged: takes the lines that are no records; None warns of each instead.
+    """
+    records = []
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        return records
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else [], 1):
+        try:
+            records.append(RunRecord.from_json(line.decode()))
+        except ValueError as error:  # UnicodeDecodeError is one
+            damage = Damage(str(path), number, str(error))
+            if damaged is None:
+                warnings.warn(str(damage), stacklevel=2)
+            else:
+                damaged.append(damage)
+    return records
+
+
+class RunStore:
+    """The run records of one folder: every file of it that ends in .jsonl.
+
+    A run is found by its settings, whichever file holds it and whatever device it ran on. Reading never fails on a
+    damaged line; `damaged` lists what was skipped in the last reading.
+
+    Args:
+        folder: where the files lie; made when the first record is added.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        self.damaged: list[Damage] = []
+
+    def records(self) -> list[RunRecord]:
+        """All records, in the order of file names and lines; of two with the same settings the first alone."""
+        self.damaged = []
+        found: dict[str, RunRecord] = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            for record in read_records(path, self.damaged):
+                found.setdefault(record.identity, record)
+        return list(found.values())
+
+    def add(self, record: RunRecord, name: str) -> bool:
+        """Append a record to the file of this name (without .jsonl), unless that file has the run already.
+
+        Returns:
+            Whether it was added.
+        """
+        path = self.folder / f"{name}.jsonl"
+        return append_line(path, record.to_json(), unless=lambda: record.identity in _identities(path))
+
+
+def _identities(path: Path) -> set[str]:
+    return {record.identity for record in read_records(path, damaged=[])}
+
+
+def run_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row a run: all its settings, then what came out of it and where.
+
+    The read is in `read` (its class) and read.NAME (its settings). Beside the settings stand accuracy (final, 0 to 1,
+    NaN where it diverged), escape_step (NaN where 80 % was not reached), solved, outcome, wall_seconds, device_name,
+    torch (its version), revision, started and identity.
+    """
+    rows = []
+    for r in records:
+        read = {"read" if k == "name" else f"read.{k}": v for k, v in r.settings["read"].items()}
+        outcome = {
+            "accuracy": r.accuracy,
+            "escape_step": r.escape_step,
+            "solved": r.outcome == "solved",
+            "outcome": r.outcome,
+            "wall_seconds": r.wall_seconds,
+            "device_name": r.device,
+            "torch": r.versions.get("torch"),
+            "revision": r.revision,
+            "started": r.started,
+            "identity": r.identity,
+        }
+        rows.append(r.settings | read | outcome)
+    columns = None if rows else ["read", "accuracy", "escape_step", "solved", "outcome", "identity"]
+    return pd.DataFrame(rows, columns=columns).astype({"accuracy": float, "escape_step": float, "solved": bool})
+
+
+def trace_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row an evaluation: the run's identity, step, accuracy, loss, train_loss and seconds."""
+    rows = [{"identity": r.identity, **asdict(e)} for r in records for e in r.trace]
+    return pd.DataFrame(rows, columns=["identity", *(f.name for f in fields(Evaluation))])
 
 
 def versions() -> dict[str, str]:

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from .data import NoisyRecall
 from .model import MLSTMConfig, MLSTMModel
 from .reads import RawRead, Read, read_from_settings, read_settings
-from .records import SOLVED_AT, Evaluation, RunRecord, device_name, revision, versions
+from .records import SOLVED_AT, Evaluation, RunRecord, device_name, identity, revision, versions
 
 
 def _unknown_settings_are_value_errors(kind: type) -> type:
@@ -127,6 +127,11 @@ class RunConfig:
         """All settings as plain data, as they stand in a run record."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return plain | {"read": read_settings(self.read)}
+
+    @property
+    def identity(self) -> str:
+        """What tells this run from others, the same as its record's."""
+        return identity(self.settings())
 
     @classmethod
     def from_settings(cls, settings: dict) -> "RunConfig":

@@ -72,15 +72,20 @@ def test_a_line_cut_short_is_kept_and_the_next_one_starts_on_its_own(tmp_path):
     assert path.read_text() == torn + "\n" + record().to_json() + "\n"
 
 
-def test_a_damaged_line_is_named_with_its_file_and_number(tmp_path):
+def test_a_damaged_line_is_skipped_and_named_with_its_file_and_number(tmp_path):
     path = tmp_path / "runs.jsonl"
+    other = record(settings=SETTINGS | {"seed": 4})
     record().save(path)
-    with open(path, "a") as file:
-        file.write('{"schema": 1}\n')
-    records = read_records(path)
-    assert next(records) == record()
-    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2"):
-        next(records)
+    with open(path, "ab") as file:
+        file.write(b'{"schema": 1}\n\xff\xfe\r\n\n' + other.to_json()[:50].encode())
+    other.save(path)
+    damaged = []
+    assert read_records(path, damaged) == [record(), other]
+    assert [(d.file, d.line) for d in damaged] == [(str(path), n) for n in (2, 3, 4, 5)]
+    assert "runs.jsonl, line 2: " in str(damaged[0])
+    with pytest.warns(UserWarning) as warned:
+        read_records(path)
+    assert len(warned) == 4 and "line 5" in str(warned[3].message)
 
 
 @pytest.mark.parametrize("line", ["", "null", "[]", "{", '{"schema": 99}', json.dumps({"schema": 1, "trace": 3})])

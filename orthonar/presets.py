@@ -1,0 +1,118 @@
+"""What to run: named sweeps as data, each a list of runs in a stated order, the most informative first."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from .reads import NewtonSchulzRead, RawRead, Read
+from .records import RunRecord
+from .train import RunConfig
+
+#: The post's four learning rates.
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+#: The two sides of the post's comparison, by the names that its readers know.
+SIDES: Mapping[str, Read] = MappingProxyType({"baseline": RawRead(), "orthogonalized": NewtonSchulzRead(steps=5)})
+
+
+@dataclass(frozen=True)
+class Study:
+    """Reads compared on one or more tasks: first a learning rate for each task and read, then seeds at that rate.
+
+    A cell is a task with a read. Its rate is chosen on seeds of its own, which the table of results never uses:
+    choosing and judging on the same seeds would flatter both.
+
+    Args:
+        scale: "paper" for the study's own sizes, "pocket" for smaller ones.
+        tasks: what tells the tasks apart, settings of `RunConfig`, the most informative first.
+        settings: settings that all runs share; what is not named keeps `RunConfig`'s default, the study's.
+        rates: learning rates to choose from.
+        rate_seeds: seeds that the rate is chosen on.
+        seeds: seeds run at the chosen rate; none where the rates themselves are the result.
+        sides: reads to compare, by the names readers know.
+    """
+
+    scale: str
+    tasks: tuple[Mapping, ...]
+    settings: Mapping = field(default_factory=dict)
+    rates: tuple[float, ...] = RATES
+    rate_seeds: tuple[int, ...] = (100, 101)
+    seeds: tuple[int, ...] = tuple(range(24))
+    sides: Mapping[str, Read] = field(default_factory=lambda: SIDES)
+
+    def run(self, task: Mapping, side: str, lr: float, seed: int, device: str = "cpu") -> RunConfig:
+        """One run's settings."""
+        return RunConfig(**self.settings | task, read=self.sides[side], lr=lr, seed=seed, device=device)
+
+    def rate_runs(self, task: Mapping, side: str, device: str = "cpu") -> list[RunConfig]:
+        """The runs that a cell's learning rate is chosen by."""
+        return [self.run(task, side, lr, seed, device) for seed in self.rate_seeds for lr in self.rates]
+
+    def chosen_rate(self, task: Mapping, side: str, records: Mapping[str, RunRecord]) -> float | None:
+        """The rate with the highest mean final accuracy, a diverged run counting as 0; None until all are recorded.
+
+        Of rates that are equally good the largest: they stand at chance, and a larger one leaves chance sooner.
+
+        Args:
+            task: one of the tasks.
+            side: one of the sides.
+            records: run records by identity.
+        """
+        means = {}
+        for lr in self.rates:
+            runs = [records.get(self.run(task, side, lr, seed).identity) for seed in self.rate_seeds]
+            if None in runs:
+                return None
+            means[lr] = sum(run.accuracy or 0.0 for run in runs)
+        return max(means, key=lambda lr: (means[lr], lr))
+
+    def seed_runs(self, task: Mapping, side: str, records: Mapping[str, RunRecord], device="cpu") -> list[RunConfig]:
+        """The runs at a cell's chosen rate; none while it is not chosen."""
+        lr = self.chosen_rate(task, side, records)
+        return [] if lr is None else [self.run(task, side, lr, seed, device) for seed in self.seeds]
+
+    def runs(self, records: Iterable[RunRecord], device: str = "cpu") -> list[RunConfig]:
+        """All runs that are known by now, in the order to run them.
+
+        First the choice of rates, a seed at a time over tasks, rates and reads; then the seeds, one at a time over
+        tasks and reads, of the cells whose rate is chosen: whenever it is stopped, every cell has about as many.
+        """
+        records = {record.identity: record for record in records}
+        cells = [(task, side) for task in self.tasks for side in self.sides]
+        choice = _in_turns([self.rate_runs(task, side, device) for task, side in cells])
+        return choice + _in_turns([self.seed_runs(task, side, records, device) for task, side in cells])
+
+    def size(self) -> int:
+        """Number of runs when all is done."""
+        return len(self.tasks) * len(self.sides) * (len(self.rates) * len(self.rate_seeds) + len(self.seeds))
+
+
+def _in_turns(lists: Sequence[list]) -> list:
+    """The first of every list, then the second of every list, and so on."""
+    longest = max(map(len, lists), default=0)
+    return [runs[i] for i in range(longest) for runs in lists if i < len(runs)]
+
+
+def _task(vocab_size: int, seq_len: int) -> Mapping:
+    return MappingProxyType({"vocab_size": vocab_size, "seq_len": seq_len})
+
+
+_PAPER_TASKS = (_task(80, 512), _task(96, 768), _task(96, 1024))
+# A model and tasks small enough for two CPU cores. The post's smallest rate is left out: in so few steps nothing
+# would leave chance with it.
+_POCKET_TASKS = (_task(28, 96), _task(32, 96))
+_POCKET_RATES = RATES[1:]
+_POCKET = MappingProxyType(
+    {"embedding_dim": 32, "num_heads": 2, "batch_size": 16, "steps": 600, "eval_every": 50, "eval_batches": 8}
+)
+
+#: Every preset, by name and scale.
+PRESETS: Mapping[str, Mapping[str, Study]] = {
+    "headline": {
+        "paper": Study("paper", _PAPER_TASKS),
+        "pocket": Study("pocket", _POCKET_TASKS, _POCKET, rates=_POCKET_RATES, seeds=tuple(range(12))),
+    },
+    "learning-rate": {
+        "paper": Study("paper", _PAPER_TASKS[:1], rate_seeds=tuple(range(100, 108)), seeds=()),
+        "pocket": Study("pocket", _POCKET_TASKS[:1], _POCKET, rate_seeds=tuple(range(100, 104)), seeds=()),
+    },
+}

@@ -1,0 +1,358 @@
+"""Run what is missing of a sweep, a slice at a time: `python -m orthonar.sweep headline-pocket`.
+
+Every finished run is recorded at once. Stopped at any moment, by its time budget, Ctrl-C, a kill or a power cut, a
+sweep loses the runs in progress and nothing else; called again, it goes on with what is missing. Exit status: 0 all
+done or out of time, 1 a run failed, 2 nothing was run, 130 interrupted.
+"""
+
+import argparse
+import concurrent.futures as cf
+import multiprocessing
+import os
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from . import paths
+from .presets import PRESETS, Study
+from .records import RunRecord, RunStore
+from .train import RunConfig, train
+
+#: How often a run may be taken down with its worker before it is given up.
+_LIVES = 3
+_MARGIN = 1.1  # a run is started if this many times its estimate fits
+
+
+@dataclass
+class Progress:
+    """What a sweep did.
+
+    Args:
+        done: records added, in the order they came.
+        failed: what went wrong, by run.
+        missing: runs that are not recorded at the end, as far as they are known.
+        out_of_time: whether the time budget kept some from being started or finished.
+    """
+
+    done: list[RunRecord] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    missing: list[RunConfig] = field(default_factory=list)
+    out_of_time: bool = False
+
+
+def describe(config: RunConfig) -> str:
+    """A run in a few words: read, task, learning rate, seed."""
+    steps = getattr(config.read, "steps", None)
+    read = type(config.read).__name__.removesuffix("Read") + ("" if steps is None else f" {steps}")
+    return f"{read}, vocabulary {config.vocab_size}, length {config.seq_len}, lr {config.lr:g}, seed {config.seed}"
+
+
+def estimate(config: RunConfig, records: list[RunRecord]) -> float | None:
+    """Seconds that a run will take, from finished ones; None if there is nothing to go by.
+
+    The median of runs that differ in seed and learning rate alone; else of those with the same read and model, by the
+    number of tokens. The caller passes records that were made where this one will be.
+    """
+
+    def kind(settings: dict) -> tuple:
+        return tuple(sorted((k, str(v)) for k, v in settings.items() if k not in ("seed", "lr", "device")))
+
+    def tokens(settings: dict) -> int:
+        return settings["steps"] * settings["batch_size"] * settings["seq_len"]
+
+    mine = config.settings()
+    complete = [r for r in records if r.outcome != "diverged"]
+    if same := [r.wall_seconds for r in complete if kind(r.settings) == kind(mine)]:
+        return statistics.median(same)
+    alike = ("read", "embedding_dim", "num_heads", "form")
+    near = [r for r in complete if all(r.settings[k] == mine[k] for k in alike)]
+    if near:
+        return statistics.median(r.wall_seconds / tokens(r.settings) for r in near) * tokens(mine)
+    return None
+
+
+class Sweep:
+    """One study's missing runs, on one executor.
+
+    Args:
+        study: what to run.
+        name: the file, without .jsonl, that records go to.
+        store: where records are looked for and added.
+        make_executor: makes the executor, a `concurrent.futures.Executor`; called again if its workers die.
+        slots: runs in progress at a time.
+        device: device that each run is asked to use.
+        time_budget: seconds after which nothing runs any more; None for no end.
+        say: takes lines of text about what happens.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        name: str,
+        store: RunStore,
+        make_executor: Callable[[], cf.Executor],
+        slots: int,
+        device: str = "cpu",
+        time_budget: float | None = None,
+        say: Callable[[str], None] = print,
+    ):
+        if time_budget is not None and not time_budget > 0:
+            raise ValueError(f"time_budget must be positive, in seconds, not {time_budget!r}")
+        if slots < 1:
+            raise ValueError(f"slots must be at least 1, not {slots!r}")
+        self.study, self.name, self.store, self.slots, self.device, self.say = study, name, store, slots, device, say
+        self.make_executor = make_executor
+        self.deadline = None if time_budget is None else time.monotonic() + time_budget
+        self.progress = Progress()
+        self._deaths: Counter[str] = Counter()
+        self._running: dict[cf.Future, RunConfig] = {}
+        self._executor: cf.Executor | None = None
+
+    def missing(self) -> list[RunConfig]:
+        """What is neither recorded nor given up, in order; the store is read anew, others may add to it."""
+        records = self.store.records()
+        self.recorded = {r.identity: r for r in records}
+        known = self.study.runs(records, self.device)
+        return [c for c in known if c.identity not in self.recorded and c.identity not in self.progress.failed]
+
+    def run(self) -> Progress:
+        """Run until nothing is missing, or the time is over."""
+        missing = self.missing()
+        for damage in self.store.damaged:
+            self.say(f"damaged: {damage}")
+        have = self.study.size() - self._left(missing)
+        self.say(f"{self.name}: {have} of {self.study.size()} runs are recorded")
+        bar = {"file": sys.stderr, "dynamic_ncols": True, "disable": not sys.stderr.isatty()}
+        try:
+            with tqdm(total=self.study.size(), initial=have, desc=self.name, unit="run", **bar) as self._bar:
+                self._loop(missing)
+        finally:
+            self._stop()
+        self.progress.missing = self.missing()
+        return self.progress
+
+    def _left(self, missing: list[RunConfig]) -> int:
+        """Runs that are not recorded, those included whose learning rate is not chosen yet."""
+        known = self.study.runs(self.recorded.values())
+        return self.study.size() - sum(c.identity in self.recorded for c in known)
+
+    def _loop(self, missing: list[RunConfig]) -> None:
+        while True:
+            running = {c.identity for c in self._running.values()}
+            for config in [c for c in missing if c.identity not in running]:
+                if len(self._running) >= self.slots:
+                    break
+                if self._fits(config):
+                    self._start(config)
+                else:
+                    self.progress.out_of_time = True
+            self._bar.set_postfix(running=len(self._running), refresh=True)
+            if not self._running:
+                return
+            wait = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+            finished, _ = cf.wait(self._running, timeout=wait, return_when=cf.FIRST_COMPLETED)
+            if not finished:
+                self.progress.out_of_time = True
+                for config in self._running.values():
+                    self.say(f"out of time, not finished: {describe(config)}")
+                return
+            for future in finished:
+                self._finish(future, self._running.pop(future))
+            missing = self.missing()
+
+    def _fits(self, config: RunConfig) -> bool:
+        if self.deadline is None:
+            return True
+        left = self.deadline - time.monotonic()
+        # What this sweep itself has run is the best guide: same machine, same company.
+        seconds = estimate(config, self.progress.done) or estimate(config, self._records_here())
+        return left > 0 and (seconds is None or _MARGIN * seconds < left)
+
+    def _records_here(self) -> list[RunRecord]:
+        here = torch.device(self.device).type
+        return [r for r in self.recorded.values() if torch.device(r.settings["device"]).type == here]
+
+    def _start(self, config: RunConfig) -> None:
+        if self._executor is None:
+            self._executor = self.make_executor()
+        try:
+            self._running[self._executor.submit(train, config)] = config
+        except (BrokenProcessPool, RuntimeError):  # it broke between two looks at it
+            self._stop()
+            self._executor = self.make_executor()
+            self._running[self._executor.submit(train, config)] = config
+
+    def _finish(self, future: cf.Future, config: RunConfig) -> None:
+        try:
+            record = future.result()
+        except (cf.BrokenExecutor, cf.CancelledError) as error:
+            # The whole pool is gone: all that was in progress starts again, at most _LIVES times.
+            self._deaths[config.identity] += 1
+            if self._deaths[config.identity] >= _LIVES:
+                self._fail(config, f"its worker died {_LIVES} times ({type(error).__name__})")
+            else:
+                self.say(f"a worker died, started again: {describe(config)}")
+            self._drop_executor()
+        except Exception as error:
+            self._fail(config, f"{type(error).__name__}: {error}")
+        else:
+            if self.store.add(record, self.name):
+                self.progress.done.append(record)
+            accuracy = "loss not finite" if record.accuracy is None else f"accuracy {100 * record.accuracy:.1f} %"
+            self._bar.update()
+            self.say(f"{describe(config)}: {accuracy}, {record.outcome} ({record.wall_seconds:.0f} s)")
+
+    def _fail(self, config: RunConfig, reason: str) -> None:
+        self.progress.failed[config.identity] = f"{describe(config)}: {reason}"
+        self.say(f"FAILED {describe(config)}: {reason}")
+
+    def _drop_executor(self) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=False)
+            self._executor = None
+
+    def _stop(self) -> None:
+        """End what is in progress: nothing of it is recorded."""
+        for future in self._running:
+            future.cancel()
+        executor, self._executor = self._executor, None
+        self._running = {}
+        if isinstance(executor, cf.ProcessPoolExecutor):
+            for process in list((executor._processes or {}).values()):
+                process.kill()
+        if executor is not None:
+            executor.shutdown(wait=False)
+
+
+def local_executor(workers: int, device: str = "cpu") -> cf.ProcessPoolExecutor:
+    """Processes on this machine: on CPUs each computes with one thread, on GPUs each has one of them to itself."""
+    context = multiprocessing.get_context("spawn")
+    numbers = context.Queue()
+    for number in range(workers):
+        numbers.put(number)
+    return cf.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(numbers, device))
+
+
+def _begin_worker(numbers, device: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    if torch.device(device).type == "cuda" and torch.device(device).index is None:
+        torch.cuda.set_device(numbers.get())
+    else:
+        torch.set_num_threads(1)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def default_workers(device: str) -> int:
+    """One process a GPU, or one a CPU core that this process may use."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.device_count() if torch.device(device).index is None else 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def find_study(preset: str, scale: str | None = None) -> tuple[str, Study]:
+    """A preset by name and scale, and the name of its record file.
+
+    "headline-pocket" is "headline" at the scale "pocket"; without either the scale is "paper".
+
+    Raises:
+        ValueError: naming the preset or scale that does not exist.
+    """
+    name = preset
+    for known in sorted({scale for scales in PRESETS.values() for scale in scales}):
+        if preset.endswith(f"-{known}") and preset not in PRESETS:
+            if scale not in (None, known):
+                raise ValueError(f"scale: {preset} is at the scale {known}, not {scale}")
+            name, scale = preset.removesuffix(f"-{known}"), known
+    if name not in PRESETS:
+        raise ValueError(f"preset: there is no {preset!r}, only {', '.join(PRESETS)}, and each with -pocket")
+    scale = scale or "paper"
+    if scale not in PRESETS[name]:
+        raise ValueError(f"scale: {name} has {', '.join(PRESETS[name])}, not {scale!r}")
+    return name if scale == "paper" else f"{name}-{scale}", PRESETS[name][scale]
+
+
+def print_list(study: Study, store: RunStore, device: str) -> None:
+    """Print every run that is known by now, in order, with what came of it or how long it may take."""
+    records = store.records()
+    recorded = {r.identity: r for r in records}
+    runs = study.runs(records, device)
+    for config in runs:
+        record = recorded.get(config.identity)
+        if record is not None:
+            state = f"{record.outcome}, {record.wall_seconds:.0f} s"
+        else:
+            seconds = estimate(config, records)
+            state = "missing" + (f", about {seconds:.0f} s" if seconds else "")
+        print(f"{describe(config):70s}  {state}")
+    for damage in store.damaged:
+        print(f"damaged: {damage}")
+    later = study.size() - len(runs)
+    print(f"{sum(c.identity in recorded for c in runs)} of {study.size()} runs are recorded", end="")
+    print(f"; {later} follow when learning rates are chosen" if later else "")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m orthonar.sweep", description=__doc__.split("\n")[0])
+    parser.add_argument("preset", help=f"{', '.join(PRESETS)}, or one of them followed by -pocket")
+    parser.add_argument("--scale", help="paper (the default) or pocket")
+    parser.add_argument("--device", default="cpu", help="cpu (the default), cuda (every GPU) or cuda:0")
+    parser.add_argument("--time-budget", type=float, metavar="SECONDS", help="stop within this time")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="folder of the records; default: results/")
+    parser.add_argument("--workers", type=int, help="runs at a time; default: one a GPU or CPU core")
+    parser.add_argument("--dask", metavar="ADDRESS", help="run on a Dask cluster; needs orthonar[cluster]")
+    parser.add_argument("--list", action="store_true", help="show the runs and run nothing")
+    args = parser.parse_args(argv)
+    store = RunStore(args.results or paths.results_dir())
+    try:
+        name, study = find_study(args.preset, args.scale)
+        if args.list:
+            print_list(study, store, "cpu")
+            return 0
+        if args.dask:
+            from .cluster import dask_executor
+
+            make_executor, slots = dask_executor(args.dask)
+            slots = args.workers or slots
+        else:
+            slots = args.workers or default_workers(args.device)
+
+            def make_executor() -> cf.Executor:
+                return local_executor(slots, args.device)
+
+        sweep = Sweep(study, name, store, make_executor, slots, args.device, args.time_budget, say=_line)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"nothing was run: {error}", file=sys.stderr)
+        return 2
+    try:
+        progress = sweep.run()
+    except KeyboardInterrupt:
+        print(f"interrupted; {len(sweep.progress.done)} runs were recorded", file=sys.stderr)
+        return 130
+    print(f"{len(progress.done)} runs recorded, {len(progress.missing)} known to be missing", end="")
+    print(", out of time" if progress.out_of_time else "")
+    return 1 if progress.failed else 0
+
+
+def _line(text: str) -> None:
+    tqdm.write(text)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
