@@ -6,10 +6,12 @@ Axis letters: B sequences in a batch, P pairs in a sequence, K keys.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 import torch
+
+from .checks import checked_integer
 
 IGNORE_INDEX = -100
 """Target of the positions that are not scored; `torch.nn.functional.cross_entropy` ignores it by default."""
@@ -72,7 +74,7 @@ class NoisyRecall:
     def __post_init__(self):
         for name, least in (("vocab_size", 1), ("seq_len", 4), ("noise_vocab_size", 0)):
             # Stored as plain Python numbers, so that equal tasks print and serialise equally.
-            object.__setattr__(self, name, _checked_int(name, getattr(self, name), least))
+            object.__setattr__(self, name, checked_integer(name, getattr(self, name), least))
         if not isinstance(self.multi_query, bool | np.bool_):
             raise ValueError(f"multi_query must be a bool, not {self.multi_query!r}")
         object.__setattr__(self, "multi_query", bool(self.multi_query))
@@ -208,7 +210,7 @@ class NoisyRecall:
         Raises:
             ValueError: `batch_size` is not a positive integer.
         """
-        batch_size = _checked_int("batch_size", batch_size, 1)
+        batch_size = checked_integer("batch_size", batch_size, 1)
         if device is None:
             device = generator.device if generator is not None else torch.get_default_device()
         num_keys, num_pairs, num_noise_pairs = len(self.keys), self.num_pairs, len(self.distractors) ** 2
@@ -303,9 +305,9 @@ class NoisyRecall:
         Raises:
             ValueError: an argument is not an integer or too small.
         """
-        seed = _checked_int("seed", seed, -VALIDATION_SEED_OFFSET)
-        num_batches = _checked_int("num_batches", num_batches, 1)
-        batch_size = _checked_int("batch_size", batch_size, 1)
+        seed = checked_integer("seed", seed, -VALIDATION_SEED_OFFSET)
+        num_batches = checked_integer("num_batches", num_batches, 1)
+        batch_size = checked_integer("batch_size", batch_size, 1)
         device = torch.get_default_device() if device is None else device
         rng = np.random.default_rng(VALIDATION_SEED_OFFSET + seed)
         batches = []
@@ -433,12 +435,3 @@ class NoisyRecall:
         # With no pair at all the guaranteed one is not among them, and the power -1 must not be taken of 0.
         absent += guaranteed * (1 - 1 / num_keys) * missed ** np.maximum(shown - 1, 0)
         return num_keys * (1 - absent)
-
-
-def _checked_int(name: str, value: int, least: int) -> int:
-    """The value as an int, or a ValueError that names the setting."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
-        raise ValueError(f"{name} must be an integer, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
-    return int(value)

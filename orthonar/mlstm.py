@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from .checks import checked_integer
 from .chunkwise import chunkwise
 from .gates import newest_max, normaliser
 from .reads import FilterRead, RawRead, Read
@@ -146,5 +147,5 @@ def _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, initial_
         raise ValueError(f"read must be a read of orthonar.reads, not {read!r}")
     if form not in ("chunkwise", "parallel", "recurrent"):
         raise ValueError(f"form must be 'chunkwise', 'parallel' or 'recurrent', not {form!r}")
-    if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1):
-        raise ValueError(f"chunk_size must be an integer of at least 1, not {chunk_size!r}")
+    if chunk_size is not None:
+        checked_integer("chunk_size", chunk_size, 1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .checks import checked_integer
 from .mlstm import MLSTMState, mlstm_sequence
 from .reads import FilterRead, RawRead, Read
 
@@ -48,9 +49,7 @@ class MLSTMConfig:
 
     def __post_init__(self):
         for name in ("vocab_size", "embedding_dim", "num_heads", "conv_kernel_size", "qkv_block_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
+            object.__setattr__(self, name, checked_integer(name, getattr(self, name), 1))
         if not 0 < self.proj_factor < math.inf:
             raise ValueError(f"proj_factor must be positive and finite, not {self.proj_factor!r}")
         if self.inner_dim % self.num_heads:

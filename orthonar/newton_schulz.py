@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import checked_integer
+
 #: Series for float64 are cut here, not at the machine epsilon: their coefficients carry rounding of about this size.
 _SERIES_FLOOR = 1e-13
 
@@ -46,8 +48,7 @@ def newton_schulz(x: Tensor, steps: int = 5, eps: float = 1e-6) -> Tensor:
 
 def check_iteration(steps: int, eps: float) -> None:
     """Raise a ValueError naming the setting if an iteration count or a norm floor is unusable."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps must be an integer of at least 0, not {steps!r}")
+    checked_integer("steps", steps, 0)
     if not 0 < eps < float("inf"):
         raise ValueError(f"eps must be positive and finite, not {eps!r}")
 

@@ -39,6 +39,10 @@ class Study:
     seeds: tuple[int, ...] = tuple(range(24))
     sides: Mapping[str, Read] = field(default_factory=lambda: SIDES)
 
+    def cells(self) -> list[tuple[Mapping, str]]:
+        """Every task with every side, in order."""
+        return [(task, side) for task in self.tasks for side in self.sides]
+
     def run(self, task: Mapping, side: str, lr: float, seed: int, device: str = "cpu") -> RunConfig:
         """One run's settings."""
         return RunConfig(**self.settings | task, read=self.sides[side], lr=lr, seed=seed, device=device)
@@ -77,13 +81,12 @@ class Study:
         tasks and reads, of the cells whose rate is chosen: whenever it is stopped, every cell has about as many.
         """
         records = {record.identity: record for record in records}
-        cells = [(task, side) for task in self.tasks for side in self.sides]
-        choice = _in_turns([self.rate_runs(task, side, device) for task, side in cells])
-        return choice + _in_turns([self.seed_runs(task, side, records, device) for task, side in cells])
+        choice = _in_turns([self.rate_runs(task, side, device) for task, side in self.cells()])
+        return choice + _in_turns([self.seed_runs(task, side, records, device) for task, side in self.cells()])
 
     def size(self) -> int:
         """Number of runs when all is done."""
-        return len(self.tasks) * len(self.sides) * (len(self.rates) * len(self.rate_seeds) + len(self.seeds))
+        return len(self.cells()) * (len(self.rates) * len(self.rate_seeds) + len(self.seeds))
 
 
 def _in_turns(lists: Sequence[list]) -> list:
@@ -97,6 +100,8 @@ def _task(vocab_size: int, seq_len: int) -> Mapping:
 
 
 _PAPER_TASKS = (_task(80, 512), _task(96, 768), _task(96, 1024))
+_REPLICATION_TASKS = (_task(80, 512), _task(80, 1024))
+_REPLICATION = MappingProxyType({"batch_size": 16})
 # A model and tasks small enough for two CPU cores. The post's smallest rate is left out: in so few steps nothing
 # would leave chance with it.
 _POCKET_TASKS = (_task(28, 96), _task(32, 96))
@@ -111,8 +116,16 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
         "paper": Study("paper", _PAPER_TASKS),
         "pocket": Study("pocket", _POCKET_TASKS, _POCKET, rates=_POCKET_RATES, seeds=tuple(range(12))),
     },
+    # The follow-up's replication: one rate, its own seeds, a quarter of the post's batch.
+    "replication": {
+        "paper": Study(
+            "paper", _REPLICATION_TASKS, _REPLICATION, rates=(3e-3,), rate_seeds=(), seeds=tuple(range(11, 27))
+        ),
+    },
     "learning-rate": {
         "paper": Study("paper", _PAPER_TASKS[:1], rate_seeds=tuple(range(100, 108)), seeds=()),
-        "pocket": Study("pocket", _POCKET_TASKS[:1], _POCKET, rate_seeds=tuple(range(100, 104)), seeds=()),
+        "pocket": Study(
+            "pocket", _POCKET_TASKS[:1], _POCKET, rates=_POCKET_RATES, rate_seeds=tuple(range(100, 104)), seeds=()
+        ),
     },
 }

@@ -238,21 +238,17 @@ def run_table(records: Iterable[RunRecord]) -> pd.DataFrame:
     rows = []
     for r in records:
         read = {"read" if k == "name" else f"read.{k}": v for k, v in r.settings["read"].items()}
-        outcome = {
-            "accuracy": r.accuracy,
-            "escape_step": r.escape_step,
-            "solved": r.outcome == "solved",
-            "outcome": r.outcome,
-            "wall_seconds": r.wall_seconds,
-            "device_name": r.device,
-            "torch": r.versions.get("torch"),
-            "revision": r.revision,
-            "started": r.started,
-            "identity": r.identity,
-        }
-        rows.append(r.settings | read | outcome)
-    columns = None if rows else ["read", "accuracy", "escape_step", "solved", "outcome", "identity"]
+        where = (r.device, r.versions.get("torch"), r.revision, r.started, r.identity)
+        outcome = (r.accuracy, r.escape_step, r.outcome == "solved", r.outcome, r.wall_seconds, *where)
+        rows.append(r.settings | read | dict(zip(_OUTCOME, outcome, strict=True)))
+    columns = None if rows else ["read", *_OUTCOME]
     return pd.DataFrame(rows, columns=columns).astype({"accuracy": float, "escape_step": float, "solved": bool})
+
+
+_OUTCOME = (
+    "accuracy", "escape_step", "solved", "outcome", "wall_seconds",
+    "device_name", "torch", "revision", "started", "identity",
+)  # fmt: skip
 
 
 def trace_table(records: Iterable[RunRecord]) -> pd.DataFrame:

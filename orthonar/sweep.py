@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from . import paths
 from .presets import PRESETS, Study
-from .records import RunRecord, RunStore
+from .records import RunRecord, RunStore, revision
 from .train import RunConfig, train
 
 #: How often a run may be taken down with its worker before it is given up.
@@ -249,6 +249,7 @@ def _begin_worker(numbers, device: str) -> None:
         torch.cuda.set_device(numbers.get())
     else:
         torch.set_num_threads(1)
+    revision()  # of the code as it was loaded, whatever becomes of the files while this process works
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
@@ -286,11 +287,55 @@ def find_study(preset: str, scale: str | None = None) -> tuple[str, Study]:
     return name if scale == "paper" else f"{name}-{scale}", PRESETS[name][scale]
 
 
-def print_list(study: Study, store: RunStore, device: str) -> None:
+def run_preset(
+    preset: str,
+    scale: str | None = None,
+    *,
+    results: str | os.PathLike | None = None,
+    device: str = "cpu",
+    workers: int | None = None,
+    dask: str | None = None,
+    time_budget: float | None = None,
+    say: Callable[[str], None] = print,
+) -> Progress:
+    """Run what is missing of a preset and record it; what the command line does.
+
+    Args:
+        preset: its name, see `find_study`.
+        scale: its scale, see `find_study`.
+        results: folder of the records; None for `orthonar.paths.results_dir()`.
+        device: "cpu", "cuda" (every GPU) or "cuda:0".
+        workers: runs at a time; None for one a GPU or CPU core, or what the cluster has.
+        dask: address of a Dask scheduler; None runs in processes of this machine.
+        time_budget: seconds after which nothing runs any more; None for no end.
+        say: takes lines of text about what happens.
+
+    Raises:
+        ValueError: naming the argument that is impossible; before anything is run.
+    """
+    name, study = find_study(preset, scale)
+    RunConfig(device=device)
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers!r}")
+    if dask:
+        from .cluster import dask_executor
+
+        make_executor, slots = dask_executor(dask)
+    else:
+        slots = workers or default_workers(device)
+
+        def make_executor() -> cf.Executor:
+            return local_executor(slots, device)
+
+    store = RunStore(results or paths.results_dir())
+    return Sweep(study, name, store, make_executor, workers or slots, device, time_budget, say).run()
+
+
+def print_list(study: Study, store: RunStore) -> None:
     """Print every run that is known by now, in order, with what came of it or how long it may take."""
     records = store.records()
     recorded = {r.identity: r for r in records}
-    runs = study.runs(records, device)
+    runs = study.runs(records)
     for config in runs:
         record = recorded.get(config.identity)
         if record is not None:
@@ -318,31 +363,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dask", metavar="ADDRESS", help="run on a Dask cluster; needs orthonar[cluster]")
     parser.add_argument("--list", action="store_true", help="show the runs and run nothing")
     args = parser.parse_args(argv)
-    store = RunStore(args.results or paths.results_dir())
     try:
-        name, study = find_study(args.preset, args.scale)
         if args.list:
-            print_list(study, store, "cpu")
+            print_list(find_study(args.preset, args.scale)[1], RunStore(args.results or paths.results_dir()))
             return 0
-        if args.dask:
-            from .cluster import dask_executor
-
-            make_executor, slots = dask_executor(args.dask)
-            slots = args.workers or slots
-        else:
-            slots = args.workers or default_workers(args.device)
-
-            def make_executor() -> cf.Executor:
-                return local_executor(slots, args.device)
-
-        sweep = Sweep(study, name, store, make_executor, slots, args.device, args.time_budget, say=_line)
+        options = {"device": args.device, "workers": args.workers, "dask": args.dask, "time_budget": args.time_budget}
+        progress = run_preset(args.preset, args.scale, results=args.results, say=_line, **options)
     except (ValueError, ImportError, OSError) as error:
         print(f"nothing was run: {error}", file=sys.stderr)
         return 2
-    try:
-        progress = sweep.run()
     except KeyboardInterrupt:
-        print(f"interrupted; {len(sweep.progress.done)} runs were recorded", file=sys.stderr)
+        print("interrupted; what was finished is recorded", file=sys.stderr)
         return 130
     print(f"{len(progress.done)} runs recorded, {len(progress.missing)} known to be missing", end="")
     print(", out of time" if progress.out_of_time else "")

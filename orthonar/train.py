@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from .checks import checked_integer
 from .data import NoisyRecall
 from .model import MLSTMConfig, MLSTMModel
 from .reads import RawRead, Read, read_from_settings, read_settings
@@ -94,9 +95,7 @@ class RunConfig:
 
     def __post_init__(self):
         for name, least in (("steps", 1), ("batch_size", 1), ("eval_every", 1), ("eval_batches", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+            object.__setattr__(self, name, checked_integer(name, getattr(self, name), least))
         for name, low, high in (
             ("lr", 0, math.inf), ("grad_clip", 0, math.inf), ("weight_decay", -1e-300, math.inf),
             ("beta1", -1e-300, 1), ("beta2", -1e-300, 1),

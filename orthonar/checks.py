@@ -1,0 +1,12 @@
+"""Checks of settings: one clear error that names the setting."""
+
+from numbers import Integral
+
+import numpy as np
+
+
+def checked_integer(name: str, value: int, least: int) -> int:
+    """The value as a plain int, NumPy's included; ValueError naming the setting if it is none or too small."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+    return int(value)

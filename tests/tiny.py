@@ -1,0 +1,18 @@
+"""A study whose runs take milliseconds, and records of runs that never were."""
+
+from orthonar import RunConfig
+from orthonar.presets import Study
+from orthonar.records import Evaluation, RunRecord
+
+TASKS = ({"vocab_size": 16, "seq_len": 16}, {"vocab_size": 20, "seq_len": 16})
+SETTINGS = {
+    "noise_vocab_size": 4, "embedding_dim": 8, "num_heads": 2, "batch_size": 2, "steps": 4, "eval_every": 2,
+    "eval_batches": 1,
+}  # fmt: skip
+TINY = Study("tiny", TASKS, SETTINGS, rates=(1e-3, 1e-2), rate_seeds=(100, 101), seeds=(0, 1, 2))
+
+
+def record_of(config: RunConfig, accuracy=0.5, seconds=1.0) -> RunRecord:
+    trace = [Evaluation(config.steps, accuracy, 1.0, 1.0, seconds)]
+    outcome = "diverged" if accuracy is None else "solved" if accuracy >= 0.8 else "plateau"
+    return RunRecord(config.settings(), trace, outcome, seconds, "a CPU", {}, None, "2026-07-01T00:00:00+00:00")
