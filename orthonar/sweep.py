@@ -273,18 +273,25 @@ def find_study(preset: str, scale: str | None = None) -> tuple[str, Study]:
     Raises:
         ValueError: naming the preset or scale that does not exist.
     """
-    name = preset
-    for known in sorted({scale for scales in PRESETS.values() for scale in scales}):
-        if preset.endswith(f"-{known}") and preset not in PRESETS:
-            if scale not in (None, known):
-                raise ValueError(f"scale: {preset} is at the scale {known}, not {scale}")
-            name, scale = preset.removesuffix(f"-{known}"), known
-    if name not in PRESETS:
-        raise ValueError(f"preset: there is no {preset!r}, only {', '.join(PRESETS)}, and each with -pocket")
-    scale = scale or "paper"
+    known = preset_names()
+    if preset not in known:
+        raise ValueError(f"preset: there is no {preset!r}, only {', '.join(known)}")
+    name, there = known[preset]
+    if scale is not None and preset != name and scale != there:
+        raise ValueError(f"scale: {preset} is at the scale {there}, not {scale!r}")
+    scale = scale or there
     if scale not in PRESETS[name]:
         raise ValueError(f"scale: {name} has {', '.join(PRESETS[name])}, not {scale!r}")
     return name if scale == "paper" else f"{name}-{scale}", PRESETS[name][scale]
+
+
+def preset_names() -> dict[str, tuple[str, str]]:
+    """All names of presets, with what each stands for: a preset and its scale."""
+    return {
+        name if scale == "paper" else f"{name}-{scale}": (name, scale)
+        for name, scales in PRESETS.items()
+        for scale in scales
+    }
 
 
 def run_preset(
@@ -354,7 +361,7 @@ def print_list(study: Study, store: RunStore) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m orthonar.sweep", description=__doc__.split("\n")[0])
-    parser.add_argument("preset", help=f"{', '.join(PRESETS)}, or one of them followed by -pocket")
+    parser.add_argument("preset", help=", ".join(preset_names()))
     parser.add_argument("--scale", help="paper (the default) or pocket")
     parser.add_argument("--device", default="cpu", help="cpu (the default), cuda (every GPU) or cuda:0")
     parser.add_argument("--time-budget", type=float, metavar="SECONDS", help="stop within this time")

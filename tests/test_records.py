@@ -3,9 +3,19 @@
 import json
 import multiprocessing
 
+import numpy as np
 import pytest
 
-from orthonar.records import Evaluation, RunRecord, append_line, identity, read_records
+from orthonar.records import (
+    Evaluation,
+    RunRecord,
+    RunStore,
+    append_line,
+    identity,
+    read_records,
+    run_table,
+    trace_table,
+)
 
 SETTINGS = {"read": {"name": "RawRead"}, "seed": 3, "lr": 0.01, "device": "cpu"}
 
@@ -114,3 +124,66 @@ def test_two_processes_may_add_at_once(tmp_path):
     for worker in workers:
         worker.join(60)
     assert sorted(path.read_text().splitlines()) == 50 * ["a" * 5000] + 50 * ["b" * 5000]
+
+
+def test_the_store_finds_runs_in_any_file_and_the_first_of_two(tmp_path):
+    store = RunStore(tmp_path / "results")
+    assert store.records() == []
+    first, second = record(), record(settings=SETTINGS | {"seed": 4})
+    assert store.add(first, "b") and store.add(second, "a")
+    again = record(wall_seconds=9.0, settings=SETTINGS | {"device": "cuda"})
+    assert again.identity == first.identity
+    assert not store.add(again, "b"), "the same run, on another device"
+    assert store.add(again, "c"), "another file may hold it too"
+    assert store.records() == [second, first]
+    (tmp_path / "results" / "notes.txt").write_text("no records here")
+    assert len(store.records()) == 2
+
+
+def test_the_store_reports_damage_anew_at_every_reading(tmp_path):
+    store = RunStore(tmp_path)
+    store.add(record(), "a")
+    (tmp_path / "b.jsonl").write_text("torn")
+    for _ in range(2):
+        assert store.records() == [record()]
+        assert [(d.file, d.line) for d in store.damaged] == [(str(tmp_path / "b.jsonl"), 1)]
+
+
+def test_adding_after_a_torn_line_keeps_both(tmp_path):
+    store = RunStore(tmp_path)
+    (tmp_path / "a.jsonl").write_text(record().to_json()[:70])
+    assert store.add(record(), "a")
+    assert store.records() == [record()]
+    assert len(store.damaged) == 1
+
+
+def test_tables_are_tidy():
+    diverged = record(accuracies=(0.1, None), outcome="diverged", settings=SETTINGS | {"seed": 4})
+    solved = record(
+        accuracies=(0.5, 0.9), outcome="solved", settings=SETTINGS | {"read": {"name": "NewtonSchulzRead", "steps": 5}}
+    )
+    table = run_table([record(), diverged, solved]).set_index("identity")
+    assert table["read"].tolist() == ["RawRead", "RawRead", "NewtonSchulzRead"]
+    assert table["seed"].tolist() == [3, 4, 3]
+    assert table["solved"].tolist() == [False, False, True]
+    assert table["escape_step"].tolist()[2] == 200
+    assert np.isnan(table.loc[diverged.identity, ["accuracy", "escape_step"]].astype(float)).all()
+    assert table.loc[solved.identity, "read.steps"] == 5
+    assert table.loc[record().identity, "device_name"] == "a CPU"
+    traces = trace_table([record(), diverged])
+    assert traces.groupby("identity", sort=False).size().tolist() == [4, 2]
+    assert traces["step"].tolist() == [100, 200, 300, 400, 100, 200]
+
+
+def test_tables_of_nothing_have_their_columns():
+    table = run_table([])
+    assert len(table) == 0 and {"read", "accuracy", "solved", "identity"} <= set(table.columns)
+    assert trace_table([]).columns.tolist() == [
+        "identity", "step", "accuracy", "loss", "train_loss", "seconds"
+    ]  # fmt: skip
+
+
+def test_the_first_step_is_no_escape():
+    early = record()
+    early.trace[0] = Evaluation(1, 0.95, 1.0, 1.0, 1.0)
+    assert early.escape_step == 300
