@@ -320,12 +320,12 @@ def headline(
     Args:
         panels: title -> labels of the tasks below it, from left to right.
         runs: a row a run, with columns task, side and accuracy (0 to 1; NaN where it diverged, drawn at 0).
-        published: columns task, side, low and high (percent), as of `orthonar.tables.published_points`.
+        published: as of `orthonar.tables.published_points`.
         axes: one for each panel, of a figure with constrained layout; None for new ones.
 
     Returns:
-        The figure: a dot a seed, a bar at the mean of a side, diamonds at the published means, the level of solved
-        runs, and "not run yet" where a task has no runs.
+        The figure: a dot a seed, a bar at the mean of a side, hollow marks at the published means, the level of solved
+        runs, how many were solved above each column, and "not run yet" where a task has no runs.
     """
     if axes is None:
         widths = [len(tasks) for tasks in panels.values()]
@@ -339,9 +339,9 @@ def headline(
     for ax, (title, tasks) in zip(axes, panels.items(), strict=True):
         here = shown[shown["task"].isin(tasks)]
         if len(here):
-            sns.stripplot(
+            sns.swarmplot(
                 here, x="task", y="percent", hue="side", order=list(tasks), hue_order=list(_SIDES), dodge=True,
-                palette={side: color for side, (color, _, _) in _SIDES.items()}, jitter=0.12, size=4.5, alpha=0.75,
+                palette={side: color for side, (color, _, _) in _SIDES.items()}, size=4, alpha=0.8, warn_thresh=1,
                 linewidth=0.5, edgecolor="white", legend=False, ax=ax,
             )  # fmt: skip
         for i, task in enumerate(tasks):
@@ -353,7 +353,10 @@ def headline(
                 else:
                     ax.text(at, 34, "not run yet", rotation=90, ha="center", va="bottom", color="#555555", fontsize=8)
                 there = published[(published["task"] == task) & (published["side"] == side)]
-                for _, row in there.iterrows():
+                solved = [f"{(values >= 100 * SOLVED_AT).sum()}/{len(values)} here"] if len(values) else []
+                solved += [f"{row['solved']} {row['source']}" for _, row in there.iterrows() if row["solved"]]
+                ax.text(at, 103, "\n".join(solved), ha="center", va="bottom", fontsize=6.5)
+                for _, row in there.dropna(subset="low").iterrows():
                     middle, half = (row["low"] + row["high"]) / 2, (row["high"] - row["low"]) / 2
                     style = {
                         "marker": _SOURCES[row["source"]],
@@ -366,7 +369,7 @@ def headline(
         labels = [task.replace(", ", "\n") for task in tasks]
         ax.set(xlabel="", ylabel="", xlim=(-0.5, len(tasks) - 0.5), ylim=(-2, 102))
         ax.set_xticks(range(len(tasks)), labels, fontsize=8)
-        ax.set_title(title, fontsize=9)
+        ax.set_title(f"{title}; solved:", fontsize=9, pad=26)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("final accuracy at scored positions (%)")
     dots = [
@@ -379,7 +382,7 @@ def headline(
         *(
             Line2D([], [], marker=marker, markeredgecolor="#555555", label=f"mean in the {source}", **hollow)
             for source, marker in _SOURCES.items()
-            if source in set(published["source"])
+            if source in set(published.dropna(subset="low")["source"])
         ),
         Line2D([], [], color="#555555", linestyle=":", label="solved"),
     ]
@@ -438,7 +441,7 @@ def learning_rates(runs: pd.DataFrame, published: pd.DataFrame, title: str, ax: 
         means = side_runs.groupby("lr")["percent"].mean()
         count = f" ({side_runs['seed'].nunique()} seeds)" if len(side_runs) else " (not run yet)"
         ax.plot(shift * means.index, means, line, color=color, linewidth=1.8, label=f"{side}, mean{count}")
-        for _, row in published[published["side"] == side].iterrows():
+        for _, row in published[published["side"] == side].dropna(subset="low").iterrows():
             label = f"{side}, published ({row['source']})"
             ax.axhspan(row["low"], max(row["high"], row["low"] + 0.5), color=color, alpha=0.35, label=label)
     ax.axhline(100 * SOLVED_AT, color="#555555", linestyle=":", linewidth=1, label="solved")

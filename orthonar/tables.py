@@ -190,15 +190,19 @@ def rates(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def published_points(study: Study) -> pd.DataFrame:
-    """Published mean accuracies of a study's tasks: columns task, side, low, high (percent) and source (short)."""
-    rows = [
-        {"task": _label(study, task), "side": side, "low": min(a), "high": max(a), "source": cell.short}
-        for task in study.tasks
-        for cell in _published(study, task)
-        for side in study.sides
-        if cell.accuracy(side) is not None and len(a := np.atleast_1d(cell.accuracy(side)))
-    ]
-    return pd.DataFrame(rows, columns=["task", "side", "low", "high", "source"])
+    """What was published of a study's tasks: columns task, side, low and high (mean accuracy, percent), solved, source.
+
+    Low and high are NaN where no mean was published; solved is a text such as "4/24", empty where none was.
+    """
+    rows = []
+    for task in study.tasks:
+        for cell in _published(study, task):
+            for side in study.sides:
+                mean = np.atleast_1d(np.nan if cell.accuracy(side) is None else cell.accuracy(side))
+                solved = "" if cell.solved(side) is None else f"{cell.solved(side)}/{cell.seeds}"
+                row = {"task": _label(study, task), "side": side, "low": mean.min(), "high": mean.max()}
+                rows.append(row | {"solved": solved, "source": cell.short})
+    return pd.DataFrame(rows, columns=["task", "side", "low", "high", "solved", "source"])
 
 
 def _published(study: Study, task) -> list[PublishedCell]:
