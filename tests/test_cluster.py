@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 from tiny import TASKS, TINY
@@ -17,9 +18,9 @@ STUDY = replace(TINY, tasks=TASKS[:1], seeds=(0, 1, 2))
 
 @pytest.fixture
 def local():
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
-    ) as started:
+    # It sets OMP_NUM_THREADS in this process for its workers; the notebooks replayed after these tests must not see it.
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with mock.patch.dict(os.environ), distributed.LocalCluster(**options, silence_logs=50) as started:
         yield started
 
 
