@@ -35,7 +35,7 @@ def chunk_writes(k: Tensor, v: Tensor, log_w: Tensor, dtype: torch.dtype) -> tup
 def chunk_reads(
     q: Tensor, k: Tensor, v: Tensor, write: Tensor, peak: Tensor, peak_start: Tensor, c_start: Tensor, n_start: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What each position reads, C_t^T q_t, and n_t . q_t. Differentiable once, in the dtype of c_start.
+    """What each position reads, C_t^T q_t, and n_t . q_t. Differentiable once, gradients computed in the dtype of q.
 
     Args:
         q: queries, (N, L, D).

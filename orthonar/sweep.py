@@ -130,7 +130,8 @@ class Sweep:
         missing = self.missing()
         for damage in self.store.damaged:
             self.say(f"damaged: {damage}")
-        have = self.study.size() - self._left(missing)
+        known = self.study.runs(self.recorded.values(), self.device)
+        have = sum(c.identity in self.recorded for c in known)
         self.say(f"{self.name}: {have} of {self.study.size()} runs are recorded")
         bar = {"file": sys.stderr, "dynamic_ncols": True, "disable": not sys.stderr.isatty()}
         try:
@@ -140,11 +141,6 @@ class Sweep:
             self._stop()
         self.progress.missing = self.missing()
         return self.progress
-
-    def _left(self, missing: list[RunConfig]) -> int:
-        """Runs that are not recorded, those included whose learning rate is not chosen yet."""
-        known = self.study.runs(self.recorded.values())
-        return self.study.size() - sum(c.identity in self.recorded for c in known)
 
     def _loop(self, missing: list[RunConfig]) -> None:
         while True:
