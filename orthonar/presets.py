@@ -104,7 +104,7 @@ _REPLICATION_TASKS = (_task(80, 512), _task(80, 1024))
 _REPLICATION = MappingProxyType({"batch_size": 16})
 # A model and tasks small enough for two CPU cores. The post's smallest rate is left out: in so few steps nothing
 # would leave chance with it.
-_POCKET_TASKS = (_task(28, 96), _task(32, 96))
+_POCKET_TASKS = (_task(28, 96), _task(30, 96), _task(32, 96))
 _POCKET_RATES = RATES[1:]
 _POCKET = MappingProxyType(
     {"embedding_dim": 32, "num_heads": 2, "batch_size": 16, "steps": 600, "eval_every": 50, "eval_batches": 8}

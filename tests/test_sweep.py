@@ -296,7 +296,7 @@ def test_kill_at_any_moment_loses_nothing_that_was_recorded(tmp_path):
 def test_list_runs_nothing(tmp_path, capsys):
     assert main(["headline-pocket", "--list", "--results", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "0 of 72 runs are recorded; 48 follow" in out and "missing" in out
+    assert "0 of 108 runs are recorded; 72 follow" in out and "missing" in out
     assert not list(tmp_path.iterdir())
 
 
