@@ -67,9 +67,7 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     n_start, n_end = _states(decay, n_added, n_initial)
 
     write, peak, peak_start = write.flatten(0, 1), peak.flatten(0, 1), peak_start.reshape(-1, 1)
-    numerator, n_dot_q = chunk_reads(q, k, v, write, peak, peak_start, c_start, n_start)
-    if coefficients is not None:
-        numerator = _filtered(numerator, q, k, v, write, peak, peak_start, c_start, read, coefficients)
+    numerator, n_dot_q = _read_chunks(q, k, v, write, peak, peak_start, c_start, n_start, read, coefficients)
 
     scale = _pad(logs.scale, (0, missing)).reshape(-1, chunk_size)
     h = numerator * normaliser(n_dot_q, scale).reciprocal().to(dtype)[..., None]
@@ -82,6 +80,14 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
 def _pad(x: Tensor, amounts: tuple[int, ...], value: float = 0.0) -> Tensor:
     """PyTorch's pad (negative amounts cut), without the copy that it makes where there is nothing to do."""
     return F.pad(x, amounts, value=value) if any(amounts) else x
+
+
+def _read_chunks(q, k, v, write, peak, peak_start, c_start, n_start, read, coefficients):
+    """What every position reads, before the normaliser, (N, L, D), and n_t . q_t, (N, L) in float64."""
+    numerator, n_dot_q = chunk_reads(q, k, v, write, peak, peak_start, c_start, n_start)
+    if coefficients is not None:
+        numerator = _filtered(numerator, q, k, v, write, peak, peak_start, c_start, read, coefficients)
+    return numerator, n_dot_q
 
 
 def _filtered(numerator, q, k, v, write, peak, peak_start, c_start, read, coefficients):
