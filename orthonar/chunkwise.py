@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .chunk_filter import chunk_filter
 from .chunk_memory import chunk_reads, chunk_writes
+from .fused import can_fuse, fused_reads, fused_states
 from .gates import gate_logs, log_weights, normaliser
 
 # Chosen by measurement on CPUs. A filter multiplies with every chunk's start state some fifty times and wants it spread
@@ -27,8 +28,10 @@ _LARGEST_CANCELLATION = 16.0
 _PLAIN_CHUNKS_AT_ONCE = 32
 
 
-def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_state):
+def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_state, fused=None, precision="float32"):
     """The chunkwise form of `orthonar.mlstm_sequence`, on checked arguments, keys unscaled.
+
+    fused says whether the programs of `orthonar.kernels` compute it; None is wherever they can.
 
     Returns:
         h (B, NH, S, DH), c_state (B, NH, DH, DH), n_state (B, NH, DH), m_state (B, NH).
@@ -44,6 +47,8 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     chunk_size = min(chunk_size, length)
     chunks = -(-length // chunk_size)
     missing = chunks * chunk_size - length
+    if fused is None:
+        fused = can_fuse(q.device, size, chunk_size, coefficients is not None, precision)
 
     # Padding positions write nothing and keep what is there.
     logs = gate_logs(igate_preact, fgate_preact, m_initial)
@@ -63,11 +68,16 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     n_initial = _pad(n_initial.flatten(0, 1), (0, padded - size)).double()
     c_added, n_added = chunk_writes(k, v, (write - peak_end[..., None]).flatten(0, 1), precise)
     decay = (peak_start - peak_end).exp()
-    c_start, c_end = _states(decay, c_added, c_initial)
-    n_start, n_end = _states(decay, n_added, n_initial)
+    scan = fused_states if fused else _Scan.apply
+    c_start, c_end = _states(decay, c_added, c_initial, scan)
+    n_start, n_end = _states(decay, n_added, n_initial, scan)
 
     write, peak, peak_start = write.flatten(0, 1), peak.flatten(0, 1), peak_start.reshape(-1, 1)
-    numerator, n_dot_q = _read_chunks(q, k, v, write, peak, peak_start, c_start, n_start, read, coefficients)
+    chunks_read = q, k, v, write, peak, peak_start, c_start, n_start, read, coefficients
+    if fused:
+        numerator, n_dot_q = fused_reads(*chunks_read, _LARGEST_CANCELLATION, precision)
+    else:
+        numerator, n_dot_q = _read_chunks(*chunks_read)
 
     scale = _pad(logs.scale, (0, missing)).reshape(-1, chunk_size)
     h = numerator * normaliser(n_dot_q, scale).reciprocal().to(dtype)[..., None]
@@ -130,19 +140,20 @@ def _reread(y: Tensor, indices: Tensor, read, exact: dict[str, Tensor]) -> Tenso
     return y.index_copy(0, indices, torch.cat(parts).to(y.dtype))
 
 
-def _states(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
+def _states(decay: Tensor, update: Tensor, initial: Tensor, scan) -> tuple[Tensor, Tensor]:
     """States at the start of every chunk, and at the end of the last: s_{c+1} = decay_c s_c + update_c.
 
     Args:
         decay: (R, NC), float64.
         update: (R * NC, ...).
         initial: s_0, (R, ...).
+        scan: does it for decay (R, NC), update (R, NC, K) and initial (R, K).
 
     Returns:
         starts (R * NC, ...) and end (R, ...), in the dtype of update.
     """
     rows, chunks = decay.shape
-    starts, end = _Scan.apply(decay.to(update.dtype), update.reshape(rows, chunks, -1), initial.reshape(rows, -1))
+    starts, end = scan(decay.to(update.dtype), update.reshape(rows, chunks, -1), initial.reshape(rows, -1))
     return starts.reshape(update.shape), end.reshape(initial.shape)
 
 

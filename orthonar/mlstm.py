@@ -19,8 +19,12 @@ from torch.nn.functional import logsigmoid
 
 from .checks import checked_integer
 from .chunkwise import chunkwise
+from .fused import PRECISIONS, obstacle
 from .gates import newest_max, normaliser
 from .reads import FilterRead, RawRead, Read
+
+#: Forms of the cell, see `mlstm_sequence`.
+FORMS = ("chunkwise", "fused", "parallel", "recurrent")
 
 
 class MLSTMState(NamedTuple):
@@ -48,6 +52,7 @@ def mlstm_sequence(
     read: Read = RawRead(),  # noqa: B008 (frozen)
     form: str = "chunkwise",
     chunk_size: int | None = None,
+    precision: str = "float32",
     initial_state: MLSTMState | None = None,
     return_state: bool = False,
 ) -> Tensor | tuple[Tensor, MLSTMState]:
@@ -64,9 +69,12 @@ def mlstm_sequence(
         igate_preact: input gate pre-activation (the log of the gate), (B, NH, S).
         fgate_preact: forget gate pre-activation (before the sigmoid), (B, NH, S).
         read: `RawRead()`, `NewtonSchulzRead(steps)` or any other read.
-        form: "chunkwise" (no memory matrix per position is formed; time linear in S), "parallel" (the plain reference:
-            forms every C_t) or "recurrent" (token by token).
+        form: "chunkwise" (no memory matrix per position is formed; time linear in S), "fused" (the same, an error
+            where the fused programs, which "chunkwise" uses on GPUs that can run them, cannot run), "parallel" (the
+            plain reference: forms every C_t) or "recurrent" (token by token).
         chunk_size: positions that share a start state in the chunkwise form; None chooses by the read.
+        precision: of the products in the fused programs: "float32", or "tf32", a third of the work with 10 bits of
+            mantissa instead of 23 on GPUs that have it; the other forms compute in the dtype of q either way.
         initial_state: the state to start from; None is the empty memory.
         return_state: also return the state after the last position.
 
@@ -76,12 +84,13 @@ def mlstm_sequence(
     Raises:
         ValueError: naming the argument whose shape, dtype or value does not fit.
     """
-    _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, initial_state)
+    _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, precision, initial_state)
     if initial_state is None:
         batch, heads, _, size = q.shape
         initial_state = MLSTMState.zeros(batch, heads, size, dtype=q.dtype, device=q.device)
-    if form == "chunkwise":
-        h, *state = chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_state)
+    if form in ("chunkwise", "fused"):
+        fused = form == "fused" or None
+        h, *state = chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_state, fused, precision)
         state = MLSTMState(*state)
     elif form == "parallel":
         h, state = _parallel(q, k / math.sqrt(k.shape[-1]), v, igate_preact, fgate_preact, read, initial_state)
@@ -119,7 +128,7 @@ def _parallel(q, k, v, igate_preact, fgate_preact, read, state):
     return numerator / normaliser((n_state * q).sum(-1), m_state)[..., None], state
 
 
-def _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, initial_state) -> None:
+def _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, precision, initial_state) -> None:
     if q.ndim != 4 or 0 in q.shape:
         raise ValueError(f"q must be (B, NH, S, DH), none of them 0, not {tuple(q.shape)}")
     if q.dtype not in (torch.float32, torch.float64):
@@ -145,7 +154,24 @@ def _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, initial_
             raise ValueError(f"{name} must be {q.dtype} on {q.device} like q, not {tensor.dtype} on {tensor.device}")
     if not isinstance(read, RawRead | FilterRead):
         raise ValueError(f"read must be a read of orthonar.reads, not {read!r}")
-    if form not in ("chunkwise", "parallel", "recurrent"):
-        raise ValueError(f"form must be 'chunkwise', 'parallel' or 'recurrent', not {form!r}")
+    check_form(form)
+    check_precision(precision)
     if chunk_size is not None:
         checked_integer("chunk_size", chunk_size, 1)
+    if form == "fused":
+        sizes = q.shape[-1], chunk_size or 1, isinstance(read, FilterRead)
+        reason = obstacle(q.device, *sizes, precision)
+        if reason is not None:
+            raise ValueError(f"form: the fused programs cannot run here: {reason}")
+
+
+def check_form(form: str) -> None:
+    """ValueError if there is no such form."""
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, not {form!r}")
+
+
+def check_precision(precision: str) -> None:
+    """ValueError if there is no such precision."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, not {precision!r}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .checks import checked_integer
-from .mlstm import MLSTMState, mlstm_sequence
+from .mlstm import MLSTMState, check_form, check_precision, mlstm_sequence
 from .reads import FilterRead, RawRead, Read
 
 
@@ -33,6 +33,7 @@ class MLSTMConfig:
         qkv_block_size: size of the blocks of the block-diagonal query, key and value projections.
         read: how the memory is read.
         form: form of the cell, see `orthonar.mlstm_sequence`.
+        precision: of the products in the fused programs, likewise.
 
     Raises:
         ValueError: naming the setting that is impossible.
@@ -46,6 +47,7 @@ class MLSTMConfig:
     qkv_block_size: int = 4
     read: Read = field(default_factory=RawRead)
     form: str = "chunkwise"
+    precision: str = "float32"
 
     def __post_init__(self):
         for name in ("vocab_size", "embedding_dim", "num_heads", "conv_kernel_size", "qkv_block_size"):
@@ -58,8 +60,8 @@ class MLSTMConfig:
             raise ValueError(f"qkv_block_size must divide the head size {self.head_size}, not be {self.qkv_block_size}")
         if not isinstance(self.read, RawRead | FilterRead):
             raise ValueError(f"read must be a read of orthonar.reads, not {self.read!r}")
-        if self.form not in ("chunkwise", "parallel", "recurrent"):
-            raise ValueError(f"form must be 'chunkwise', 'parallel' or 'recurrent', not {self.form!r}")
+        check_form(self.form)
+        check_precision(self.precision)
 
     @property
     def inner_dim(self) -> int:
@@ -168,7 +170,7 @@ class MLSTMCell(nn.Module):
         """Normalised reads (B, S, I), and the state after them; arguments as of `orthonar.mlstm_sequence`."""
         h, state = mlstm_sequence(
             q, k, v, igate_preact, fgate_preact,
-            read=self.config.read, form=form, initial_state=state, return_state=True,
+            read=self.config.read, form=form, precision=self.config.precision, initial_state=state, return_state=True,
         )  # fmt: skip
         return self.outnorm(h), state
 
