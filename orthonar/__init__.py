@@ -1,6 +1,7 @@
 """orthonar: the mLSTM with an orthogonalized read, its task, and the experiments that compare them."""
 
 from .data import NoisyRecall
+from .filters import MuonRead, PolarRead, RidgeRead
 from .mlstm import MLSTMState, mlstm_sequence
 from .model import MLSTMConfig, MLSTMModel
 from .newton_schulz import newton_schulz
@@ -13,9 +14,12 @@ __all__ = [
     "MLSTMConfig",
     "MLSTMModel",
     "MLSTMState",
+    "MuonRead",
     "NewtonSchulzRead",
     "NoisyRecall",
+    "PolarRead",
     "RawRead",
+    "RidgeRead",
     "RunConfig",
     "RunRecord",
     "evaluate",
