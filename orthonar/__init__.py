@@ -1,5 +1,6 @@
 """orthonar: the mLSTM with an orthogonalized read, its task, and the experiments that compare them."""
 
+from .composites import BlendRead, StraightThroughRead
 from .data import NoisyRecall
 from .filters import MuonRead, PolarRead, RidgeRead
 from .mlstm import MLSTMState, mlstm_sequence
@@ -11,6 +12,7 @@ from .train import RunConfig, evaluate, train
 
 __version__ = "0.1.0"
 __all__ = [
+    "BlendRead",
     "MLSTMConfig",
     "MLSTMModel",
     "MLSTMState",
@@ -22,6 +24,7 @@ __all__ = [
     "RidgeRead",
     "RunConfig",
     "RunRecord",
+    "StraightThroughRead",
     "evaluate",
     "mlstm_sequence",
     "newton_schulz",
