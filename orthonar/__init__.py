@@ -3,6 +3,7 @@
 from .composites import BlendRead, StraightThroughRead
 from .data import NoisyRecall
 from .filters import MuonRead, PolarRead, RidgeRead
+from .mesa import MesaRead
 from .mlstm import MLSTMState, mlstm_sequence
 from .model import MLSTMConfig, MLSTMModel
 from .newton_schulz import newton_schulz
@@ -16,6 +17,7 @@ __all__ = [
     "MLSTMConfig",
     "MLSTMModel",
     "MLSTMState",
+    "MesaRead",
     "MuonRead",
     "NewtonSchulzRead",
     "NoisyRecall",
