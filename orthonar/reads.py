@@ -78,7 +78,7 @@ class LeafRead(Read):
         """The read for memories (..., DH, DH) and queries (..., DH)."""
 
     def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """The dtype in which the chunkwise form computes this read, for queries, keys and values in dtype."""
+        """The dtype in which this read is computed, plain form aside, for arguments in dtype."""
         return dtype
 
     def coefficients(self, dtype: torch.dtype) -> tuple[float, ...] | None:
@@ -137,17 +137,17 @@ class FilterRead(LeafRead):
 
     def vector(self, c_state: Tensor, q: Tensor) -> Tensor:
         """The read for memories (..., DH, DH) and queries (..., DH): matrix-vector products only."""
-        x = self.normalised(c_state)
-        c = self.coefficients(q.dtype)
+        dtype = self.working_dtype(q.dtype)
+        x, c = self.normalised(c_state.to(dtype)), self.coefficients(q.dtype)
         # Chebyshev polynomials of the third kind: V_0 = 1, V_1 = 2 s - 1 and V_{k+1} = 2 s V_k - V_{k-1} at
         # s = 2 A - I. With V_{-1} = V_0 the recurrence gives V_1 too.
-        previous = current = times(x, q)
+        previous = current = times(x, q.to(dtype))
         y = c[0] * current
         for c_k in c[1:]:
             applied = times(x, (x @ current[..., None])[..., 0])
             previous, current = current, 4 * applied - 2 * current - previous
             y = y + c_k * current
-        return y
+        return y.to(q.dtype)
 
     def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """float64 for maps with a slope above 30, whatever the dtype: the slope multiplies the rounding of A."""
