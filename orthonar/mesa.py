@@ -40,7 +40,8 @@ class MesaRead(LeafRead):
     chunk at once; a product with H_t is two products with the chunk's keys and one with its start state, and no matrix
     of a position is formed. With c = 1 + 1 / ridge, n iterations always suffice for one round if
     2 sqrt(c) ((sqrt(c) - 1) / (sqrt(c) + 1))^n <= 1e-4 (n = 212 for ridge 0.001); they stop when all positions of a
-    block are there. Each round gains four digits; float32 takes three rounds, float64 four, the backward pass as many.
+    block are there, after about DH iterations. Each round gains four digits: float32 takes two or three rounds, float64
+    three or four (more for ridges below 0.001), and the backward pass as many.
 
     Args:
         ridge: lam as a share of the trace of H, 0.0001 to 1.
