@@ -67,7 +67,8 @@ class LeafRead(Read):
 
     def of(self, c_state: Tensor) -> Tensor:
         """The part of the memory that this leaf reads: a composite's memory may be wider, [C, H]."""
-        return c_state if self.needs_keys else c_state[..., : c_state.shape[-2]]
+        rows, columns = c_state.shape[-2:]
+        return c_state if self.needs_keys or rows == columns else c_state[..., :rows]
 
     @abstractmethod
     def matrix(self, c_state: Tensor) -> Tensor:
