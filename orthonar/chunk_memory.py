@@ -22,12 +22,12 @@ def chunk_writes(k: Tensor, v: Tensor, log_w: Tensor, dtype: torch.dtype) -> tup
 
     Args:
         k: keys, (N, L, D).
-        v: values, (N, L, D).
+        v: values, (N, L, E).
         log_w: log weights of the writes, seen from the chunk's end, (N, L), float64.
         dtype: of the first result.
 
     Returns:
-        (N, D, D) in dtype, and (N, D) in float64.
+        (N, D, E) in dtype, and (N, D) in float64.
     """
     return _ChunkWrites.apply(k, v, log_w, dtype)
 
@@ -58,7 +58,7 @@ class _ChunkWrites(torch.autograd.Function):
     def forward(ctx, k, v, log_w, dtype):
         n, _, d = k.shape
         w = log_w.exp()
-        c_added, n_added = k.new_empty(n, d, d, dtype=dtype), w.new_empty(n, d)
+        c_added, n_added = k.new_empty(n, d, v.shape[-1], dtype=dtype), w.new_empty(n, d)
         for b in _blocks(k):
             weighted = k[b] * w[b, :, None]  # float64
             torch.bmm(weighted.to(dtype).mT, v[b].to(dtype), out=c_added[b])

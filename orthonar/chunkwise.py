@@ -4,6 +4,7 @@ Axes: R rows (batch times heads), NC chunks, L positions in a chunk, D head size
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -41,14 +42,13 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     c_initial, n_initial, m_initial = (x.transpose(0, 1) for x in initial_state)
     heads, batch, length, size = q.shape
     dtype = q.dtype
-    coefficients = read.coefficients(dtype)
     if chunk_size is None:
-        chunk_size = _CHUNK_FOR_RAW if coefficients is None else _CHUNK_FOR_FILTER
+        chunk_size = _CHUNK_FOR_FILTER if read.precise else _CHUNK_FOR_RAW
     chunk_size = min(chunk_size, length)
     chunks = -(-length // chunk_size)
     missing = chunks * chunk_size - length
     if fused is None:
-        fused = can_fuse(q.device, size, chunk_size, coefficients is not None, precision)
+        fused = can_fuse(q.device, size, chunk_size, read.precise, precision)
 
     # Padding positions write nothing and keep what is there.
     logs = gate_logs(igate_preact, fgate_preact, m_initial)
@@ -63,26 +63,28 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     q, k, v = (_pad(x, (0, padded - size, 0, missing)).reshape(-1, chunk_size, padded) for x in (q, k, v))
 
     # The filters must know to the last digit how far writes cancel.
-    precise = torch.float64 if coefficients is not None else dtype
-    c_initial = _pad(c_initial.flatten(0, 1), (0, padded - size, 0, padded - size)).to(precise)
+    precise = torch.float64 if read.precise else dtype
+    k_written = k / math.sqrt(size) if read.writes_keys else None
+    written = v if k_written is None else torch.cat([v, k_written], -1)
+    c_initial = _pad(c_initial.unflatten(-1, (-1, size)), (0, padded - size, 0, 0, 0, padded - size))
+    c_initial = c_initial.flatten(-2).flatten(0, 1).to(precise)
     n_initial = _pad(n_initial.flatten(0, 1), (0, padded - size)).double()
-    c_added, n_added = chunk_writes(k, v, (write - peak_end[..., None]).flatten(0, 1), precise)
+    c_added, n_added = chunk_writes(k, written, (write - peak_end[..., None]).flatten(0, 1), precise)
     decay = (peak_start - peak_end).exp()
     scan = fused_states if fused else _Scan.apply
     c_start, c_end = _states(decay, c_added, c_initial, scan)
     n_start, n_end = _states(decay, n_added, n_initial, scan)
 
     write, peak, peak_start = write.flatten(0, 1), peak.flatten(0, 1), peak_start.reshape(-1, 1)
-    chunks_read = q, k, v, write, peak, peak_start, c_start, n_start, read, coefficients
-    if fused:
-        numerator, n_dot_q = fused_reads(*chunks_read, _LARGEST_CANCELLATION, precision)
-    else:
-        numerator, n_dot_q = _read_chunks(*chunks_read)
+    read_chunks = partial(fused_reads, limit=_LARGEST_CANCELLATION, precision=precision) if fused else _read_chunks
+    memory = write, peak, peak_start, c_start, n_start
+    numerator, n_dot_q = _evaluate(q, k, v, k_written, *memory, read, read_chunks)
 
     scale = _pad(logs.scale, (0, missing)).reshape(-1, chunk_size)
     h = numerator * normaliser(n_dot_q, scale).reciprocal().to(dtype)[..., None]
     h = _pad(h.reshape(heads, batch, -1, padded), (0, size - padded, 0, -missing))
-    c_end = _pad(c_end, (0, size - padded, 0, size - padded)).reshape(heads, batch, size, size).to(dtype)
+    c_end = _pad(c_end.unflatten(-1, (-1, padded)), (0, size - padded, 0, 0, 0, size - padded))
+    c_end = c_end.reshape(heads, batch, size, -1).to(dtype)
     n_end = _pad(n_end, (0, size - padded)).reshape(heads, batch, size).to(dtype)
     return tuple(x.transpose(0, 1) for x in (h, c_end, n_end, logs.scale[..., -1].to(dtype)))
 
@@ -90,6 +92,24 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
 def _pad(x: Tensor, amounts: tuple[int, ...], value: float = 0.0) -> Tensor:
     """PyTorch's pad (negative amounts cut), without the copy that it makes where there is nothing to do."""
     return F.pad(x, amounts, value=value) if any(amounts) else x
+
+
+def _evaluate(q, k, v, k_written, write, peak, peak_start, c_start, n_start, read, read_chunks):
+    """As read_chunks, for any read, leaf by leaf; c_start is [C, H] if k_written was written beside the values."""
+    n_dot_q = None
+    c_only, h_start = c_start[..., : v.shape[-1]], c_start[..., v.shape[-1] :]
+
+    def numerator(leaf):
+        nonlocal n_dot_q
+        working, coefficients = leaf.working_dtype(q.dtype), leaf.coefficients(q.dtype)
+        qkv = (x.to(working) for x in (q, k, v))
+        result, n_dot_q = read_chunks(*qkv, write, peak, peak_start, c_only, n_start, leaf, coefficients)
+        if leaf.needs_keys:
+            asked = leaf.queries(q, k, k_written, write, peak, peak_start, h_start)
+            result, _ = chunk_reads(asked, k, v, write, peak, peak_start, c_only, n_start)
+        return result.to(q.dtype)
+
+    return read.evaluate(numerator), n_dot_q
 
 
 def _read_chunks(q, k, v, write, peak, peak_start, c_start, n_start, read, coefficients):

@@ -21,7 +21,7 @@ from .checks import checked_integer
 from .chunkwise import chunkwise
 from .fused import PRECISIONS, obstacle
 from .gates import newest_max, normaliser
-from .reads import FilterRead, RawRead, Read
+from .reads import RawRead, Read, check_read
 
 #: Forms of the cell, see `mlstm_sequence`.
 FORMS = ("chunkwise", "fused", "parallel", "recurrent")
@@ -30,15 +30,18 @@ FORMS = ("chunkwise", "fused", "parallel", "recurrent")
 class MLSTMState(NamedTuple):
     """What an mLSTM layer remembers; its size does not depend on how much it has read."""
 
-    c_state: Tensor  #: C exp(-m), (B, NH, DH, DH), rows keys, columns values.
+    #: C exp(-m), (B, NH, DH, DH), rows keys, columns values; [C, H] exp(-m), (B, NH, DH, 2 DH), for reads that want it.
+    c_state: Tensor
     n_state: Tensor  #: n exp(-m), (B, NH, DH).
     m_state: Tensor  #: the log-scale m, (B, NH).
 
     @classmethod
-    def zeros(cls, batch: int, heads: int, head_size: int, *, dtype=torch.float32, device=None) -> "MLSTMState":
-        """The state before anything was read: C = 0, n = 0, m = 0."""
+    def zeros(
+        cls, batch: int, heads: int, head_size: int, *, read: Read | None = None, dtype=torch.float32, device=None
+    ) -> "MLSTMState":
+        """The state before anything was written, for this read (None: one that wants C alone): C = 0, n = 0, m = 0."""
         new = {"dtype": dtype, "device": device}
-        c_state = torch.zeros(batch, heads, head_size, head_size, **new)
+        c_state = torch.zeros(batch, heads, head_size, _columns(head_size, read), **new)
         return cls(c_state, torch.zeros(batch, heads, head_size, **new), torch.zeros(batch, heads, **new))
 
 
@@ -87,16 +90,22 @@ def mlstm_sequence(
     _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, precision, initial_state)
     if initial_state is None:
         batch, heads, _, size = q.shape
-        initial_state = MLSTMState.zeros(batch, heads, size, dtype=q.dtype, device=q.device)
+        initial_state = MLSTMState.zeros(batch, heads, size, read=read, dtype=q.dtype, device=q.device)
     if form in ("chunkwise", "fused"):
         fused = form == "fused" or None
         h, *state = chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_state, fused, precision)
         state = MLSTMState(*state)
-    elif form == "parallel":
-        h, state = _parallel(q, k / math.sqrt(k.shape[-1]), v, igate_preact, fgate_preact, read, initial_state)
     else:
-        h, state = _recurrent(q, k / math.sqrt(k.shape[-1]), v, igate_preact, fgate_preact, read, initial_state)
+        k = k / math.sqrt(k.shape[-1])
+        v = torch.cat([v, k], -1) if read.writes_keys else v
+        run = _parallel if form == "parallel" else _recurrent
+        h, state = run(q, k, v, igate_preact, fgate_preact, read, initial_state)
     return (h, state) if return_state else h
+
+
+def _columns(head_size: int, read: Read | None) -> int:
+    """Columns of the memory: C, or [C, H]."""
+    return 2 * head_size if read is not None and read.writes_keys else head_size
 
 
 def _write(state: MLSTMState, k: Tensor, v: Tensor, igate_preact: Tensor, fgate_preact: Tensor) -> MLSTMState:
@@ -114,7 +123,8 @@ def _recurrent(q, k, v, igate_preact, fgate_preact, read, state):
         state = _write(state, k[:, :, t], v[:, :, t], igate_preact[:, :, t], fgate_preact[:, :, t])
         q_t = q[:, :, t]
         n_dot_q = (state.n_state * q_t).sum(-1)
-        h.append(read.vector(state.c_state, q_t) / normaliser(n_dot_q, state.m_state)[..., None])
+        numerator = read.evaluate(lambda leaf, c=state.c_state, q=q_t: leaf.vector(leaf.of(c), q))
+        h.append(numerator / normaliser(n_dot_q, state.m_state)[..., None])
     return torch.stack(h, 2), state
 
 
@@ -124,7 +134,7 @@ def _parallel(q, k, v, igate_preact, fgate_preact, read, state):
         state = _write(state, k[:, :, t], v[:, :, t], igate_preact[:, :, t], fgate_preact[:, :, t])
         states.append(state)
     c_state, n_state, m_state = (torch.stack(parts, 2) for parts in zip(*states, strict=True))
-    numerator = torch.einsum("bhtde,bhtd->bhte", read.matrix(c_state), q)
+    numerator = read.evaluate(lambda leaf: torch.einsum("bhtde,bhtd->bhte", leaf.matrix(leaf.of(c_state)), q))
     return numerator / normaliser((n_state * q).sum(-1), m_state)[..., None], state
 
 
@@ -133,6 +143,7 @@ def _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, precisio
         raise ValueError(f"q must be (B, NH, S, DH), none of them 0, not {tuple(q.shape)}")
     if q.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"q must be float32 or float64, not {q.dtype}: the gates and filters need that accuracy")
+    check_read("read", read)
     gate = q.shape[:3]
     wanted = {
         "k": (k, q.shape),
@@ -143,7 +154,7 @@ def _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, precisio
     if initial_state is not None:
         batch, heads, _, size = q.shape
         wanted |= {
-            "initial_state.c_state": (initial_state[0], (batch, heads, size, size)),
+            "initial_state.c_state": (initial_state[0], (batch, heads, size, _columns(size, read))),
             "initial_state.n_state": (initial_state[1], (batch, heads, size)),
             "initial_state.m_state": (initial_state[2], (batch, heads)),
         }
@@ -152,15 +163,12 @@ def _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, precisio
             raise ValueError(f"{name} must have the shape {tuple(shape)}, not {tuple(tensor.shape)}")
         if (tensor.dtype, tensor.device) != (q.dtype, q.device):
             raise ValueError(f"{name} must be {q.dtype} on {q.device} like q, not {tensor.dtype} on {tensor.device}")
-    if not isinstance(read, RawRead | FilterRead):
-        raise ValueError(f"read must be a read of orthonar.reads, not {read!r}")
     check_form(form)
     check_precision(precision)
     if chunk_size is not None:
         checked_integer("chunk_size", chunk_size, 1)
     if form == "fused":
-        sizes = q.shape[-1], chunk_size or 1, isinstance(read, FilterRead)
-        reason = obstacle(q.device, *sizes, precision)
+        reason = obstacle(q.device, q.shape[-1], chunk_size or 16, read.precise, precision)
         if reason is not None:
             raise ValueError(f"form: the fused programs cannot run here: {reason}")
 

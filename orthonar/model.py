@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .checks import checked_integer
 from .mlstm import MLSTMState, check_form, check_precision, mlstm_sequence
-from .reads import FilterRead, RawRead, Read
+from .reads import RawRead, Read, check_read
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ class MLSTMConfig:
             raise ValueError(f"num_heads must divide the inner width {self.inner_dim}, not be {self.num_heads}")
         if self.head_size % self.qkv_block_size:
             raise ValueError(f"qkv_block_size must divide the head size {self.head_size}, not be {self.qkv_block_size}")
-        if not isinstance(self.read, RawRead | FilterRead):
-            raise ValueError(f"read must be a read of orthonar.reads, not {self.read!r}")
+        check_read("read", self.read)
         check_form(self.form)
         check_precision(self.precision)
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .checks import checked_integer
 
-#: Series for float64 are cut here, not at the machine epsilon: their coefficients carry rounding of about this size.
-_SERIES_FLOOR = 1e-13
+# Series for float64 are cut here, not at the machine epsilon: their coefficients carry rounding of about this size,
+# and more where the function is steeper than _STEEP.
+_SERIES_FLOOR, _STEEP = 1e-13, 30.0
 
 
 def newton_schulz(x: Tensor, steps: int = 5, eps: float = 1e-6) -> Tensor:
@@ -78,7 +79,8 @@ def odd_chebyshev(scalar_map: Callable, tolerance: float, max_terms: int = 1024)
 
     Args:
         scalar_map: the odd function, on float64 arrays.
-        tolerance: largest sum of coefficients to leave out (absolute; the functions here are of size 1).
+        tolerance: largest sum of coefficients to leave out (absolute; the functions here are of size 1). Taken for
+            what rounding allows, 1e-13 and more for steep functions, if it is smaller.
         max_terms: how many coefficients to try at most.
 
     Returns:
@@ -87,17 +89,18 @@ def odd_chebyshev(scalar_map: Callable, tolerance: float, max_terms: int = 1024)
     Raises:
         ValueError: if ``max_terms`` coefficients do not reach the tolerance.
     """
-    tolerance = max(tolerance, _SERIES_FLOOR)
     terms = 64
     while True:
         # Interpolation in Chebyshev points of the first kind; 4 times the wanted terms keeps aliasing far below them.
         n = 8 * terms
         theta = (np.arange(n) + 0.5) * (np.pi / n)
         values = np.asarray(scalar_map(np.cos(theta)), dtype=np.float64)
+        steepest = np.abs(np.diff(values) / np.diff(np.cos(theta))).max()
+        floor = _SERIES_FLOOR * max(1.0, steepest / _STEEP)
         orders = np.arange(1, 2 * terms, 2)
         c = (2.0 / n) * (np.cos(np.outer(orders, theta)) @ values)
         left_out = np.append(np.cumsum(np.abs(c)[::-1])[::-1][1:], 0.0)
-        enough = np.flatnonzero(left_out <= tolerance)
+        enough = np.flatnonzero(left_out <= max(tolerance, floor))
         # The last quarter must be idle, or what the interpolation aliased into the series is not known to be small.
         if enough[0] < 3 * terms // 4:
             return tuple(float(x) for x in c[: enough[0] + 1])

@@ -34,7 +34,9 @@ class Inputs(NamedTuple):
         return Inputs(*(x[:, :, positions] for x in self))
 
 
-def mlstm_by_hand(inputs, steps: int | None = None, eps: float = 1e-6, state=None):
+def mlstm_by_hand(
+    inputs, steps: int | None = None, eps: float = 1e-6, state=None, matrix: Callable | None = None, keys: bool = False
+):
     """Run the mLSTM in float64, one position and head at a time.
 
     m_t = max(log f_t + m_{t-1}, i_t),   C_t = f' C_{t-1} + i' k_t v_t^T,   n_t = f' n_{t-1} + i' k_t,
@@ -46,6 +48,8 @@ def mlstm_by_hand(inputs, steps: int | None = None, eps: float = 1e-6, state=Non
         steps: X_t is C_t if this is None, else this many Newton-Schulz steps from C_t / max(||C_t||_F, eps).
         eps: smallest norm divided by.
         state: (C, n, m), arrays (B, NH, ...), to start from; None is all zeros.
+        matrix: X_t is this function of C_t, whatever `steps`.
+        keys: C_t is [C_t, H_t] = f' [C_{t-1}, H_{t-1}] + i' k_t [v_t, k_t]^T.
 
     Returns:
         h (B, NH, S, DH) and the last (C, n, m), float64 arrays.
@@ -53,7 +57,11 @@ def mlstm_by_hand(inputs, steps: int | None = None, eps: float = 1e-6, state=Non
     q, k, v, i, f = (x.detach().double().numpy() for x in inputs)
     batch, heads, length, size = q.shape
     if state is None:
-        state = np.zeros((batch, heads, size, size)), np.zeros((batch, heads, size)), np.zeros((batch, heads))
+        state = (
+            np.zeros((batch, heads, size, size * (1 + keys))),
+            np.zeros((batch, heads, size)),
+            np.zeros((batch, heads)),
+        )
     c_state, n_state, m_state = (np.array(x, dtype=np.float64) for x in state)
     h = np.zeros_like(q)
     for b in range(batch):
@@ -64,11 +72,13 @@ def mlstm_by_hand(inputs, steps: int | None = None, eps: float = 1e-6, state=Non
                 log_f = -np.logaddexp(0.0, -f[b, head, t])
                 m_new = max(log_f + m, i[b, head, t])
                 forget, write = math.exp(log_f + m - m_new), math.exp(i[b, head, t] - m_new)
-                c = forget * c + write * np.outer(k_t, v_t)
+                c = forget * c + write * np.outer(k_t, np.append(v_t, k_t) if keys else v_t)
                 n = forget * n + write * k_t
                 m = m_new
                 x = c
-                if steps is not None:
+                if matrix is not None:
+                    x = matrix(c)
+                elif steps is not None:
                     x = c / max(np.linalg.norm(c), eps)
                     for _ in range(steps):
                         x = 1.5 * x - 0.5 * x @ x.T @ x
@@ -262,6 +272,33 @@ def relative_errors(h: Tensor, grads: list[Tensor], reference: tuple[Tensor, lis
     for name, g, g_reference in zip(NAMES, grads, grads_reference, strict=True):
         errors[name] = _ratio(g, g_reference, largest)
     return errors
+
+
+def assert_accurate(fast: Callable, plain: Callable, inputs: Inputs, wanted: tuple[Tensor, list[Tensor]]) -> None:
+    """In float32 `fast` is finite and off `wanted` by at most 2e-5, or twice what `plain` in float32 is off by."""
+    single = inputs.to(torch.float32)
+    off = relative_errors(*run_with_grads(plain, single), wanted)
+    h, grads = run_with_grads(fast, single)
+    assert all(x.dtype == torch.float32 and torch.isfinite(x).all() for x in (h, *grads))
+    for name, error in relative_errors(h, grads, wanted).items():
+        assert error <= max(2 * off[name], 2e-5), f"{name}: {error:.1e}, plain {off[name]:.1e}"
+
+
+def saved_elements(function: Callable[..., Tensor], inputs: Inputs) -> tuple[int, int]:
+    """Numbers that function(*inputs) keeps for the backward pass: in the largest storage, and in all together."""
+    storages = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        elements = storage.nbytes() // tensor.element_size()
+        storages[storage.data_ptr()] = elements, tensor  # kept alive, so that no address comes twice
+        return tensor
+
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        function(*leaves)
+    sizes = [elements for elements, _ in storages.values()]
+    return max(sizes), sum(sizes)
 
 
 def _norm(x: Tensor) -> float:

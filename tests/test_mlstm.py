@@ -15,10 +15,12 @@ from oracle import (
     FAMILIES,
     NAMES,
     Inputs,
+    assert_accurate,
     hostile_inputs,
     mlstm_by_hand,
     relative_errors,
     run_with_grads,
+    saved_elements,
 )
 
 import orthonar.chunkwise as chunkwise_module
@@ -96,28 +98,21 @@ def test_gradients_are_those_of_the_plain_form(read, form, family):
     assert max(errors.values()) <= float64_tolerance(family), errors
 
 
-def assert_accurate(inputs: Inputs, read: str, wanted, **options) -> None:
-    """float32 is finite and off by at most 2e-5, or twice what the plain form in float32 is off by."""
-    single = inputs.to(torch.float32)
-    plain = relative_errors(*run_with_grads(cell(read, "parallel"), single), wanted)
-    h, grads = run_with_grads(cell(read, "chunkwise", **options), single)
-    assert all(x.dtype == torch.float32 and torch.isfinite(x).all() for x in (h, *grads))
-    fast = relative_errors(h, grads, wanted)
-    for name, error in fast.items():
-        assert error <= max(2 * plain[name], 2e-5), f"{name}: {error:.1e}, plain {plain[name]:.1e}"
+def assert_cell_accurate(inputs: Inputs, read: str, wanted, **options) -> None:
+    assert_accurate(cell(read, "chunkwise", **options), cell(read, "parallel"), inputs, wanted)
 
 
 @every_family
 @every_read
 def test_float32_is_accurate(read, family):
-    assert_accurate(inputs_of(family, LENGTH), read, reference(family, LENGTH, read))
+    assert_cell_accurate(inputs_of(family, LENGTH), read, reference(family, LENGTH, read))
 
 
 @pytest.mark.parametrize("family", ["random", "one_write", "opposite_every_pair_random", "fgate_+50"])
 @every_read
 def test_float32_is_accurate_at_the_size_of_the_study(read, family):
     inputs = hostile_inputs(family, length=130, size=48, heads=1)
-    assert_accurate(inputs, read, run_with_grads(cell(read, "parallel"), inputs))
+    assert_cell_accurate(inputs, read, run_with_grads(cell(read, "parallel"), inputs))
 
 
 # Seeds where n . q happens to pass near zero while exp(-m) is tiny: every error is divided by next to nothing.
@@ -133,7 +128,7 @@ def test_float32_is_accurate_at_the_size_of_the_study(read, family):
 def test_float32_is_accurate_where_the_normaliser_vanishes(read, family, seed, chunk_size):
     inputs = hostile_inputs(family, length=LENGTH, seed=seed)
     wanted = run_with_grads(cell(read, "parallel"), inputs)
-    assert_accurate(inputs, read, wanted, chunk_size=chunk_size)
+    assert_cell_accurate(inputs, read, wanted, chunk_size=chunk_size)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 5, 16, 39, 40, 64])
@@ -334,32 +329,15 @@ def test_gradient_flows_through_the_stabiliser(form):
 # What is kept
 
 
-def saved_elements(inputs: Inputs, read: str, form: str = "chunkwise") -> tuple[int, int]:
-    """Numbers that a forward pass keeps for the backward pass: in the largest storage, and in all together."""
-    storages = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        elements = storage.nbytes() // tensor.element_size()
-        storages[storage.data_ptr()] = elements, tensor  # kept alive, so that no address comes twice
-        return tensor
-
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        cell(read, form)(*leaves)
-    sizes = [elements for elements, _ in storages.values()]
-    return max(sizes), sum(sizes)
-
-
 @every_read
 def test_no_memory_matrix_per_position_is_kept(read):
     heads, length, size = 2, 256, 64
     inputs = hostile_inputs("random", heads=heads, length=length, size=size).to(torch.float32)
     matrices = heads * length * size * size
-    largest, total = saved_elements(inputs, read)
+    largest, total = saved_elements(cell(read), inputs)
     assert largest < 0.5 * matrices and total < matrices
     # the measure does see them where they are kept
-    assert saved_elements(inputs.part(slice(0, 32)), read, "parallel")[1] > matrices * 32 / length
+    assert saved_elements(cell(read, "parallel"), inputs.part(slice(0, 32)))[1] > matrices * 32 / length
 
 
 @every_read
@@ -376,8 +354,8 @@ def test_long_sequences(read):
     end = cell(read, "parallel", initial_state=state)(*double.part(slice(-tail, None)))
     assert norm(h[:, :, -tail:] - end) < 2e-5 * norm(end)
 
-    half = saved_elements(inputs.part(slice(0, length // 2)), read)[1]
-    assert saved_elements(inputs, read)[1] < 2.05 * half
+    half = saved_elements(cell(read), inputs.part(slice(0, length // 2)))[1]
+    assert saved_elements(cell(read), inputs)[1] < 2.05 * half
 
 
 # Writes that cancel

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from orthonar import NewtonSchulzRead, RawRead, newton_schulz
+from orthonar import BlendRead, MuonRead, NewtonSchulzRead, PolarRead, RawRead, RidgeRead, newton_schulz
 from orthonar.newton_schulz import newton_schulz_scalar
-from orthonar.reads import FilterRead
+from orthonar.reads import FilterRead, Read, check_read
 
 STEPS = [0, 1, 2, 3, 5, 8]
 
@@ -26,7 +26,17 @@ class HalvedRead(FilterRead):
         return x - x @ x.mT @ x / 2
 
 
-READS = {"raw": RawRead(), "halved": HalvedRead()} | {f"ns{n}": NewtonSchulzRead(steps=n) for n in STEPS}
+@dataclasses.dataclass(frozen=True)
+class SineRead(FilterRead):
+    """The least that a read of one's own must give."""
+
+    def scalar_map(self, s):
+        return torch.sin(3 * s)
+
+
+READS = {"raw": RawRead(), "halved": HalvedRead(), "sine": SineRead()}
+READS |= {f"ns{n}": NewtonSchulzRead(steps=n) for n in STEPS}
+READS |= {"polar": PolarRead(), "muon2": MuonRead(steps=2), "muon3": MuonRead(steps=3), "ridge": RidgeRead()}
 
 
 def memories(dtype=torch.float64, size: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,7 +63,7 @@ def test_vector_is_the_matrix_times_the_query(read, dtype, tolerance):
     torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("read", [READS["raw"], READS["ns0"], READS["ns5"], READS["halved"]], ids=str)
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
 def test_gradients_of_vector_and_matrix_agree(read):
     c_state, q = (x[:3].clone().requires_grad_() for x in memories())
     weight = torch.randn(q.shape, generator=torch.Generator().manual_seed(1), dtype=q.dtype)
@@ -68,7 +78,9 @@ def test_gradients_of_vector_and_matrix_agree(read):
 def test_coefficients_are_those_of_the_scalar_map(read, dtype):
     s = np.linspace(0, 1, 1001)
     got = sum(c * np.cos((2 * k + 1) * np.arccos(s)) for k, c in enumerate(read.coefficients(dtype)))
-    np.testing.assert_allclose(got, read.scalar_map(s), atol=max(4.04 * torch.finfo(dtype).eps, 1e-12))
+    np.testing.assert_allclose(
+        got, read.scalar_map(torch.from_numpy(s)), atol=max(4.04 * torch.finfo(dtype).eps, 1e-12)
+    )
 
 
 @pytest.mark.parametrize("read", [r for r in READS.values() if isinstance(r, FilterRead)], ids=str)
@@ -112,6 +124,20 @@ def test_reads_are_frozen_and_hashable(read):
         read.eps = 1.0
     with pytest.raises((AttributeError, TypeError)):
         read.anything = 1.0
+
+
+def test_kinds_of_reads_cannot_be_made():
+    for kind in (Read, FilterRead):
+        with pytest.raises(TypeError, match="abstract"):
+            kind()
+
+
+@pytest.mark.parametrize("no_read", [None, "raw", RawRead, {"name": "RawRead"}, 5], ids=str)
+def test_what_is_no_read_is_named(no_read):
+    with pytest.raises(ValueError, match="^inner must be a read"):
+        check_read("inner", no_read)
+    for read in (RawRead(), SineRead(), BlendRead()):
+        check_read("inner", read)
 
 
 def test_different_reads_differ():

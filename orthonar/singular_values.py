@@ -1,0 +1,70 @@
+"""Functions of a matrix's singular values, by the singular value decomposition, with gradients that hold everywhere.
+
+The decomposition's own gradient divides by differences of singular values, which a memory of a few writes has none of.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Two singular values closer than this count as near: (f(a) - f(b)) / (a - b) would lose what they have in common, and
+# so f' is averaged between them instead.
+_NEAR = 1e-3
+_NODES, _NODE_WEIGHTS = (torch.from_numpy(x / 2) for x in np.polynomial.legendre.leggauss(6))
+
+
+def map_singular_values(x: Tensor, scalar_map: Callable[[Tensor], Tensor]) -> Tensor:
+    """U f(S) V^T for x = U S V^T: the same singular vectors, other singular values. Differentiable once.
+
+    The gradient is Noferini's (SIAM J. Matrix Anal. Appl. 38, 2017): in the basis of the singular vectors, the
+    symmetric part of a direction is multiplied by (f(s_i) - f(s_j)) / (s_i - s_j), the antisymmetric part by
+    (f(s_i) + f(s_j)) / (s_i + s_j), and where these are 0 / 0 by their limits.
+
+    Args:
+        x: square matrices, (..., N, N), float64.
+        scalar_map: f, odd and smooth, applied to float64 tensors element by element, differentiable by autograd.
+
+    Returns:
+        (..., N, N), float64.
+
+    Raises:
+        ValueError: if x is not square or not float64.
+    """
+    if x.ndim < 2 or x.shape[-1] != x.shape[-2] or x.dtype != torch.float64:
+        raise ValueError(f"x must be square float64 matrices (..., N, N), not {x.dtype} {tuple(x.shape)}")
+    return _MapSingularValues.apply(x, scalar_map)
+
+
+class _MapSingularValues(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, scalar_map):
+        u, s, vh = torch.linalg.svd(x)
+        ctx.save_for_backward(u, s, vh)
+        ctx.scalar_map = scalar_map
+        return (u * scalar_map(s)[..., None, :]) @ vh
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        u, s, vh = ctx.saved_tensors
+        rows, columns = s[..., :, None].expand_as(u), s[..., None, :].expand_as(u)
+        symmetric = _mean_slope(ctx.scalar_map, rows, columns)
+        antisymmetric = _mean_slope(ctx.scalar_map, rows, -columns)
+        inner = u.mT @ grad @ vh.mT
+        inner = (inner + inner.mT) / 2 * symmetric + (inner - inner.mT) / 2 * antisymmetric
+        return u @ inner @ vh, None
+
+
+def _mean_slope(scalar_map: Callable, a: Tensor, b: Tensor) -> Tensor:
+    """(f(a) - f(b)) / (a - b), the mean of f' between a and b; by Gauss and Legendre's rule where they are near."""
+    distance = a - b
+    near = distance.abs() < _NEAR
+    far_slope = (scalar_map(a) - scalar_map(b)) / distance.masked_fill(near, 1.0)
+    middle = ((a + b) / 2)[..., None] + distance[..., None] * _NODES.to(a.device)
+    with torch.enable_grad():
+        middle.requires_grad_()
+        (slopes,) = torch.autograd.grad(scalar_map(middle).sum(), middle)
+    return torch.where(near, slopes @ _NODE_WEIGHTS.to(a.device), far_slope)
