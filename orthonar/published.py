@@ -103,7 +103,7 @@ class PublishedCost:
     source: str = FOLLOW_UP
 
 
-#: The follow-up's seconds a run; whether evaluations are in them it does not say.
+#: The follow-up's seconds a run, evaluations perhaps included.
 COSTS = (
     PublishedCost(80, 512, 16, "L4", 116, 730),
     PublishedCost(96, 768, 64, "A100", 594, 1522),
