@@ -199,7 +199,7 @@ def gpu_memory(call: Callable[[], object], before: int, device: str) -> int:
 def cpu_memory(case: Case, vocab_size: int, threads: int) -> int:
     """Extra peak resident memory, in bytes, of three steps in a fresh process."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.cost"])  # imported once for all of them
+    context.set_forkserver_preload(["benchmarks.steps", "orthonar.cost"])  # imported once for all of them
     with ProcessPoolExecutor(1, context) as pool:
         try:
             return pool.submit(_extra_memory, case, vocab_size, threads).result()
@@ -333,7 +333,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--vocab-size", type=int, help="of task and model; 80, on a GPU 96")
     parser.add_argument("--repeats", type=int, help="timings that count")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads")
-    parser.add_argument("--results", type=Path, help="folder of the records; results/benchmarks of the project")
+    parser.add_argument("--results", type=Path, default=cost.folder(), help="folder of the records")
     parser.add_argument("--list", action="store_true", help="print what would be measured, and stop")
     settings = parser.parse_args(arguments)
     kind = settings.device.split(":")[0]
@@ -355,7 +355,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             _ = RunConfig(seq_len=length, device=settings.device, **size)
         for steps in settings.steps_of_newton_schulz:
             filter_degree(steps)
-    except ValueError as error:
+        if not settings.list:
+            settings.results.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     return settings
 
@@ -372,7 +374,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     record = measure(settings)
     print_summary(record)
-    path = (settings.results or cost.folder()) / f"cost-{record['device']}.jsonl"
+    path = settings.results / f"cost-{record['device']}.jsonl"
     append_line(path, json.dumps(record, allow_nan=False, sort_keys=True))
     print(f"\nappended to {path}")
 
