@@ -83,7 +83,7 @@ class Case:
     def __str__(self) -> str:
         words = [self.contender or "", self.what if self.what != "step" else ""]
         if self.steps is not None:
-            words.append(f"{self.steps} {'iterations' if self.contender == 'mesanet' else 'NS steps'}")
+            words.append(f"{'iterations' if self.contender == 'mesanet' else 'NS steps'}: {self.steps}")
         return ", ".join(word for word in words if word)
 
     @property

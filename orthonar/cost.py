@@ -9,6 +9,8 @@ A pair of dense products with gradients to both factors costs three times its fo
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .model import MLSTMConfig
-from .paths import results_dir
+from .paths import project_root, results_dir
 from .published import COSTS
 from .records import Damage, read_lines
 from .tables import NOT_RUN, task_label
@@ -151,6 +153,24 @@ def step_operations(
 def folder() -> Path:
     """Where `python -m benchmarks.cost` leaves its records in this project."""
     return results_dir() / "benchmarks"
+
+
+def run_benchmark(device: str = "cpu", results: str | os.PathLike | None = None) -> None:
+    """Run `python -m benchmarks.cost` and pass on what it prints; needs the project's checkout.
+
+    Args:
+        device: "cpu" or "cuda".
+        results: folder of the records; None for `folder()`.
+    """
+    command = [sys.executable, "-m", "benchmarks.cost", "--device", device, "--results", str(results or folder())]
+    root = project_root()
+    if not (root / "benchmarks").is_dir():
+        raise FileNotFoundError("the benchmark is no part of the installed package: run this from a checkout")
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        for line in run.stdout:
+            print(line, end="", flush=True)
+    if run.returncode:
+        raise subprocess.CalledProcessError(run.returncode, command)
 
 
 def read_records(where: str | os.PathLike, damaged: list[Damage] | None = None) -> list[dict]:
