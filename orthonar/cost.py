@@ -293,6 +293,20 @@ def factors(records: Iterable[dict]) -> pd.DataFrame:
     return ratios.map(lambda ratio: "" if np.isnan(ratio) else f"{ratio:.3g}")
 
 
+def several_steps(measured: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table for whole steps at lengths that were measured with several numbers of Newton-Schulz steps."""
+    rows = measured[(measured["what"] == "step") & measured["steps"].notna()]
+    return rows[rows.groupby(["device", "length"])["steps"].transform("nunique") > 1].sort_values("steps")
+
+
+def against_newton_schulz(records: Iterable[dict]) -> pd.DataFrame:
+    """The filter's degree, operations (Gflop) and time (ms) of both forms by number of Newton-Schulz steps, as text."""
+    rows = several_steps(table(records)).astype({"steps": int})
+    index = ["device", "length", "batch", "steps"]
+    shown = rows.pivot(index=index, columns="contender", values=["degree", "gflop", "ms"])
+    return shown.dropna(axis=1, how="all").map(lambda x: "" if np.isnan(x) else f"{x:.4g}")
+
+
 def beside_published(records: Iterable[dict]) -> pd.DataFrame:
     """Seconds of a training run with the raw and the orthogonalized read, as published and as measured here.
 
@@ -305,7 +319,7 @@ def beside_published(records: Iterable[dict]) -> pd.DataFrame:
     rows = []
     for cell in COSTS:
         task = {"task": task_label(cell.vocab_size, cell.seq_len, cell.batch_size), "steps": cell.steps}
-        rows.append(task | {"source": cell.source, "device": cell.device}
+        rows.append(task | {"source": cell.short, "device": cell.device}
                     | {"baseline": cell.baseline, "orthogonalized": cell.orthogonalized})  # fmt: skip
         found = {}
         for record in records:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from .cost import several_steps
 from .tables import NOT_RUN
 
 #: Contender: (colour, marker, line, label).
@@ -74,7 +75,7 @@ def share_of_peak(measured: pd.DataFrame, axes: Sequence[Axes] | None = None) ->
         _against_length(ax, rows.assign(percent=100 * rows["share"] * rows["batch"]), "percent")
         ax.set(yscale="linear", ylim=(0, None))
 
-    return _panels(measured, draw, "operations a second (% of peak)", axes)
+    return _panels(measured, draw, "operations a second\n(% of the fastest matrix product)", axes)
 
 
 def against_newton_schulz(measured: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Figure:
@@ -90,14 +91,13 @@ def against_newton_schulz(measured: pd.DataFrame, axes: Sequence[Axes] | None = 
     """
 
     def draw(ax: Axes, rows: pd.DataFrame) -> None:
-        several = rows.dropna(subset=["steps", "ms"])
-        several = several[several.groupby("length")["steps"].transform("nunique") > 1]
+        several = several_steps(rows.dropna(subset="ms"))
         if several.empty:
             return _say_not_run(ax)
         right = ax.twinx()
         for contender in ("plain", "orthogonalized"):
             color, marker, line, label = _LOOKS[contender]
-            of = several[several["contender"] == contender].sort_values("steps")
+            of = several[several["contender"] == contender]
             look = {"color": color, "marker": marker, "linestyle": line}
             ax.plot(of["steps"], of["ms"], **look, linewidth=1.8, label=f"{label}: time")
             hollow = {"markerfacecolor": "white", "alpha": 0.75, "markersize": 7}

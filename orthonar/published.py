@@ -91,6 +91,7 @@ class PublishedCost:
         orthogonalized: seconds of a run with five Newton-Schulz steps.
         steps: training steps of a run.
         source: where it was published.
+        short: the same in two words.
     """
 
     vocab_size: int
@@ -101,6 +102,7 @@ class PublishedCost:
     orthogonalized: float
     steps: int = 2000
     source: str = FOLLOW_UP
+    short: str = "follow-up"
 
 
 #: The follow-up's seconds a run, evaluations perhaps included.

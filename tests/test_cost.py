@@ -2,13 +2,22 @@
 
 import itertools
 import math
+import subprocess
+import sys
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks import cost as command
+from benchmarks.steps import CONTENDERS
 from benchmarks.stock import StockModel
-from orthonar import MLSTMConfig, MLSTMModel, NewtonSchulzRead, RawRead, cost, mlstm_sequence
+from orthonar import MLSTMConfig, MLSTMModel, NewtonSchulzRead, RawRead, cost, cost_plots, mlstm_sequence
+from orthonar.paths import project_root
+from orthonar.published import COSTS
+
+ROOT = project_root()
 
 
 class Counted(TorchDispatchMode):
@@ -106,3 +115,143 @@ def test_operations_are_linear_in_length_but_for_the_stock_layer():
 
 def test_passes_of_the_study():
     assert cost.passes(degree_of(5)) == 49
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The whole command on tiny sizes, in its own process as users start it: folder of the records, what it printed."""
+    folder = tmp_path_factory.mktemp("cost")
+    call = [sys.executable, "-m", "benchmarks.cost", "--lengths", "16", "32", "--batch", "2", "--repeats", "2"]
+    call += ["--steps-of-newton-schulz", "1", "5", "--threads", "1", "--vocab-size", "40", "--results", str(folder)]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return folder, done.stdout
+
+
+class TestCommand:
+    def test_every_contender_is_measured(self, run):
+        [record] = cost.read_records(run[0])
+        table = cost.table([record])
+        assert set(table["left_out"]) == {""}
+        assert (table["low"] > 0).all() and (table["low"] <= table["ms"]).all() and (table["ms"] <= table["high"]).all()
+        steps = table[table["what"] == "step"]
+        assert len(steps) == 4 + 6 and set(steps["contender"]) == set(CONTENDERS)
+        assert (steps.loc[steps["steps"] != 1, "mib"] > 0).all()
+        assert set(cost.several_steps(table)["length"]) == {32}
+        assert all(len(row["seconds"]) == 2 for row in record["rows"])
+
+    def test_operations_are_those_of_the_formulas(self, run):
+        steps = cost.table(cost.read_records(run[0])).query("what == 'step' and contender == 'orthogonalized'")
+        for row in steps.itertuples():
+            wanted = cost.step_operations("orthogonalized", MLSTMConfig(40), 2, row.length - 1, int(row.degree))
+            assert row.gflop == pytest.approx(wanted / 1e9)
+
+    def test_says_what_stands_behind_the_numbers(self, run):
+        [record] = cost.read_records(run[0])
+        for text in (cost.describe(record), run[1]):
+            assert record["device_name"] in text and torch.__version__ in text and "Gflop/s" in text
+
+    def test_a_second_run_is_appended(self, run, monkeypatch, capsys):
+        [record] = cost.read_records(run[0])
+        path = run[0] / "cost-cpu.jsonl"
+        before = path.read_bytes()
+        monkeypatch.setattr(command, "measure", lambda settings: record | {"started": "2100-01-01T00:00:00+00:00"})
+        command.main(["--results", str(run[0]), "--threads", "1"])
+        assert path.read_bytes().startswith(before)
+        assert cost.newest(cost.read_records(run[0]))["cpu"]["started"].startswith("2100")
+        path.write_bytes(before)
+
+    def test_list_measures_nothing(self, tmp_path, capsys):
+        command.main(["--list", "--lengths", "64", "2048", "--threads", "1", "--results", str(tmp_path / "none")])
+        printed = capsys.readouterr().out
+        assert "length 2048, batch 2" in printed and "stock: not measured beyond length 1024" in printed
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("arguments", "named"),
+        [
+            ("--lengths 15", "seq_len"),
+            ("--lengths 64 64", "lengths"),
+            ("--device tpu", "--device"),
+            ("--device cuda:99", "device"),
+            ("--repeats 0", "repeats"),
+            ("--threads 0", "threads"),
+            ("--batch 0", "batch_size"),
+            ("--vocab-size 3", "vocab_size"),
+            ("--steps-of-newton-schulz -1", "steps"),
+            ("--results /dev/null", "/dev/null"),
+        ],
+    )
+    def test_bad_options_are_one_error_before_anything_is_measured(self, arguments, named, monkeypatch, capsys):
+        monkeypatch.setattr(command, "measure", lambda settings: pytest.fail("measured"))
+        with pytest.raises(SystemExit) as stopped:
+            command.main(arguments.split())
+        assert stopped.value.code == 2
+        assert named in capsys.readouterr().err.splitlines()[-1]
+
+    def test_what_fails_is_left_out_with_its_reason(self, monkeypatch, capsys):
+        def prepare(case, settings):
+            if case.contender == "plain":
+                raise torch.OutOfMemoryError("no\nmemory")
+            return lambda: None, None
+
+        monkeypatch.setattr(command, "prepare", prepare)
+        settings = command.parse(["--lengths", "16", "--list"])
+        rows = command.measure_group(command.cases(settings)[16], settings)
+        plain = [row for row in rows if row["contender"] == "plain"]
+        assert {row["skipped"] for row in plain} == {"OutOfMemoryError: no memory"}
+        assert all(row["seconds"] for row in rows if row not in plain)
+        assert "left out: OutOfMemoryError" in capsys.readouterr().out
+
+
+class TestRecords:
+    def test_damaged_lines_are_reported(self, run, tmp_path):
+        good = (run[0] / "cost-cpu.jsonl").read_text()
+        newer = good.replace(f'"schema": {cost.SCHEMA}', f'"schema": {cost.SCHEMA + 1}')
+        (tmp_path / "cost-cpu.jsonl").write_text("{}\n" + good + good[:100] + "\n[]\n" + newer)
+        damaged = []
+        assert len(cost.read_records(tmp_path, damaged)) == 1
+        assert [d.line for d in damaged] == [1, 3, 4, 5]
+        assert "newer" in damaged[-1].reason
+        with pytest.warns(UserWarning, match="skipped"):
+            cost.read_records(tmp_path)
+
+    def test_nothing_recorded(self, tmp_path):
+        assert cost.read_records(tmp_path / "none") == []
+        assert cost.table([]).empty and cost.summary([]).empty and cost.factors([]).empty
+        assert set(cost.beside_published([])["device"]) == {"L4", "A100", "not run yet"}
+
+    def test_beside_the_published(self, run):
+        [record] = cost.read_records(run[0])
+        published = COSTS[1]
+        seconds = {"raw": [0.25, 0.5, 0.75], "orthogonalized": [1.0, 1.0, 4.0]}
+        rows = [
+            row | {"length": published.seq_len, "batch": published.batch_size, "seconds": seconds[row["contender"]]}
+            for row in record["rows"]
+            if row["what"] == "step" and row["contender"] in seconds and row["length"] == 16
+        ]
+        settings = record["settings"] | {"vocab_size": published.vocab_size}
+        shown = cost.beside_published([record | {"rows": rows, "settings": settings}])
+        here = shown[shown["device"] == record["device_name"]].iloc[0]
+        assert (here["baseline"], here["orthogonalized"], here["ratio"]) == (1000, 2000, 2)
+
+    def test_figures_draw_what_there_is(self, run):
+        records = cost.read_records(run[0])
+        for recorded, panels in ((records, {"GPU: not run yet"}), ([], {"CPU: not run yet", "GPU: not run yet"})):
+            for draw in (
+                cost_plots.time_against_length, cost_plots.memory_against_length,
+                cost_plots.against_newton_schulz, cost_plots.share_of_peak,
+            ):  # fmt: skip
+                figure = draw(cost.table(recorded))
+                figure.draw_without_rendering()
+                assert {ax.get_title() for ax in figure.axes if "not run yet" in ax.get_title()} == panels
+                plt.close(figure)
+
+    def test_times_are_drawn_for_a_sequence_of_the_batch(self, run):
+        table = cost.table(cost.read_records(run[0]))
+        figure = cost_plots.time_against_length(table)
+        drawn = {c.get_label(): c.lines[0].get_ydata() for c in figure.axes[0].containers}
+        raw = table.query("what == 'step' and contender == 'raw'").sort_values("length")
+        assert drawn["raw, chunkwise"] == pytest.approx(raw["ms"].to_numpy() / 2)
+        plt.close(figure)
