@@ -162,6 +162,11 @@ class TestCommand:
         assert cost.newest(cost.read_records(run[0]))["cpu"]["started"].startswith("2100")
         path.write_bytes(before)
 
+    def test_started_from_a_notebook_its_failure_is_seen(self, tmp_path, capsys):
+        with pytest.raises(subprocess.CalledProcessError):
+            cost.run_benchmark("tpu", tmp_path)
+        assert "--device must be cpu or cuda" in capsys.readouterr().out
+
     def test_list_measures_nothing(self, tmp_path, capsys):
         command.main(["--list", "--lengths", "64", "2048", "--threads", "1", "--results", str(tmp_path / "none")])
         printed = capsys.readouterr().out
