@@ -78,6 +78,40 @@ class PublishedCount:
 SOLVED_AT_3E_3 = {"baseline": PublishedCount(14, 24), "orthogonalized": PublishedCount(24, 24)}
 
 
+@dataclass(frozen=True)
+class PublishedCost:
+    """How long a training run takes on some device, as published.
+
+    Args:
+        vocab_size: of the task.
+        seq_len: of the task.
+        batch_size: sequences in a training batch.
+        device: as the source names it.
+        baseline: seconds of a run with the raw read.
+        orthogonalized: seconds of a run with five Newton-Schulz steps.
+        steps: training steps of a run.
+        source: where it was published.
+        short: the same in two words.
+    """
+
+    vocab_size: int
+    seq_len: int
+    batch_size: int
+    device: str
+    baseline: float
+    orthogonalized: float
+    steps: int = 2000
+    source: str = FOLLOW_UP
+    short: str = "follow-up"
+
+
+#: The follow-up's seconds a run, evaluations perhaps included.
+COSTS = (
+    PublishedCost(80, 512, 16, "L4", 116, 730),
+    PublishedCost(96, 768, 64, "A100", 594, 1522),
+)
+
+
 def headline_cell(vocab_size: int, seq_len: int) -> PublishedCell | None:
     """The post's cell for a task, or None where the post has none."""
     return next((c for c in HEADLINE if (c.vocab_size, c.seq_len) == (vocab_size, seq_len)), None)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -157,7 +157,7 @@ def append_line(path: Path, line: str, unless: Callable[[], bool] | None = None)
 
 
 class Damage(NamedTuple):
-    """A line that is no run record."""
+    """A line that is no record."""
 
     file: str
     line: int
@@ -168,10 +168,16 @@ class Damage(NamedTuple):
 
 
 def read_records(path: str | os.PathLike, damaged: list[Damage] | None = None) -> list[RunRecord]:
-    """The records of one file, in order; damaged lines are skipped, never silently.
+    """The run records of one file, in order; arguments as of `read_lines`."""
+    return read_lines(path, RunRecord.from_json, damaged)
+
+
+def read_lines(path: str | os.PathLike, parse: Callable[[str], Any], damaged: list[Damage] | None = None) -> list:
+    """What the lines of one file say, in order; damaged lines are skipped, never silently.
 
     Args:
         path: the file; none is as good as an empty one.
+        parse: makes a record of a line; a ValueError says that it is none.
         damaged: takes the lines that are no records; None warns of each instead.
     """
     records = []
@@ -181,11 +187,11 @@ def read_records(path: str | os.PathLike, damaged: list[Damage] | None = None) -
         return records
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else [], 1):
         try:
-            records.append(RunRecord.from_json(line.decode()))
+            records.append(parse(line.decode()))
         except ValueError as error:  # UnicodeDecodeError is one
             damage = Damage(str(path), number, str(error))
             if damaged is None:
-                warnings.warn(str(damage), stacklevel=2)
+                warnings.warn(str(damage), stacklevel=3)
             else:
                 damaged.append(damage)
     return records

@@ -23,13 +23,16 @@ def median_seconds(function: Callable[[], object], repeats: int = 3, device: tor
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, not {repeats!r}")
-    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
     function()
-    seconds = []
-    for _ in range(repeats):
-        wait()
-        start = time.perf_counter()
+    return statistics.median(seconds_of(function, device) for _ in range(repeats))
+
+
+def seconds_of(function: Callable[[], object], device: torch.device | str = "cpu", calls: int = 1) -> float:
+    """Wall-clock seconds of a call, the mean of `calls` in a row; a GPU is waited for before and after them."""
+    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    for _ in range(calls):
         function()
-        wait()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    wait()
+    return (time.perf_counter() - start) / calls
