@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .chunk_filter import chunk_filter
 from .chunk_memory import chunk_reads, chunk_writes
-from .fused import can_fuse, fused_reads, fused_states
+from .fused import can_fuse, fused_reads, fused_states, obstacle
 from .gates import gate_logs, log_weights, normaliser
 
 # Chosen by measurement on CPUs. A filter multiplies with every chunk's start state some fifty times and wants it spread
@@ -36,6 +36,9 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
 
     Returns:
         h (B, NH, S, DH), c_state (B, NH, DH, DH), n_state (B, NH, DH), m_state (B, NH).
+
+    Raises:
+        ValueError: fused programs were asked for and cannot run.
     """
     # Rows are (head, batch): a layer that projects head by head has them so in memory.
     q, k, v, igate_preact, fgate_preact = (x.transpose(0, 1) for x in (q, k, v, igate_preact, fgate_preact))
@@ -47,8 +50,11 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     chunk_size = min(chunk_size, length)
     chunks = -(-length // chunk_size)
     missing = chunks * chunk_size - length
+    trial = q.device, size, chunk_size, read.precise, precision
     if fused is None:
-        fused = can_fuse(q.device, size, chunk_size, read.precise, precision)
+        fused = can_fuse(*trial)
+    elif fused and (reason := obstacle(*trial)) is not None:
+        raise ValueError(f"form: the fused programs cannot run here: {reason}")
 
     # Padding positions write nothing and keep what is there.
     logs = gate_logs(igate_preact, fgate_preact, m_initial)

@@ -19,7 +19,7 @@ from torch.nn.functional import logsigmoid
 
 from .checks import checked_integer
 from .chunkwise import chunkwise
-from .fused import PRECISIONS, obstacle
+from .fused import PRECISIONS
 from .gates import newest_max, normaliser
 from .reads import RawRead, Read, check_read
 
@@ -167,10 +167,6 @@ def _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, precisio
     check_precision(precision)
     if chunk_size is not None:
         checked_integer("chunk_size", chunk_size, 1)
-    if form == "fused":
-        reason = obstacle(q.device, q.shape[-1], chunk_size or 16, read.precise, precision)
-        if reason is not None:
-            raise ValueError(f"form: the fused programs cannot run here: {reason}")
 
 
 def check_form(form: str) -> None:

@@ -253,8 +253,8 @@ def run_with_grads(function: Callable[..., Tensor], inputs: Inputs, seed: int = 
     """The outputs of function(*inputs), and the five gradients of their inner product with a fixed random tensor."""
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     h = function(*leaves)
-    grads = torch.autograd.grad(h, leaves, _Draw(seed).normal(*h.shape).to(h.dtype))
-    return h.detach(), list(grads)
+    grads = torch.autograd.grad(h, leaves, _Draw(seed).normal(*h.shape).to(h))
+    return h.detach().cpu(), [grad.cpu() for grad in grads]
 
 
 def relative_errors(h: Tensor, grads: list[Tensor], reference: tuple[Tensor, list[Tensor]]) -> dict[str, float]:

@@ -51,7 +51,7 @@ def results(function, tensors):
     outputs = function(*tensors)
     generator = torch.Generator().manual_seed(1)
     weights = [torch.randn(y.shape, generator=generator, dtype=torch.float64) for y in outputs]
-    total = sum((y.double() * w).sum() for y, w in zip(outputs, weights, strict=True))
+    total = sum((y.double() * w.to(y.device)).sum() for y, w in zip(outputs, weights, strict=True))
     return [*outputs, *torch.autograd.grad(total, tensors)]
 
 
@@ -64,6 +64,38 @@ def test_reads(per_block):
     tensors = operands().values()
     for got, wanted in zip(results(chunk_reads, tensors), results(plain_reads, tensors), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.needs_triton
+@pytest.mark.parametrize(("dtype", "kept", "tolerance"), [
+    (torch.float64, torch.float64, 1e-12), (torch.float32, torch.float64, 1e-5), (torch.float32, torch.float32, 1e-5)
+])  # fmt: skip
+def test_fused_reads(dtype, kept, tolerance):
+    from orthonar.kernels.chunk_reads import fused_chunk_reads
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = operands(dtype)
+    exact = [value.detach().double() for value in x.values()]
+    x["c_start"] = x["c_start"].detach().to(kept)
+    mine = results(fused_chunk_reads, [value.to(device) for value in x.values()])
+    assert mine[0].dtype == kept and mine[1].dtype == torch.float64
+    for got, wanted in zip(mine, results(plain_reads, exact), strict=True):
+        assert torch.linalg.vector_norm(got.cpu() - wanted) <= tolerance * torch.linalg.vector_norm(wanted)
+
+
+@pytest.mark.needs_triton
+@pytest.mark.parametrize("size", [3, 700])
+def test_fused_states(size):
+    from orthonar.chunkwise import _Scan
+    from orthonar.kernels.states import fused_scan
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(2)
+    shapes = (3, 4), (3, 4, size), (3, size)
+    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    mine = results(fused_scan, [x.to(device) for x in tensors])
+    for got, wanted in zip(mine, results(_Scan.apply, tensors), strict=True):
+        torch.testing.assert_close(got.cpu(), wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_writes(per_block):

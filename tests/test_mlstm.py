@@ -26,15 +26,18 @@ from oracle import (
 import orthonar.chunkwise as chunkwise_module
 from orthonar import MLSTMState, NewtonSchulzRead, RawRead, mlstm_sequence
 
-READS = {"raw": RawRead(), "five_steps": NewtonSchulzRead(steps=5)}
-STEPS = {"raw": None, "five_steps": 5}
+READS = {"raw": RawRead(), "two_steps": NewtonSchulzRead(steps=2), "five_steps": NewtonSchulzRead(steps=5)}
+STEPS = {"raw": None, "two_steps": 2, "five_steps": 5}
 FORMS = ["parallel", "recurrent", "chunkwise"]
 LENGTH = 40  # two chunks and a half
 SHORT = 20  # for the recurrent form, which is slow: the pairs that straddle a chunk's end fit in
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_form = pytest.mark.parametrize("form", FORMS)
-every_read = pytest.mark.parametrize("read", READS)
+every_read = pytest.mark.parametrize("read", ["raw", "five_steps"])
+# The interpreter is slow: without a GPU the fused programs are run with fewer steps.
+GPU = torch.cuda.is_available()
+every_fused_read = pytest.mark.parametrize("read", ["raw", "five_steps" if GPU else "two_steps"])
 # Examples drawn the same way on every run: the suite must not pass on one day and fail on the next.
 examples = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -106,6 +109,49 @@ def assert_cell_accurate(inputs: Inputs, read: str, wanted, **options) -> None:
 @every_read
 def test_float32_is_accurate(read, family):
     assert_cell_accurate(inputs_of(family, LENGTH), read, reference(family, LENGTH, read))
+
+
+def fused(read: str, **options):
+    """The cell in its fused form on a GPU or, interpreted, on the CPU."""
+    return lambda *x: cell(read, "fused", **options)(*(y.to("cuda" if GPU else "cpu") for y in x))
+
+
+@pytest.mark.needs_triton
+@every_family
+@every_fused_read
+def test_fused_form_is_accurate(read, family):
+    inputs = hostile_inputs(family, length=LENGTH, heads=1, size=5)
+    plain = cell(read, "parallel")
+    assert_accurate(fused(read), plain, inputs, run_with_grads(plain, inputs))
+
+
+@pytest.mark.needs_triton
+@pytest.mark.parametrize(("length", "size", "chunk_size"), [(1, 5, None), (21, 3, 4), (20, 17, 20), (18, 48, 16)])
+@pytest.mark.parametrize("read", ["raw", "five_steps"])
+def test_fused_form_at_odd_sizes(read, length, size, chunk_size):
+    inputs = hostile_inputs("random", length=length, heads=1, size=size)
+    plain = cell(read, "parallel")
+    assert_accurate(fused(read, chunk_size=chunk_size), plain, inputs, run_with_grads(plain, inputs))
+
+
+@pytest.mark.needs_triton
+@every_fused_read
+def test_fused_form_in_float64(read):
+    inputs = hostile_inputs("random", length=10, heads=2, size=3)
+    got = run_with_grads(fused(read, chunk_size=4), inputs)
+    assert max(relative_errors(*got, run_with_grads(cell(read, "parallel"), inputs)).values()) <= 1e-9
+
+
+@pytest.mark.needs_triton
+@every_fused_read
+def test_fused_form_takes_over_states(read):
+    inputs, state = hostile_inputs("random", length=9, size=5), random_state(size=5)
+    options = {"initial_state": state, "return_state": True}
+    wanted = cell(read, "parallel", **options)(*inputs)
+    moved = {"initial_state": MLSTMState(*(x.to("cuda" if GPU else "cpu") for x in state)), "return_state": True}
+    got = fused(read, chunk_size=4, **moved)(*inputs)
+    for mine, theirs in zip((got[0], *got[1]), (wanted[0], *wanted[1]), strict=True):
+        torch.testing.assert_close(mine.cpu(), theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("family", ["random", "one_write", "opposite_every_pair_random", "fgate_+50"])
