@@ -30,7 +30,10 @@ SCHEMA = 1
 SOLVED_AT = 0.8
 
 #: Settings that say where a run was computed, not what: they are recorded, but do not tell runs apart.
-_NOT_IDENTIFYING = ("device",)
+_NOT_IDENTIFYING = ("device", "engine")
+#: Settings that older records do not have, with the value that was theirs: a setting at this value does not tell runs
+#: apart, so that those records are still found.
+_IMPLIED = {"precision": "float32"}
 
 
 @dataclass(frozen=True)
@@ -121,10 +124,18 @@ class RunRecord:
         append_line(Path(path), self.to_json())
 
 
+def telling_settings(settings: dict) -> dict:
+    """The settings that tell runs apart: not where it was computed, nor what older records do not have but imply."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in _NOT_IDENTIFYING and not (name in _IMPLIED and value == _IMPLIED[name])
+    }
+
+
 def identity(settings: dict) -> str:
-    """A short hash of the settings that tell runs apart: all of them but the device."""
-    telling = {name: value for name, value in settings.items() if name not in _NOT_IDENTIFYING}
-    return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:16]
+    """A short hash of the settings that tell runs apart."""
+    return hashlib.sha256(json.dumps(telling_settings(settings), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def append_line(path: Path, line: str, unless: Callable[[], bool] | None = None) -> bool:

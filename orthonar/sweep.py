@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from . import paths
 from .presets import PRESETS, Study
-from .records import RunRecord, RunStore, revision
-from .train import RunConfig, train
+from .records import RunRecord, RunStore, revision, telling_settings
+from .train import RunConfig, train_together
 
 #: How often a run may be taken down with its worker before it is given up.
 _LIVES = 3
@@ -65,7 +65,7 @@ def estimate(config: RunConfig, records: list[RunRecord]) -> float | None:
     """
 
     def kind(settings: dict) -> tuple:
-        return tuple(sorted((k, str(v)) for k, v in settings.items() if k not in ("seed", "lr", "device")))
+        return tuple(sorted((k, str(v)) for k, v in telling_settings(settings).items() if k not in ("seed", "lr")))
 
     def tokens(settings: dict) -> int:
         return settings["steps"] * settings["batch_size"] * settings["seq_len"]
@@ -89,7 +89,8 @@ class Sweep:
         name: the file, without .jsonl, that records go to.
         store: where records are looked for and added.
         make_executor: makes the executor, a `concurrent.futures.Executor`; called again if its workers die.
-        slots: runs in progress at a time.
+        slots: tasks in progress at a time.
+        together: runs that a task trains side by side, see `orthonar.train.train_together`.
         device: device that each run is asked to use.
         time_budget: seconds after which nothing runs any more; None for no end.
         say: takes lines of text about what happens.
@@ -105,17 +106,21 @@ class Sweep:
         device: str = "cpu",
         time_budget: float | None = None,
         say: Callable[[str], None] = print,
+        together: int = 1,
     ):
         if time_budget is not None and not time_budget > 0:
             raise ValueError(f"time_budget must be positive, in seconds, not {time_budget!r}")
         if slots < 1:
             raise ValueError(f"slots must be at least 1, not {slots!r}")
+        if together < 1:
+            raise ValueError(f"together must be at least 1, not {together!r}")
         self.study, self.name, self.store, self.slots, self.device, self.say = study, name, store, slots, device, say
-        self.make_executor = make_executor
+        self.make_executor, self.together = make_executor, together
         self.deadline = None if time_budget is None else time.monotonic() + time_budget
         self.progress = Progress()
         self._deaths: Counter[str] = Counter()
-        self._running: dict[cf.Future, RunConfig] = {}
+        self._alone: set[str] = set()  # runs that go by themselves, since company of theirs failed
+        self._running: dict[cf.Future, list[RunConfig]] = {}
         self._executor: cf.Executor | None = None
 
     def missing(self) -> list[RunConfig]:
@@ -144,69 +149,86 @@ class Sweep:
 
     def _loop(self, missing: list[RunConfig]) -> None:
         while True:
-            running = {c.identity for c in self._running.values()}
-            for config in [c for c in missing if c.identity not in running]:
+            running = {c.identity for group in self._running.values() for c in group}
+            for group in self._groups([c for c in missing if c.identity not in running]):
                 if len(self._running) >= self.slots:
                     break
-                if self._fits(config):
-                    self._start(config)
+                if self._fits(group):
+                    self._start(group)
                 else:
                     self.progress.out_of_time = True
-            self._bar.set_postfix(running=len(self._running), refresh=True)
+            self._bar.set_postfix(running=sum(map(len, self._running.values())), refresh=True)
             if not self._running:
                 return
             wait = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
             finished, _ = cf.wait(self._running, timeout=wait, return_when=cf.FIRST_COMPLETED)
             if not finished:
                 self.progress.out_of_time = True
-                for config in self._running.values():
+                for config in (c for group in self._running.values() for c in group):
                     self.say(f"out of time, not finished: {describe(config)}")
                 return
             for future in finished:
                 self._finish(future, self._running.pop(future))
             missing = self.missing()
 
-    def _fits(self, config: RunConfig) -> bool:
+    def _groups(self, missing: list[RunConfig]) -> list[list[RunConfig]]:
+        """The missing runs in order, as many together as are to go side by side."""
+        alone = [c for c in missing if c.identity in self._alone]
+        others = [c for c in missing if c.identity not in self._alone]
+        size = self.together
+        return [[c] for c in alone] + [others[i : i + size] for i in range(0, len(others), size)]
+
+    def _fits(self, group: list[RunConfig]) -> bool:
         if self.deadline is None:
             return True
         left = self.deadline - time.monotonic()
         # What this sweep itself has run is the best guide: same machine, same company.
-        seconds = estimate(config, self.progress.done) or estimate(config, self._records_here())
-        return left > 0 and (seconds is None or _MARGIN * seconds < left)
+        here = self._records_here()
+        estimates = (estimate(config, self.progress.done) or estimate(config, here) for config in group)
+        return left > 0 and all(seconds is None or _MARGIN * seconds < left for seconds in estimates)
 
     def _records_here(self) -> list[RunRecord]:
         here = torch.device(self.device).type
         return [r for r in self.recorded.values() if torch.device(r.settings["device"]).type == here]
 
-    def _start(self, config: RunConfig) -> None:
+    def _start(self, group: list[RunConfig]) -> None:
         if self._executor is None:
             self._executor = self.make_executor()
         try:
-            self._running[self._executor.submit(train, config)] = config
+            self._running[self._executor.submit(train_together, group)] = group
         except (BrokenProcessPool, RuntimeError):  # it broke between two looks at it
             self._stop()
             self._executor = self.make_executor()
-            self._running[self._executor.submit(train, config)] = config
+            self._running[self._executor.submit(train_together, group)] = group
 
-    def _finish(self, future: cf.Future, config: RunConfig) -> None:
+    def _finish(self, future: cf.Future, group: list[RunConfig]) -> None:
         try:
-            record = future.result()
+            records = future.result()
         except (cf.BrokenExecutor, cf.CancelledError) as error:
             # The whole pool is gone: all that was in progress starts again, at most _LIVES times.
-            self._deaths[config.identity] += 1
-            if self._deaths[config.identity] >= _LIVES:
-                self._fail(config, f"its worker died {_LIVES} times ({type(error).__name__})")
-            else:
-                self.say(f"a worker died, started again: {describe(config)}")
+            for config in group:
+                self._deaths[config.identity] += 1
+                if self._deaths[config.identity] >= _LIVES:
+                    self._fail(config, f"its worker died {_LIVES} times ({type(error).__name__})")
+                else:
+                    self.say(f"a worker died, started again: {describe(config)}")
             self._drop_executor()
         except Exception as error:
-            self._fail(config, f"{type(error).__name__}: {error}")
+            if len(group) == 1:
+                self._fail(group[0], f"{type(error).__name__}: {error}")
+            else:
+                self._alone |= {c.identity for c in group}
+                self.say(f"{len(group)} runs failed together, each is tried alone: {type(error).__name__}: {error}")
         else:
-            if self.store.add(record, self.name):
-                self.progress.done.append(record)
-            accuracy = "loss not finite" if record.accuracy is None else f"accuracy {100 * record.accuracy:.1f} %"
-            self._bar.update()
-            self.say(f"{describe(config)}: {accuracy}, {record.outcome} ({record.wall_seconds:.0f} s)")
+            for config, record in zip(group, records, strict=True):
+                self._record(config, record)
+
+    def _record(self, config: RunConfig, record: RunRecord) -> None:
+        if self.store.add(record, self.name):
+            self.progress.done.append(record)
+        accuracy = "loss not finite" if record.accuracy is None else f"accuracy {100 * record.accuracy:.1f} %"
+        self._bar.update()
+        self.say(f"{describe(config)}: {accuracy}, {record.outcome} ({record.wall_seconds:.0f} s)")
 
     def _fail(self, config: RunConfig, reason: str) -> None:
         self.progress.failed[config.identity] = f"{describe(config)}: {reason}"
@@ -231,7 +253,7 @@ class Sweep:
 
 
 def local_executor(workers: int, device: str = "cpu") -> cf.ProcessPoolExecutor:
-    """Processes on this machine: on CPUs each computes with one thread, on GPUs each has one of them to itself."""
+    """Processes on this machine: on CPUs each computes with one thread, GPUs are dealt out to them in turns."""
     context = multiprocessing.get_context("spawn")
     numbers = context.Queue()
     for number in range(workers):
@@ -242,7 +264,7 @@ def local_executor(workers: int, device: str = "cpu") -> cf.ProcessPoolExecutor:
 def _begin_worker(numbers, device: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     if torch.device(device).type == "cuda" and torch.device(device).index is None:
-        torch.cuda.set_device(numbers.get())
+        torch.cuda.set_device(numbers.get() % torch.cuda.device_count())
     else:
         torch.set_num_threads(1)
     revision()  # of the code as it was loaded, whatever becomes of the files while this process works
@@ -297,6 +319,7 @@ def run_preset(
     results: str | os.PathLike | None = None,
     device: str = "cpu",
     workers: int | None = None,
+    together: int = 1,
     dask: str | None = None,
     time_budget: float | None = None,
     say: Callable[[str], None] = print,
@@ -308,7 +331,8 @@ def run_preset(
         scale: its scale, see `find_study`.
         results: folder of the records; None for `orthonar.paths.results_dir()`.
         device: "cpu", "cuda" (every GPU) or "cuda:0".
-        workers: runs at a time; None for one a GPU or CPU core, or what the cluster has.
+        workers: processes; None for one a GPU or CPU core, or what the cluster has.
+        together: runs that each trains side by side; more than 1 is for GPUs that one run does not fill.
         dask: address of a Dask scheduler; None runs in processes of this machine.
         time_budget: seconds after which nothing runs any more; None for no end.
         say: takes lines of text about what happens.
@@ -320,6 +344,8 @@ def run_preset(
     RunConfig(device=device)
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers!r}")
+    if together < 1:
+        raise ValueError(f"together must be at least 1, not {together!r}")
     if dask:
         from .cluster import dask_executor
 
@@ -331,7 +357,7 @@ def run_preset(
             return local_executor(slots, device)
 
     store = RunStore(results or paths.results_dir())
-    return Sweep(study, name, store, make_executor, workers or slots, device, time_budget, say).run()
+    return Sweep(study, name, store, make_executor, workers or slots, device, time_budget, say, together).run()
 
 
 def print_list(study: Study, store: RunStore) -> None:
@@ -362,7 +388,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu (the default), cuda (every GPU) or cuda:0")
     parser.add_argument("--time-budget", type=float, metavar="SECONDS", help="stop within this time")
     parser.add_argument("--results", type=Path, metavar="DIR", help="folder of the records; default: results/")
-    parser.add_argument("--workers", type=int, help="runs at a time; default: one a GPU or CPU core")
+    parser.add_argument("--workers", type=int, help="processes; default: one a GPU or CPU core")
+    parser.add_argument("--together", type=int, default=1, help="runs that each trains side by side, for large GPUs")
     parser.add_argument("--dask", metavar="ADDRESS", help="run on a Dask cluster; needs orthonar[cluster]")
     parser.add_argument("--list", action="store_true", help="show the runs and run nothing")
     args = parser.parse_args(argv)
@@ -370,7 +397,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.list:
             print_list(find_study(args.preset, args.scale)[1], RunStore(args.results or paths.results_dir()))
             return 0
-        options = {"device": args.device, "workers": args.workers, "dask": args.dask, "time_budget": args.time_budget}
+        options = {"device": args.device, "workers": args.workers, "together": args.together, "dask": args.dask}
+        options["time_budget"] = args.time_budget
         progress = run_preset(args.preset, args.scale, results=args.results, say=_line, **options)
     except (ValueError, ImportError, OSError) as error:
         print(f"nothing was run: {error}", file=sys.stderr)

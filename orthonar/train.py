@@ -6,11 +6,10 @@ import functools
 import inspect
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -20,6 +19,7 @@ from .data import NoisyRecall
 from .model import MLSTMConfig, MLSTMModel
 from .reads import RawRead, Read, read_from_settings, read_settings
 from .records import SOLVED_AT, Evaluation, RunRecord, device_name, identity, revision, versions
+from .training_step import make_training_step
 
 
 def _unknown_settings_are_value_errors(kind: type) -> type:
@@ -65,7 +65,10 @@ class RunConfig:
         eval_batches: batches in the validation set.
         seed: of the initial weights, the training data and, plus 10,000, the validation set.
         form: form of the cell, see `orthonar.mlstm_sequence`.
+        precision: of the products in the fused programs, see `orthonar.mlstm_sequence`.
         device: where to run, such as "cpu" or "cuda".
+        engine: "eager" (operator by operator), "graph" (a captured CUDA graph, replayed) or "auto", which takes a graph
+            on CUDA devices.
 
     Raises:
         ValueError: naming the setting that is unknown or impossible.
@@ -91,7 +94,9 @@ class RunConfig:
     eval_batches: int = 16
     seed: int = 0
     form: str = "chunkwise"
+    precision: str = "float32"
     device: str = "cpu"
+    engine: str = "auto"
 
     def __post_init__(self):
         for name, least in (("steps", 1), ("batch_size", 1), ("eval_every", 1), ("eval_batches", 1), ("seed", 0)):
@@ -108,6 +113,10 @@ class RunConfig:
         # These two check the settings of the task and of the model.
         _ = self.task, self.model
         _check_device(self.device)
+        if self.engine not in ("auto", "eager", "graph"):
+            raise ValueError(f"engine must be 'auto', 'eager' or 'graph', not {self.engine!r}")
+        if self.engine == "graph" and torch.device(self.device).type != "cuda":
+            raise ValueError(f"engine: 'graph' needs a CUDA device, not {self.device!r}")
 
     @property
     def task(self) -> NoisyRecall:
@@ -119,7 +128,7 @@ class RunConfig:
         """The model that these settings describe."""
         return MLSTMConfig(
             vocab_size=self.vocab_size, embedding_dim=self.embedding_dim, num_heads=self.num_heads,
-            read=self.read, form=self.form,
+            read=self.read, form=self.form, precision=self.precision,
         )  # fmt: skip
 
     def settings(self) -> dict:
@@ -152,65 +161,99 @@ def train(config: RunConfig, on_evaluation: Callable[[Evaluation], None] | None 
     Returns:
         RunRecord; the same for the same settings on the same processor, its times aside.
     """
-    device = torch.device(config.device)
+    return train_together([config], None if on_evaluation is None else lambda _, line: on_evaluation(line))[0]
+
+
+def train_together(
+    configs: Sequence[RunConfig], on_evaluation: Callable[[RunConfig, Evaluation], None] | None = None
+) -> list[RunRecord]:
+    """Train several models in turns, a step each, and return their run records.
+
+    Every run comes out as if it were alone. On a GPU each has a stream and a graph of its own: what one model leaves
+    idle of the device, the others use. Their records' times are those of the company, and their device says so.
+
+    Args:
+        configs: the settings, all on one device.
+        on_evaluation: called with a run's settings and each line of its trace as soon as it is known.
+
+    Returns:
+        Their records, in order.
+    """
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    model, trace, wall_seconds = fit(config, device, on_evaluation)
-    final = trace[-1].accuracy
-    return RunRecord(
-        settings=config.settings(),
-        trace=trace,
-        outcome="diverged" if final is None else "solved" if final >= SOLVED_AT else "plateau",
-        wall_seconds=round(wall_seconds, 3),
-        device=device_name(device),
-        versions=versions(),
-        revision=revision(),
-        started=started,
-    )
+    runs = fit_together(configs, on_evaluation)
+    company = f", {len(configs)} runs at once" if len(configs) > 1 else ""
+    records = []
+    for run in runs:
+        final = run.trace[-1].accuracy
+        record = RunRecord(
+            settings=run.config.settings(),
+            trace=run.trace,
+            outcome="diverged" if final is None else "solved" if final >= SOLVED_AT else "plateau",
+            wall_seconds=round(run.seconds, 3),
+            device=device_name(torch.device(run.config.device)) + company,
+            versions=versions(),
+            revision=revision(),
+            started=started,
+        )
+        records.append(record)
+    return records
 
 
-def fit(config: RunConfig, device: torch.device, on_evaluation=None) -> tuple[MLSTMModel, list[Evaluation], float]:
-    """Train one model and return it with its trace and the wall seconds; `train` is this with a record of it."""
-    task = config.task
-    model = MLSTMModel(config.model, generator=_generator(config.seed, "weights")).to(device)
-    batches = _generator(config.seed, "batches", device)
-    validation = task.validation_set(config.seed, config.eval_batches, config.batch_size, device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_rate, config))
+class Run:
+    """One run on its way: a model in training and its trace so far.
 
+    Args:
+        config: the settings.
+        on_evaluation: called with the settings and each line of the trace.
+    """
+
+    def __init__(self, config: RunConfig, on_evaluation: Callable[[RunConfig, Evaluation], None] | None = None):
+        self.config, self._on_evaluation = config, on_evaluation
+        device = torch.device(config.device)
+        self._step = make_training_step(config, device)
+        self._validation = config.task.validation_set(config.seed, config.eval_batches, config.batch_size, device)
+        self.trace: list[Evaluation] = []
+        self.seconds = 0.0
+        self.finished = False
+        self._since = 0
+
+    @property
+    def model(self) -> MLSTMModel:
+        """The model, in whatever state it is."""
+        return self._step.model
+
+    def advance(self, begin: float) -> None:
+        """Take one step, and evaluate if it is time; begin is the clock's time at which training began."""
+        self._step.take()
+        step = self._step.taken
+        if step % self.config.eval_every == 0 or step == self.config.steps:
+            with self._step.on_its_stream():
+                self._evaluate(step, begin)
+
+    def _evaluate(self, step: int, begin: float) -> None:
+        train_loss = self._step.total.item() / (step - self._since)
+        accuracy, loss = evaluate(self.model, self._validation)
+        finite = math.isfinite(train_loss) and math.isfinite(loss)
+        self.seconds = time.perf_counter() - begin
+        numbers = (accuracy, loss, train_loss) if finite else (None, None, None)
+        self.trace.append(Evaluation(step, *numbers, round(self.seconds, 3)))
+        if self._on_evaluation is not None:
+            self._on_evaluation(self.config, self.trace[-1])
+        self.finished = step == self.config.steps or not finite
+        self._step.total.zero_()
+        self._since = step
+
+
+def fit_together(configs: Sequence[RunConfig], on_evaluation=None) -> list[Run]:
+    """Train several models in turns; `train_together` is this with records of it."""
+    runs = [Run(config, on_evaluation) for config in configs]
     begin = time.perf_counter()
-    trace: list[Evaluation] = []
-    total = torch.zeros((), device=device)
-    since = 0
-    for step in range(1, config.steps + 1):
-        tokens, targets = task.sample(config.batch_size, batches, device)
-        loss = cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-        optimizer.step()
-        schedule.step()
-        # Summed on the device: nothing waits for the host between evaluations.
-        total += loss.detach()
-        if step % config.eval_every == 0 or step == config.steps:
-            train_loss = total.item() / (step - since)
-            accuracy, loss_there = evaluate(model, validation)
-            finite = math.isfinite(train_loss) and math.isfinite(loss_there)
-            seconds = round(time.perf_counter() - begin, 3)
-            numbers = (accuracy, loss_there, train_loss) if finite else (None, None, None)
-            trace.append(Evaluation(step, *numbers, seconds))
-            if on_evaluation is not None:
-                on_evaluation(trace[-1])
-            if not finite:
-                break
-            total.zero_()
-            since = step
-    return model, trace, time.perf_counter() - begin
+    going = runs
+    while going:
+        for run in going:
+            run.advance(begin)
+        going = [run for run in going if not run.finished]
+    return runs
 
 
 @torch.no_grad()
@@ -232,17 +275,6 @@ def evaluate(model: MLSTMModel, batches: list[tuple[Tensor, Tensor]]) -> tuple[f
         loss = loss + cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").double()
         scored = scored + here.sum()
     return (right / scored).item(), (loss / scored).item()
-
-
-def _rate(config: RunConfig, step: int) -> float:
-    """Learning rate of a step (from 0), over the peak."""
-    return 1.0 if config.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / config.steps))
-
-
-def _generator(seed: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator for one use of a run's seed, unrelated to those of the other uses."""
-    entropy = np.random.SeedSequence([seed, *stream.encode()]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(entropy) >> 1)
 
 
 def _check_device(name: str) -> None:

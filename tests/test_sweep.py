@@ -26,11 +26,11 @@ class Inline(cf.Executor):
     def __init__(self, work=record_of):
         self.work, self.seen = work, []
 
-    def submit(self, _, config):
-        self.seen.append(config)
+    def submit(self, _, group):
+        self.seen += group
         future = cf.Future()
         try:
-            future.set_result(self.work(config))
+            future.set_result([self.work(config) for config in group])
         except Exception as error:
             future.set_exception(error)
         return future
@@ -119,6 +119,40 @@ def test_everything_runs_once_and_is_found_again(tmp_path):
     assert len((tmp_path / "tiny.jsonl").read_text().splitlines()) == 28
     progress, seen, _ = sweep(RunStore(tmp_path))
     assert (seen, progress.done) == ([], [])
+
+
+def test_runs_go_in_groups(tmp_path):
+    class Grouped(Inline):
+        sizes = []
+
+        def submit(self, work, group):
+            self.sizes.append(len(group))
+            return super().submit(work, group)
+
+    progress, seen, _ = sweep(RunStore(tmp_path), Grouped(), together=3)
+    assert len(progress.done) == len({c.identity for c in seen}) == 28
+    assert Grouped.sizes == [3] * 9 + [1]
+
+
+def test_company_of_a_run_that_fails_is_tried_alone(tmp_path):
+    bad = TINY.runs([])[1]
+
+    def work(config):
+        if config == bad:
+            raise RuntimeError("no memory left")
+        return record_of(config)
+
+    progress, _, said = sweep(RunStore(tmp_path), Inline(work), together=4)
+    assert list(progress.failed) == [bad.identity]
+    # Its cell's rate cannot be chosen: 3 seeds of one cell are not known to be missing.
+    assert len(progress.done) == 28 - 1 - 3
+    assert any("4 runs failed together" in line for line in said)
+
+
+def test_impossible_numbers_of_runs(tmp_path):
+    for name in ("slots", "together"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+            sweep(RunStore(tmp_path), **{name: 0})
 
 
 def test_a_run_recorded_in_another_file_is_found(tmp_path):

@@ -7,8 +7,16 @@ import torch
 
 from orthonar import NewtonSchulzRead, RawRead, RunConfig, evaluate, train
 from orthonar.model import MLSTMModel
-from orthonar.records import RunRecord
-from orthonar.train import _generator, _rate, fit
+from orthonar.records import RunRecord, identity
+from orthonar.train import fit_together, train_together
+from orthonar.training_step import (
+    GraphStep,
+    ScheduledOnDevice,
+    TrainingStep,
+    generator,
+    make_training_step,
+    relative_rate,
+)
 
 TINY = {
     "vocab_size": 12,
@@ -68,9 +76,9 @@ def test_reads_start_from_the_same_weights_and_see_the_same_batches(monkeypatch)
 def test_the_recipe_by_hand():
     """Two steps written out with plain PyTorch give the same weights."""
     config = RunConfig(**TINY | {"steps": 2, "lr": 0.01, "grad_clip": 0.5})
-    model, _, _ = fit(config, torch.device("cpu"))
-    twin = MLSTMModel(config.model, generator=_generator(0, "weights"))
-    batches = _generator(0, "batches")
+    model = fit_together([config])[0].model
+    twin = MLSTMModel(config.model, generator=generator(0, "weights"))
+    batches = generator(0, "batches")
     optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, betas=(0.9, 0.999), weight_decay=0.01)
     for step in range(2):
         for group in optimizer.param_groups:
@@ -91,10 +99,10 @@ def test_the_recipe_by_hand():
 
 def test_the_learning_rate_falls_to_nothing_or_stays():
     config = RunConfig(**TINY)
-    assert _rate(config, 0) == 1
-    assert _rate(config, 3) == pytest.approx(0.5)
-    assert 0 < _rate(config, 5) < 0.1
-    assert {_rate(RunConfig(**TINY, schedule="constant"), step) for step in range(6)} == {1.0}
+    assert relative_rate(config, 0) == 1
+    assert relative_rate(config, 3) == pytest.approx(0.5)
+    assert 0 < relative_rate(config, 5) < 0.1
+    assert {relative_rate(RunConfig(**TINY, schedule="constant"), step) for step in range(6)} == {1.0}
 
 
 def test_accuracy_counts_scored_positions_alone():
@@ -189,3 +197,61 @@ def test_a_run_learns():
     """On one key and one value, all that can be known is known soon."""
     record = train(RunConfig(**TINY | {"vocab_size": 6, "steps": 40, "lr": 0.03, "eval_every": 40}))
     assert record.outcome == "solved"
+
+
+# Engines and company
+
+
+def losses(step: TrainingStep, steps: int) -> list[float]:
+    """The loss of every step."""
+    found = []
+    for _ in range(steps):
+        step.total.zero_()
+        step.take()
+        found.append(step.total.item())
+    return found
+
+
+@pytest.mark.parametrize("read", [RawRead(), NewtonSchulzRead()], ids=["raw", "orthogonalized"])
+def test_the_schedule_on_the_device_changes_no_loss(read):
+    config = RunConfig(read=read, **TINY | {"steps": 50, "lr": 0.01})
+    eager, scheduled = (losses(kind(config, torch.device("cpu")), 50) for kind in (TrainingStep, ScheduledOnDevice))
+    assert scheduled == pytest.approx(eager, rel=1e-5)
+    assert eager[0] != eager[-1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("read", [RawRead(), NewtonSchulzRead()], ids=["raw", "orthogonalized"])
+def test_the_graph_changes_no_loss(read):
+    config = RunConfig(read=read, **TINY | {"steps": 50, "lr": 0.01}, device="cuda")
+    device = torch.device("cuda")
+    eager, graph = (losses(kind(config, device), 50) for kind in (TrainingStep, GraphStep))
+    assert graph == pytest.approx(eager, rel=1e-5)
+
+
+def test_engines_are_chosen_by_device():
+    assert type(make_training_step(RunConfig(**TINY), torch.device("cpu"))) is TrainingStep
+    with pytest.raises(ValueError, match="engine: 'graph' needs a CUDA device, not 'cpu'"):
+        RunConfig(**TINY, engine="graph")
+    with pytest.raises(ValueError, match="engine must be 'auto', 'eager' or 'graph', not 'fast'"):
+        RunConfig(**TINY, engine="fast")
+
+
+def test_runs_side_by_side_come_out_as_alone():
+    configs = [RunConfig(seed=seed, **TINY | {"steps": steps}) for seed, steps in ((0, 6), (1, 4), (2, 6))]
+    seen = []
+    together = train_together(configs, lambda config, line: seen.append((config.seed, line.step)))
+    for config, record in zip(configs, together, strict=True):
+        alone = train(config)
+        assert without_times(record) == without_times(alone)
+        assert record.device == alone.device + ", 3 runs at once"
+    assert seen == [(0, 4), (1, 4), (2, 4), (0, 6), (2, 6)]
+
+
+def test_where_a_run_is_computed_does_not_tell_it_apart():
+    config = RunConfig(**TINY)
+    assert RunConfig(**TINY, engine="eager").identity == config.identity
+    assert RunConfig(**TINY, precision="tf32").identity != config.identity
+    older = {name: value for name, value in config.settings().items() if name not in ("engine", "precision")}
+    assert RunConfig.from_settings(older) == config
+    assert identity(older) == config.identity
