@@ -78,7 +78,7 @@ def compile_program(module: str, program: str, state: str, capability: int, leng
     function = getattr(_MODULES[module], program)
     precision = "ieee" if capability < 80 else "tf32x3"
     sizes = {"L": length, "D": size, "LP": padded(length), "DP": padded(size)}
-    constants = sizes | {"PRECISION": precision, "KEEP": True, "PIECE": 512}
+    constants = sizes | {"PRECISION": precision, "KEEP": True, "PIECE": 512, "WIDE": capability >= 80}
     names = function.arg_names
     signature = {a: "constexpr" if a in constants else _type_of(a, module, program, state) for a in names}
     values = {(names.index(a),): value for a, value in constants.items() if a in names}

@@ -250,6 +250,10 @@ class MLSTMModel(nn.Module):
         logits, state = self._advance(token[:, None], "recurrent", state)
         return logits[:, 0], state
 
+    def state_after(self, tokens: Tensor) -> LayerState:
+        """What the model carries on from tokens (B, S), to `step` or to be looked at."""
+        return self._advance(tokens, self.config.form, None)[1]
+
     def _advance(self, tokens: Tensor, form: str, state: LayerState | None) -> tuple[Tensor, LayerState]:
         x = self.embedding(tokens)
         y, state = self.layer(self.norm(x), form, state)

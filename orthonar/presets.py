@@ -4,14 +4,43 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from .reads import NewtonSchulzRead, RawRead, Read
+from .composites import BlendRead, StraightThroughRead
+from .filters import MuonRead, PolarRead, RidgeRead
+from .mesa import MesaRead
+from .reads import NewtonSchulzRead, RawRead
 from .records import RunRecord
 from .train import RunConfig
 
 #: The post's four learning rates.
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
-#: The two sides of the post's comparison, by the names that its readers know.
-SIDES: Mapping[str, Read] = MappingProxyType({"baseline": RawRead(), "orthogonalized": NewtonSchulzRead(steps=5)})
+#: The two sides of the post's comparison, by the names that its readers know, each with its settings.
+SIDES: Mapping[str, Mapping] = MappingProxyType(
+    {"baseline": {"read": RawRead()}, "orthogonalized": {"read": NewtonSchulzRead(steps=5)}}
+)
+
+
+#: What in the read does the work: the follow-up's elimination and dose response, and more reads, by the names of its
+#: table where it has them.
+VARIANTS: Mapping[str, Mapping] = MappingProxyType(
+    {
+        "baseline": {"read": RawRead()},
+        "ns5": {"read": NewtonSchulzRead(steps=5)},
+        "ns0_normalise_only": {"read": NewtonSchulzRead(steps=0)},
+        "ns1": {"read": NewtonSchulzRead(steps=1)},
+        "ns3": {"read": NewtonSchulzRead(steps=3)},
+        "straight_through_forward_only": {"read": StraightThroughRead(NewtonSchulzRead(), RawRead())},
+        "straight_through_backward_only": {"read": StraightThroughRead(RawRead(), NewtonSchulzRead())},
+        "frozen_random_keys": {"read": RawRead(), "frozen_keys": True},
+        "qk_lr_x4": {"read": RawRead(), "qk_lr_factor": 4.0},
+        "rls_read": {"read": MesaRead()},
+        "blend_half": {"read": BlendRead(0.5)},
+        "ns2": {"read": NewtonSchulzRead(steps=2)},
+        "ridge": {"read": RidgeRead()},
+        "polar": {"read": PolarRead()},
+        "ns8": {"read": NewtonSchulzRead(steps=8)},
+        "muon3": {"read": MuonRead(steps=3)},
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +57,7 @@ class Study:
         rates: learning rates to choose from.
         rate_seeds: seeds that the rate is chosen on.
         seeds: seeds run at the chosen rate; none where the rates themselves are the result.
-        sides: reads to compare, by the names readers know.
+        sides: what is compared, settings of `RunConfig` by the names readers know.
     """
 
     scale: str
@@ -37,7 +66,7 @@ class Study:
     rates: tuple[float, ...] = RATES
     rate_seeds: tuple[int, ...] = (100, 101)
     seeds: tuple[int, ...] = tuple(range(24))
-    sides: Mapping[str, Read] = field(default_factory=lambda: SIDES)
+    sides: Mapping[str, Mapping] = field(default_factory=lambda: SIDES)
 
     def cells(self) -> list[tuple[Mapping, str]]:
         """Every task with every side, in order."""
@@ -45,7 +74,7 @@ class Study:
 
     def run(self, task: Mapping, side: str, lr: float, seed: int, device: str = "cpu") -> RunConfig:
         """One run's settings."""
-        return RunConfig(**self.settings | task, read=self.sides[side], lr=lr, seed=seed, device=device)
+        return RunConfig(**{**self.settings, **task, **self.sides[side]}, lr=lr, seed=seed, device=device)
 
     def rate_runs(self, task: Mapping, side: str, device: str = "cpu") -> list[RunConfig]:
         """The runs that a cell's learning rate is chosen by."""
@@ -106,6 +135,7 @@ _REPLICATION = MappingProxyType({"batch_size": 16})
 # would leave chance with it.
 _POCKET_TASKS = (_task(28, 96), _task(30, 96), _task(32, 96))
 _POCKET_RATES = RATES[1:]
+_REPLICATION_RATE = (3e-3,)
 _POCKET = MappingProxyType(
     {"embedding_dim": 32, "num_heads": 2, "batch_size": 16, "steps": 600, "eval_every": 50, "eval_batches": 8}
 )
@@ -119,13 +149,39 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
     # The follow-up's replication: one rate, its own seeds, a quarter of the post's batch.
     "replication": {
         "paper": Study(
-            "paper", _REPLICATION_TASKS, _REPLICATION, rates=(3e-3,), rate_seeds=(), seeds=tuple(range(11, 27))
+            "paper",
+            _REPLICATION_TASKS,
+            _REPLICATION,
+            rates=_REPLICATION_RATE,
+            rate_seeds=(),
+            seeds=tuple(range(11, 27)),
         ),
     },
     "learning-rate": {
         "paper": Study("paper", _PAPER_TASKS[:1], rate_seeds=tuple(range(100, 108)), seeds=()),
         "pocket": Study(
             "pocket", _POCKET_TASKS[:1], _POCKET, rates=_POCKET_RATES, rate_seeds=tuple(range(100, 104)), seeds=()
+        ),
+    },
+    # One rate for all, the follow-up's, and its seeds.
+    "ablation": {
+        "paper": Study(
+            "paper",
+            _REPLICATION_TASKS[:1],
+            _REPLICATION | {"probes": True},
+            rates=_REPLICATION_RATE,
+            rate_seeds=(),
+            seeds=tuple(range(11, 27)),
+            sides=VARIANTS,
+        ),
+        "pocket": Study(
+            "pocket",
+            _POCKET_TASKS[1:2],
+            _POCKET | {"probes": True},
+            rates=_REPLICATION_RATE,
+            rate_seeds=(),
+            seeds=tuple(range(11, 15)),
+            sides=VARIANTS,
         ),
     },
 }

@@ -33,7 +33,7 @@ SOLVED_AT = 0.8
 _NOT_IDENTIFYING = ("device", "engine")
 #: Settings that older records do not have, with the value that was theirs: a setting at this value does not tell runs
 #: apart, so that those records are still found.
-_IMPLIED = {"precision": "float32"}
+_IMPLIED = {"precision": "float32", "frozen_keys": False, "qk_lr_factor": 1.0, "probes": False}
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Evaluation:
         loss: mean cross-entropy at the scored positions of the validation set, in nats; None likewise.
         train_loss: mean training loss since the line before, over all positions, in nats; None likewise.
         seconds: wall time since the run began.
+        probes: what else was asked of the model, by name, see `orthonar.probes.probe`; None if nothing was.
     """
 
     step: int
@@ -53,6 +54,7 @@ class Evaluation:
     loss: float | None
     train_loss: float | None
     seconds: float
+    probes: dict[str, float] | None = None
 
     def __str__(self) -> str:
         if self.accuracy is None:
@@ -269,9 +271,14 @@ _OUTCOME = (
 
 
 def trace_table(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """One row an evaluation: the run's identity, step, accuracy, loss, train_loss and seconds."""
-    rows = [{"identity": r.identity, **asdict(e)} for r in records for e in r.trace]
-    return pd.DataFrame(rows, columns=["identity", *(f.name for f in fields(Evaluation))])
+    """One row an evaluation: the run's identity, step, accuracy, loss, train_loss, seconds, and a column a probe."""
+    rows = []
+    for r in records:
+        for e in r.trace:
+            row = {"identity": r.identity, **asdict(e)}
+            rows.append(row | (row.pop("probes") or {}))
+    columns = ["identity", *(f.name for f in fields(Evaluation) if f.name != "probes")]
+    return pd.DataFrame(rows, columns=None if rows else columns)
 
 
 def versions() -> dict[str, str]:

@@ -17,9 +17,13 @@ from torch.nn.functional import cross_entropy
 from .checks import checked_integer
 from .data import NoisyRecall
 from .model import MLSTMConfig, MLSTMModel
-from .reads import RawRead, Read, read_from_settings, read_settings
+from .probes import probe, with_read
+from .reads import NewtonSchulzRead, RawRead, Read, read_from_settings, read_settings
 from .records import SOLVED_AT, Evaluation, RunRecord, device_name, identity, revision, versions
-from .training_step import make_training_step
+from .training_step import generator, make_training_step
+
+#: Reads that a run with probes is evaluated under too, beside its own, by the names that stand in its trace.
+SWAPS = {"accuracy_read_raw": RawRead(), "accuracy_read_orthogonalized": NewtonSchulzRead(steps=5)}
 
 
 def _unknown_settings_are_value_errors(kind: type) -> type:
@@ -61,8 +65,12 @@ class RunConfig:
         weight_decay: AdamW's, as a share of the learning rate.
         beta1, beta2: AdamW's decay rates.
         grad_clip: largest norm of the gradient.
+        qk_lr_factor: learning rate of the query and key projections over that of all else.
+        frozen_keys: whether the key projection stays at its random initial weights; what it projects still learns.
         eval_every: training steps between evaluations; the last step is always evaluated.
         eval_batches: batches in the validation set.
+        probes: whether each evaluation asks the model what `orthonar.probes.probe` asks, and for its accuracy under
+            other reads; training itself comes out the same.
         seed: of the initial weights, the training data and, plus 10,000, the validation set.
         form: form of the cell, see `orthonar.mlstm_sequence`.
         precision: of the products in the fused programs, see `orthonar.mlstm_sequence`.
@@ -90,8 +98,11 @@ class RunConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     grad_clip: float = 1.0
+    qk_lr_factor: float = 1.0
+    frozen_keys: bool = False
     eval_every: int = 200
     eval_batches: int = 16
+    probes: bool = False
     seed: int = 0
     form: str = "chunkwise"
     precision: str = "float32"
@@ -102,12 +113,17 @@ class RunConfig:
         for name, least in (("steps", 1), ("batch_size", 1), ("eval_every", 1), ("eval_batches", 1), ("seed", 0)):
             object.__setattr__(self, name, checked_integer(name, getattr(self, name), least))
         for name, low, high in (
-            ("lr", 0, math.inf), ("grad_clip", 0, math.inf), ("weight_decay", -1e-300, math.inf),
-            ("beta1", -1e-300, 1), ("beta2", -1e-300, 1),
+            ("lr", 0, math.inf), ("grad_clip", 0, math.inf), ("qk_lr_factor", 0, math.inf),
+            ("weight_decay", -1e-300, math.inf), ("beta1", -1e-300, 1), ("beta2", -1e-300, 1),
         ):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
                 raise ValueError(f"{name} must be a number between {max(low, 0)} and {high}, not {value!r}")
+        for name in ("frozen_keys", "probes"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        if self.probes and self.batch_size < 4:
+            raise ValueError(f"batch_size must be at least 4 with probes, not {self.batch_size}")
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"schedule must be 'cosine' or 'constant', not {self.schedule!r}")
         # These two check the settings of the task and of the model.
@@ -212,6 +228,9 @@ class Run:
         device = torch.device(config.device)
         self._step = make_training_step(config, device)
         self._validation = config.task.validation_set(config.seed, config.eval_batches, config.batch_size, device)
+        if config.probes:
+            batches = generator(config.seed, "probes", device)
+            self._probe_batches = [config.task.sample(config.batch_size, batches, device) for _ in range(2)]
         self.trace: list[Evaluation] = []
         self.seconds = 0.0
         self.finished = False
@@ -236,12 +255,19 @@ class Run:
         finite = math.isfinite(train_loss) and math.isfinite(loss)
         self.seconds = time.perf_counter() - begin
         numbers = (accuracy, loss, train_loss) if finite else (None, None, None)
-        self.trace.append(Evaluation(step, *numbers, round(self.seconds, 3)))
+        probes = self._probe() if self.config.probes and finite else None
+        self.trace.append(Evaluation(step, *numbers, round(self.seconds, 3), probes))
         if self._on_evaluation is not None:
             self._on_evaluation(self.config, self.trace[-1])
         self.finished = step == self.config.steps or not finite
         self._step.total.zero_()
         self._since = step
+
+    def _probe(self) -> dict[str, float]:
+        probes = probe(self.model, self.config.task, self._validation[0][0], self._probe_batches)
+        for name, read in SWAPS.items():
+            probes[name] = evaluate(with_read(self.model, read), self._validation)[0]
+        return probes
 
 
 def fit_together(configs: Sequence[RunConfig], on_evaluation=None) -> list[Run]:

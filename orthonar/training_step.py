@@ -6,9 +6,11 @@ gradient's norm clipped, AdamW, the schedule. Nothing in either waits for the ho
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from .model import MLSTMModel
@@ -32,12 +34,28 @@ class TrainingStep:
         self.batches = generator(config.seed, "batches", device)
         #: Sum of the losses since it was last set to zero, on the device.
         self.total = torch.zeros((), device=device)
-        self.optimizer = self._make_optimizer(lr=config.lr)
+        self.optimizer = self._make_optimizer()
 
-    def _make_optimizer(self, **options) -> torch.optim.AdamW:
-        betas = self.config.beta1, self.config.beta2
-        weight_decay = self.config.weight_decay
-        return torch.optim.AdamW(self.model.parameters(), betas=betas, weight_decay=weight_decay, fused=True, **options)
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        config, projections = self.config, [self.model.layer.q_proj.weight, self.model.layer.k_proj.weight]
+        if config.frozen_keys:
+            projections.pop().requires_grad_(False)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [{"params": trained, "factor": 1.0}]
+        if config.qk_lr_factor != 1:
+            others = [p for p in trained if all(p is not q for q in projections)]
+            groups = [{"params": others, "factor": 1.0}, {"params": projections, "factor": config.qk_lr_factor}]
+        for group in groups:
+            group["lr"] = self._first_rate(group["factor"])
+        return torch.optim.AdamW(
+            groups, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=True, **self._options
+        )
+
+    #: What else the optimizer is to be told.
+    _options = MappingProxyType({})
+
+    def _first_rate(self, factor: float) -> float | Tensor:
+        return factor * self.config.lr
 
     def take(self) -> None:
         """Take one step."""
@@ -60,22 +78,27 @@ class TrainingStep:
 
     def _set_rate(self) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * relative_rate(self.config, self.taken)
+            group["lr"] = group["factor"] * self.config.lr * relative_rate(self.config, self.taken)
 
 
 class ScheduledOnDevice(TrainingStep):
     """The same with the schedule on the device too: every step asks for the very same operations."""
 
-    def _make_optimizer(self, lr: float) -> torch.optim.AdamW:
-        rates = [lr * relative_rate(self.config, step) for step in range(self.config.steps)]
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        rates = [self.config.lr * relative_rate(self.config, step) for step in range(self.config.steps)]
         self._rates = torch.tensor(rates, dtype=torch.float32, device=self.device)
         self._next = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._rate = torch.zeros((), dtype=torch.float32, device=self.device)
         # Only GPUs know "capturable": a step counter on the device.
-        return super()._make_optimizer(lr=self._rate, capturable=self.device.type == "cuda")
+        self._options = {"capturable": self.device.type == "cuda"}
+        return super()._make_optimizer()
+
+    def _first_rate(self, factor: float) -> Tensor:
+        return torch.zeros((), dtype=torch.float32, device=self.device)
 
     def _set_rate(self) -> None:
-        self._rate.copy_(self._rates.index_select(0, self._next)[0])
+        rate = self._rates.index_select(0, self._next)[0]
+        for group in self.optimizer.param_groups:
+            group["lr"].copy_(group["factor"] * rate)
         self._next += 1
 
 

@@ -75,7 +75,9 @@ def test_agreement_of_means(accuracy, verdict):
 
 
 def test_comparison_uses_shared_seeds_only():
-    records = all_records(TINY, lambda c: 0.9 if c.read == TINY.sides["orthogonalized"] else 0.5 - 0.1 * c.seed % 1)
+    records = all_records(
+        TINY, lambda c: 0.9 if c.read == TINY.sides["orthogonalized"]["read"] else 0.5 - 0.1 * c.seed % 1
+    )
     missing = TINY.run(TASKS[0], "orthogonalized", 1e-2, 2).identity
     row = tables.comparison(TINY, [r for r in records if r.identity != missing]).iloc[0]
     assert row["seeds"] == 2

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from .tiles import (
     dot,
     input_precision,
+    is_modern,
     load_gates,
     load_row,
     load_tile,
@@ -44,7 +45,8 @@ def fused_chunk_reads(
         write: G, (N, L), float64.
         peak: (N, L), float64.
         peak_start: peak of the position before the chunk, (N, 1), float64.
-        c_start: C_0, (N, D, D), in the dtype that C_t^T q_t and its gradients are computed in.
+        c_start: C_0, (N, D, D), in the dtype that C_t^T q_t and its gradients are computed in; before capability 8.0,
+            whose 64 KiB of shared memory would not suffice, gradients are computed in the dtype of q.
         n_start: n_0, (N, D), float64.
         precision: of float32 products, see `orthonar.kernels.tiles.PRECISIONS`.
 
@@ -71,7 +73,7 @@ class _ChunkReads(torch.autograd.Function):
         inputs = ctx.saved_tensors
         grads = [torch.empty_like(t) for t in inputs]
         given = grad_numerator.contiguous(), grad_n_dot_q.contiguous()
-        _backward[(len(inputs[0]),)](*inputs, *given, *grads, **ctx.options)
+        _backward[(len(inputs[0]),)](*inputs, *given, *grads, WIDE=is_modern(inputs[0].device), **ctx.options)
         return *grads, None
 
 
@@ -101,15 +103,17 @@ def _forward(
 def _backward(
     q_ptr, k_ptr, v_ptr, write_ptr, peak_ptr, peak_start_ptr, c0_ptr, n0_ptr, grad_y_ptr, grad_n_dot_q_ptr,
     grad_q_ptr, grad_k_ptr, grad_v_ptr, grad_write_ptr, grad_peak_ptr, grad_peak_start_ptr, grad_c0_ptr, grad_n0_ptr,
-    L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr, PRECISION: tl.constexpr,
+    L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     n, t, d = tl.program_id(0).to(tl.int64), tl.arange(0, LP), tl.arange(0, DP)
     q, k, v, c0, n0 = _load(q_ptr, k_ptr, v_ptr, c0_ptr, n0_ptr, n, t, d, L, D)
+    if not WIDE:
+        c0 = c0.to(q.dtype)
     exact_a, exact_w = load_gates(write_ptr, peak_ptr, peak_start_ptr, n, t, L)
     of_n = exact_a * load_row(grad_n_dot_q_ptr, n, t, L)
     state = c0.dtype
     q, k, v, a, w = q.to(state), k.to(state), v.to(state), exact_a.to(state), exact_w.to(state)
-    grad_y = load_tile(grad_y_ptr, n, t, d, L, D)
+    grad_y = load_tile(grad_y_ptr, n, t, d, L, D).to(state)
     scores = dot(q, tl.trans(k), PRECISION) * w
 
     grad_weighted = dot(grad_y, tl.trans(v), PRECISION) + load_row(grad_n_dot_q_ptr, n, t, L).to(state)[:, None]

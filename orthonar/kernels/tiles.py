@@ -19,11 +19,14 @@ def padded(size: int) -> int:
     return max(16, triton.next_power_of_2(size))
 
 
+def is_modern(device: torch.device) -> bool:
+    """Whether a GPU's compute capability is at least 8.0; true in the interpreter."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def input_precision(precision: str, device: torch.device) -> str:
     """Triton's name for a precision; GPUs before capability 8.0 have no TF32, products there are exact float32."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        return "ieee"
-    return PRECISIONS[precision]
+    return PRECISIONS[precision] if is_modern(device) else "ieee"
 
 
 def tile_sizes(x: Tensor) -> dict[str, int]:

@@ -1,0 +1,181 @@
+"""Probes: what they measure on memories made for it, and that a run with them is the run without."""
+
+import math
+
+import pytest
+import torch
+
+from orthonar import MLSTMModel, NewtonSchulzRead, NoisyRecall, RawRead, RunConfig, train
+from orthonar.model import MLSTMConfig
+from orthonar.probes import (
+    Memory,
+    condition,
+    decodable_share,
+    effective_rank,
+    gradient_coherence,
+    memory,
+    probe,
+    with_read,
+)
+from orthonar.records import RunRecord, trace_table
+from orthonar.train import fit_together
+
+SETTINGS = {
+    "vocab_size": 12, "seq_len": 16, "noise_vocab_size": 4, "embedding_dim": 8, "num_heads": 2, "batch_size": 4,
+    "steps": 6, "eval_every": 3, "eval_batches": 2,
+}  # fmt: skip
+TASK = NoisyRecall(12, 16, 4)
+
+
+def a_model(read=None) -> MLSTMModel:
+    config = MLSTMConfig(vocab_size=12, embedding_dim=8, num_heads=2, read=read or RawRead())
+    return MLSTMModel(config, generator=torch.Generator().manual_seed(0))
+
+
+def a_batch(batch: int = 4, seed: int = 0):
+    return TASK.sample(batch, torch.Generator().manual_seed(seed))
+
+
+def test_effective_rank_counts_equal_singular_values():
+    for rank in (1, 2, 5):
+        diagonal = torch.diag(torch.tensor([3.0] * rank + [0.0] * (6 - rank)))
+        assert effective_rank(diagonal).item() == pytest.approx(rank)
+    two_to_one = effective_rank(torch.diag(torch.tensor([2.0, 1.0]))).item()
+    assert two_to_one == pytest.approx(math.exp(-2 / 3 * math.log(2 / 3) - 1 / 3 * math.log(1 / 3)))
+    assert effective_rank(torch.zeros(2, 3, 4, 4)).tolist() == [[1.0] * 3] * 2
+
+
+def test_condition():
+    assert condition(torch.diag(torch.tensor([2.0, 0.5]))).item() == pytest.approx(4)
+    assert condition(torch.diag(torch.tensor([2.0, 0.0]))).item() == pytest.approx(1e7)
+    assert condition(torch.zeros(3, 3)).item() == pytest.approx(1e7)
+
+
+def test_memory_is_what_stepping_leaves_behind():
+    model, (tokens, _) = a_model(), a_batch()
+    held, state = memory(model, tokens), None
+    for t in range(tokens.shape[1]):
+        _, state = model.step(tokens[:, t], state)
+    torch.testing.assert_close(held.c_state, state.memory.c_state.detach(), rtol=1e-4, atol=1e-6)
+    assert held.keys.shape == (4, 2, tokens.shape[1], held.c_state.shape[-1])
+    assert not model.layer.mlstm_cell._forward_pre_hooks
+
+
+def test_coherence_by_hand():
+    model, batches = a_model(), [a_batch(seed=1), a_batch(seed=2)]
+    gradients = []
+    for tokens, targets in batches:
+        model.zero_grad()
+        logits = model(tokens)
+        (-logits.log_softmax(-1).gather(-1, targets[..., None]).mean()).backward()
+        layer = model.layer
+        gradients.append(torch.cat([layer.q_proj.weight.grad.flatten(), layer.k_proj.weight.grad.flatten()]))
+    model.zero_grad()
+    first, second = gradients
+    wanted = (first @ second / first.norm() / second.norm()).item()
+    assert gradient_coherence(model, batches) == pytest.approx(wanted, rel=1e-4)
+    assert gradient_coherence(model, [batches[0], batches[0]]) == pytest.approx(1)
+
+
+def stored(batch: int, size: int = 32):
+    """Sequences with orthogonal keys, a memory that holds exactly their pairs, and the keys as written."""
+    task = NoisyRecall(28, 32, 4, frac_noise=0.2)
+    tokens, _ = task.sample(batch, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(4)
+    key_of = torch.linalg.qr(torch.randn(size, size, generator=generator))[0]
+    value_of = torch.randn(28, size, generator=generator)
+    keys = torch.zeros(batch, 1, tokens.shape[1], size)
+    c_state = torch.zeros(batch, 1, size, size)
+    for b in range(batch):
+        last = {}
+        for pair in range(tokens.shape[1] // 2):
+            key, value = tokens[b, 2 * pair].item(), tokens[b, 2 * pair + 1].item()
+            keys[b, 0, 2 * pair + 1] = key_of[key]
+            if key < len(task.keys):
+                last[key] = value
+        for key, value in last.items():
+            c_state[b, 0] += torch.outer(key_of[key], value_of[value])
+    return task, tokens, Memory(c_state, keys)
+
+
+def test_what_is_stored_is_decoded_and_nothing_else():
+    decoded = decodable_share(*stored(64))
+    assert decoded.share > 0.99
+    assert decoded.wrong_key < 0.3
+    assert decoded.wrong_memory < 0.3
+
+
+def test_an_empty_memory_gives_nothing_away():
+    task, tokens, held = stored(64)
+    decoded = decodable_share(task, tokens, Memory(0 * held.c_state, held.keys))
+    assert decoded.share < 0.3
+
+
+def test_keys_that_tell_the_value_by_themselves_are_noticed():
+    task, tokens, held = stored(64)
+    told = torch.nn.functional.one_hot(tokens, held.keys.shape[-1])[:, None].float()
+    identity = torch.eye(held.keys.shape[-1]).expand_as(held.c_state)
+    decoded = decodable_share(task, tokens, Memory(identity, told))
+    assert decoded.share > 0.99
+    assert decoded.wrong_memory > 0.99
+
+
+@pytest.mark.parametrize("read", [RawRead(), NewtonSchulzRead()], ids=["raw", "orthogonalized"])
+def test_a_run_with_probes_is_the_run_without(read):
+    plain, probed = (train(RunConfig(read=read, **SETTINGS, probes=probes)) for probes in (False, True))
+    numbers = [[(e.step, e.accuracy, e.loss, e.train_loss) for e in record.trace] for record in (plain, probed)]
+    assert numbers[0] == numbers[1]
+    assert plain.identity != probed.identity
+    assert [e.probes for e in plain.trace] == [None, None]
+    assert set(probed.trace[0].probes) == {
+        "effective_rank", "log10_condition", "qk_coherence", "decoded", "decoded_wrong_key", "decoded_wrong_memory",
+        "accuracy_read_raw", "accuracy_read_orthogonalized",
+    }  # fmt: skip
+    assert RunRecord.from_json(probed.to_json()) == probed
+    table = trace_table([plain, probed])
+    assert table["effective_rank"].notna().tolist() == [False, False, True, True]
+    own = "accuracy_read_raw" if read == RawRead() else "accuracy_read_orthogonalized"
+    assert table[own][2:].tolist() == [e.accuracy for e in probed.trace]
+
+
+def test_probing_leaves_the_model_alone():
+    model = a_model()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    state = torch.get_rng_state()
+    probe(model, TASK, a_batch()[0], [a_batch(seed=1), a_batch(seed=2)])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters())
+
+
+def test_swapped_reads_share_parameters():
+    model, (tokens, _) = a_model(), a_batch()
+    twin = with_read(model, NewtonSchulzRead())
+    assert twin.embedding.weight.data_ptr() == model.embedding.weight.data_ptr()
+    torch.testing.assert_close(twin(tokens), a_model(NewtonSchulzRead())(tokens))
+    assert not torch.allclose(twin(tokens), model(tokens))
+    with torch.no_grad():
+        model.head.bias += 1
+    torch.testing.assert_close(twin(tokens), a_model(NewtonSchulzRead())(tokens) + 1)
+
+
+def test_frozen_keys_stay_and_all_else_learns():
+    config = RunConfig(**SETTINGS, frozen_keys=True, lr=0.01)
+    start = fit_together([RunConfig(**SETTINGS | {"steps": 1}, frozen_keys=True, lr=1e-30, weight_decay=0)])[0].model
+    end = fit_together([config])[0].model
+    for (name, a), (_, b) in zip(start.named_parameters(), end.named_parameters(), strict=True):
+        assert torch.equal(a, b) == (name == "layer.k_proj.weight"), name
+
+
+def test_a_factor_on_queries_and_keys():
+    """Adam's first step has the size of the learning rate, whatever the gradient."""
+    steps = {}
+    for factor in (1.0, 4.0):
+        settings = SETTINGS | {"steps": 1, "lr": 1e-4, "weight_decay": 0, "qk_lr_factor": factor}
+        steps[factor] = dict(fit_together([RunConfig(**settings)])[0].model.named_parameters())
+    start = dict(
+        fit_together([RunConfig(**SETTINGS | {"steps": 1, "lr": 1e-30, "weight_decay": 0})])[0].model.named_parameters()
+    )
+    for name in start:
+        moved = {factor: (steps[factor][name] - start[name]).abs().max().item() for factor in steps}
+        expected = 4 if name in ("layer.q_proj.weight", "layer.k_proj.weight") else 1
+        assert moved[4.0] == pytest.approx(expected * moved[1.0], rel=2e-2), name
