@@ -112,6 +112,102 @@ COSTS = (
 )
 
 
+#: The recipe of all that follows, the follow-up's; seeds 11 to 26 where there are 16, cosine to 2,000 steps.
+RECIPE = "vocabulary 80, length 512, batch 16, learning rate 3e-3, seeds 11 to 26"
+
+
+@dataclass(frozen=True)
+class PublishedVariant:
+    """One way to change the model or its training, and what became of it, as published.
+
+    Args:
+        solved: runs with at least 80 %.
+        effective_rank: of the memory, on the plateau; None was not published.
+        coherence: cosine between two batches' gradients by query and key projections, on the plateau; None likewise.
+        source: where it was published.
+        recipe: how the runs were made.
+    """
+
+    solved: PublishedCount
+    effective_rank: float | None = None
+    coherence: float | None = None
+    source: str = FOLLOW_UP
+    recipe: str = RECIPE
+
+
+#: The follow-up's elimination, by the names of `orthonar.presets.VARIANTS`.
+ELIMINATION = {
+    "baseline": PublishedVariant(PublishedCount(3, 16), 2.6, 0.20),
+    "delta_write": PublishedVariant(PublishedCount(2, 16), 9.9, 0.21),
+    "frozen_random_keys": PublishedVariant(PublishedCount(3, 16)),
+    "qk_lr_x4": PublishedVariant(PublishedCount(4, 16)),
+    "straight_through_forward_only": PublishedVariant(PublishedCount(0, 8)),
+    "straight_through_backward_only": PublishedVariant(PublishedCount(0, 8)),
+    "ns0_normalise_only": PublishedVariant(PublishedCount(1, 16)),
+    "ns1": PublishedVariant(PublishedCount(0, 16), 3.3, 0.27),
+    "ns3": PublishedVariant(PublishedCount(6, 16), 3.8, 0.41),
+    "ns5": PublishedVariant(PublishedCount(9, 16), 4.2, 0.42),
+    "rls_read": PublishedVariant(PublishedCount(5, 8), 4.3, 0.28),
+}
+
+
+@dataclass(frozen=True)
+class PublishedSwap:
+    """Trained models evaluated with another read, as published.
+
+    Args:
+        solved: how many reach 80 % with the other read; None was not published.
+        before: their mean accuracy with their own read, percent; None likewise.
+        after: their mean accuracy with the other read, percent; None likewise.
+        gain: after less before, points, where only that was published.
+        source: where it was published.
+        recipe: how the runs were made.
+    """
+
+    solved: PublishedCount | None = None
+    before: float | None = None
+    after: float | None = None
+    gain: float | None = None
+    source: str = FOLLOW_UP
+    recipe: str = RECIPE
+
+
+#: The follow-up's swaps: (variant trained, how its runs ended, read evaluated with). The 12 are baselines at chance.
+SWAPPED = {
+    ("baseline", "failed", "orthogonalized"): PublishedSwap(solved=PublishedCount(0, 12)),
+    ("baseline", "solved", "orthogonalized"): PublishedSwap(gain=1.6),
+    ("ns5", "solved", "raw"): PublishedSwap(solved=PublishedCount(7, 9), before=97.0, after=88.0),
+}
+
+
+@dataclass(frozen=True)
+class PublishedDecode:
+    """How much of what was stored a decoder finds in the memory, as published, in percent.
+
+    Args:
+        behaviour: accuracy of the model itself.
+        decoded: share of the stored pairs that the decoder finds.
+        wrong_key: the same asked with another pair's key.
+        source: where it was published.
+        recipe: how the runs were made.
+    """
+
+    behaviour: Percent
+    decoded: float
+    wrong_key: float
+    source: str = FOLLOW_UP
+    recipe: str = RECIPE
+
+
+#: The follow-up's decoded memories: (variant, how its runs ended).
+DECODED = {
+    ("baseline", "failed"): PublishedDecode((3, 14), 52.3, 5.2),
+    ("ns5", "failed"): PublishedDecode(3, 52.3, 4.8),
+    ("baseline", "solved"): PublishedDecode(93.3, 88.4, 5.0),
+    ("ns5", "solved"): PublishedDecode(97.1, 98.3, 5.0),
+}
+
+
 def headline_cell(vocab_size: int, seq_len: int) -> PublishedCell | None:
     """The post's cell for a task, or None where the post has none."""
     return next((c for c in HEADLINE if (c.vocab_size, c.seq_len) == (vocab_size, seq_len)), None)
