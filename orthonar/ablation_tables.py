@@ -37,6 +37,9 @@ CHANGES: Mapping[str, str] = {
     "delta_write": "delta rule: writes what the memory lacks",
 }
 
+#: What a table says where a variant has runs, but none that ended so.
+NO_SUCH_RUN = "no such run"
+
 #: What probes leave in a trace, see `orthonar.probes.probe` and `orthonar.train.SWAPS`.
 PROBES = (
     "effective_rank", "log10_condition", "qk_coherence", "decoded", "decoded_wrong_key", "decoded_wrong_memory",
@@ -148,11 +151,11 @@ def swaps(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         was published.
     """
     rows = []
-    for first, mine in _by_end(study, probed_runs(study, records), SWAPPED):
+    for first, mine, nothing in _by_end(study, probed_runs(study, records), SWAPPED):
         row = {"runs": len(mine)}
         for read, column in EVALUATED_WITH.items():
             read_so = mine.assign(accuracy=mine[column], solved=mine[column] >= SOLVED_AT)
-            row[f"{read} read"] = NOT_RUN
+            row[f"{read} read"] = nothing
             if len(mine):
                 solved = f"{int(read_so['solved'].sum())} of {len(mine)} solved"
                 row[f"{read} read"] = f"{100 * stats.accuracies(read_so).mean():.1f} % ({solved})"
@@ -169,14 +172,14 @@ def decoded(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         memory adds to its control (decoded less wrong memory, of the same runs), then what was published.
     """
     rows = []
-    for first, mine in _by_end(study, probed_runs(study, records), DECODED):
+    for first, mine, nothing in _by_end(study, probed_runs(study, records), DECODED):
         row = {
             "runs": len(mine),
-            "behaviour": _mean(100 * mine["accuracy"], 1),
-            "decoded": _mean(100 * mine["decoded"], 1),
-            "wrong key": _mean(100 * mine["decoded_wrong_key"], 1),
-            "wrong memory": _mean(100 * mine["decoded_wrong_memory"], 1),
-            "memory adds": _mean(100 * (mine["decoded"] - mine["decoded_wrong_memory"]), 1),
+            "behaviour": _mean(100 * mine["accuracy"], 1, nothing),
+            "decoded": _mean(100 * mine["decoded"], 1, nothing),
+            "wrong key": _mean(100 * mine["decoded_wrong_key"], 1, nothing),
+            "wrong memory": _mean(100 * mine["decoded_wrong_memory"], 1, nothing),
+            "memory adds": _mean(100 * (mine["decoded"] - mine["decoded_wrong_memory"]), 1, nothing),
         }
         other = DECODED.get(first)
         behaviour = " to ".join(f"{x:g}" for x in np.atleast_1d(other.behaviour)) if other else ""
@@ -187,13 +190,16 @@ def decoded(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def _by_end(study: Study, runs: pd.DataFrame, published: Iterable[tuple]):
-    """(variant, end) with its runs: where there are any or something was published, else (variant, "not run yet")."""
+    """Variant and end, its runs, and what to say where there are none.
+
+    A variant's ends are those that runs have or that something was published of; else "not run yet" stands for one.
+    """
     known = {key[:2] for key in published}
     for name in variants(study):
         mine = runs[runs["side"] == name]
         ends = [end for end in ("failed", "solved") if (name, end) in known or (mine["ends"] == end).any()]
         for end in ends or [NOT_RUN]:
-            yield (name, end), mine[mine["ends"] == end]
+            yield (name, end), mine[mine["ends"] == end], NO_SUCH_RUN if len(mine) else NOT_RUN
 
 
 def _outcome(runs: pd.DataFrame) -> dict[str, str]:
@@ -227,10 +233,10 @@ def swap_text(swap: PublishedSwap) -> str:
     return ", ".join(parts + ([f"{swap.gain:+g} points"] if swap.gain is not None else []))
 
 
-def _mean(values: pd.Series, digits: int = 2) -> str:
-    """Mean with its interval over runs, those without the value left out; NOT_RUN without any run."""
+def _mean(values: pd.Series, digits: int = 2, nothing: str = NOT_RUN) -> str:
+    """Mean with its interval over runs, those without the value left out; what to say without any run."""
     if not len(values):
-        return NOT_RUN
+        return nothing
     known = values.dropna().to_numpy(dtype=float)
     if not len(known):
         return "not known"

@@ -106,6 +106,7 @@ def test_swaps_say_what_becomes_of_solved_and_failed_runs():
     assert failed["runs"] == 3
     assert failed["orthogonalized read"] == "33.3 % (0 of 3 solved)", "a diverged run counts as 0"
     assert table.loc[("baseline", "solved"), "follow-up"] == "orthogonalized: +1.6 points"
+    assert table.loc[("baseline", "solved"), "own read"] == ablation_tables.NO_SUCH_RUN
     assert ("ns1", "solved") not in table.index
     assert table.loc[("polar", NOT_RUN), "own read"] == NOT_RUN
 
@@ -117,7 +118,8 @@ def test_decoded_beside_its_controls():
     assert row["memory adds"].startswith("10.0")
     assert (row["follow-up: behaviour"], row["follow-up: wrong key"]) == ("3 to 14", "5.2")
     assert table.loc[("ns1", "failed"), "follow-up: decoded"] == ""
-    assert table.loc[("ns5", "failed"), "decoded"] == NOT_RUN
+    assert table.loc[("ns5", "failed"), "decoded"] == ablation_tables.NO_SUCH_RUN
+    assert ablation_tables.decoded(STUDY, []).loc[("ns5", "failed"), "decoded"] == NOT_RUN
 
 
 def test_runs_of_other_presets_are_left_out():
