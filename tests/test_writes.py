@@ -24,7 +24,6 @@ from orthonar import (
     NewtonSchulzRead,
     PolarRead,
     RawRead,
-    StraightThroughRead,
     WriteBack,
     mlstm_sequence,
 )
@@ -35,7 +34,6 @@ from orthonar.writes import Write, check_write, write_from_settings, write_setti
 WRITES = {
     "additive": AdditiveWrite(),
     "back_every_token": WriteBack(),
-    "back_two_steps": WriteBack(steps=2),
     "back_normalised": WriteBack(steps=0, every=3),
     "back_every_chunk": WriteBack(every=16),
     "back_every_5": WriteBack(steps=3, every=5),
@@ -44,7 +42,7 @@ WRITES = {
 }
 #: Those whose rounding is not magnified at every position.
 STEADY = ["back_every_chunk", "delta", "delta_half"]
-READS = {"raw": RawRead(), "five_steps": NewtonSchulzRead(), "blend": BlendRead(alpha=0.3)}
+READS = {"raw": RawRead(), "five_steps": NewtonSchulzRead()}
 CPU_FORMS = ["parallel", "recurrent", "chunkwise"]
 
 every_write = pytest.mark.parametrize("write", WRITES)
@@ -121,19 +119,19 @@ def random_state(size: int, heads: int = 1, batch: int = 1) -> MLSTMState:
 @every_write
 def test_outputs_and_gradients_are_those_of_the_formula(write, read, form):
     """Two chunks and a bit; a memory that is soon of full rank, so that rounding has no empty directions to fill."""
-    got = run_with_grads(cell(WRITES[write], READS[read], form), inputs_of("random", 37, 5))
-    errors = relative_errors(*got, reference(write, read, "random", 37, 5))
+    got = run_with_grads(cell(WRITES[write], READS[read], form), inputs_of("random", 35, 4))
+    errors = relative_errors(*got, reference(write, read, "random", 35, 4))
     assert max(errors.values()) <= 1e-8, errors
 
 
 @pytest.mark.parametrize("form", ["recurrent", "chunkwise"])
-@pytest.mark.parametrize("write", [name for name in WRITES if name != "additive"])
+@pytest.mark.parametrize("write", ["back_every_token", "back_every_5", "delta_half"])
 def test_gradients_are_those_of_finite_differences(write, form):
-    inputs = [x.requires_grad_() for x in hostile_inputs("random", heads=1, length=5, size=3)]
-    state = [x.requires_grad_() for x in random_state(3)]
+    inputs = [x.requires_grad_() for x in hostile_inputs("random", heads=1, length=4, size=2)]
+    state = [x.requires_grad_() for x in random_state(2)]
     given = WRITES[write]
     if isinstance(given, WriteBack):
-        given = dataclasses.replace(given, every=min(given.every, 3))
+        given = dataclasses.replace(given, every=min(given.every, 2))
 
     def function(*tensors):
         state = MLSTMState(*tensors[5:])
@@ -143,7 +141,7 @@ def test_gradients_are_those_of_finite_differences(write, form):
     assert torch.autograd.gradcheck(function, (*inputs, *state))
 
 
-@pytest.mark.parametrize(("length", "size"), [(1, 1), (1, 5), (2, 3), (15, 1), (16, 4), (17, 7), (33, 2)])
+@pytest.mark.parametrize(("length", "size"), [(1, 5), (2, 3), (15, 1), (17, 7)])
 @every_write
 def test_odd_sizes(write, length, size):
     inputs = hostile_inputs("random", batch=2, heads=2, length=length, size=size)
@@ -155,7 +153,7 @@ def test_odd_sizes(write, length, size):
         torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("read", [PolarRead(), StraightThroughRead()], ids=["polar", "straight_through"])
+@pytest.mark.parametrize("read", [PolarRead(), BlendRead(0.3)], ids=["polar", "blend"])
 @pytest.mark.parametrize("write", STEADY)
 def test_other_reads_see_the_memory_that_was_written(write, read):
     inputs = inputs_of("random", 20, 4)
@@ -169,21 +167,16 @@ def test_other_reads_see_the_memory_that_was_written(write, read):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("write", ["back_every_5", "delta"])
 def test_hostile_inputs_give_what_the_formula_says(write, family):
-    """Few positions: a memory of low rank, written back, is soon what rounding made of it."""
-    length, bound = (36, 1e-7) if write == "delta" else (9, 1e-6)
-    if write != "delta" and family.startswith("length"):
-        pytest.skip("every length has been tried, and long ones of low rank are for no formula to say")
-    got = run_with_grads(cell(WRITES[write]), inputs_of(family, length, 3))
-    errors = relative_errors(*got, reference(write, "raw", family, length, 3))
-    assert max(errors.values()) <= bound, errors
+    got = run_with_grads(cell(WRITES[write]), inputs_of(family, 24, 3))
+    errors = relative_errors(*got, reference(write, "raw", family, 24, 3))
+    assert max(errors.values()) <= 1e-8, errors
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@every_read
-@every_write
-def test_finite_in_finite_out(write, read, family):
-    inputs = inputs_of(family, 34, 6).to(torch.float32)
-    h, grads = run_with_grads(cell(WRITES[write], READS[read]), inputs)
+@pytest.mark.parametrize("write", ["back_every_token", "back_every_5", "delta"])
+def test_finite_in_finite_out(write, family):
+    inputs = inputs_of(family, 34, 4).to(torch.float32)
+    h, grads = run_with_grads(cell(WRITES[write], NewtonSchulzRead()), inputs)
     assert all(x.dtype == torch.float32 and torch.isfinite(x).all() for x in (h, *grads))
 
 
@@ -254,9 +247,9 @@ def test_write_back_leaves_an_empty_memory_alone():
 
 @pytest.mark.parametrize("form", ["recurrent", "chunkwise"])
 def test_writes_that_change_nothing_are_additive(form):
-    inputs = inputs_of("random", 37, 5)
+    inputs = inputs_of("random", 35, 4)
     wanted = run_with_grads(cell(AdditiveWrite(), form=form), inputs)
-    for write in (DeltaWrite(erase=0.0), WriteBack(every=38)):
+    for write in (DeltaWrite(erase=0.0), WriteBack(every=36)):
         assert max(relative_errors(*run_with_grads(cell(write, form=form), inputs), wanted).values()) <= 1e-12
 
 
@@ -282,28 +275,28 @@ def test_adding_to_all_input_gates_changes_no_memory():
 @pytest.mark.parametrize("chunk", [1, 3, 40])
 def test_the_delta_rule_does_not_depend_on_its_chunks(chunk, monkeypatch):
     monkeypatch.setattr(writes_module, "_CHUNK", chunk)
-    got = run_with_grads(cell(DeltaWrite()), inputs_of("random", 37, 5))
-    assert max(relative_errors(*got, reference("delta", "raw", "random", 37, 5)).values()) <= 1e-10
+    got = run_with_grads(cell(DeltaWrite()), inputs_of("random", 35, 4))
+    assert max(relative_errors(*got, reference("delta", "raw", "random", 35, 4)).values()) <= 1e-10
 
 
 # States
 
 
-@pytest.mark.parametrize("splits", [[1], [16], [7, 8, 30]], ids=str)
+@pytest.mark.parametrize("splits", [[16], [7, 8, 30]], ids=str)
 @every_write
 def test_split_sequences(write, splits):
     """Anywhere, if the position is passed on."""
-    inputs = inputs_of("random", 37, 5)
+    inputs = inputs_of("random", 35, 4)
 
     def function(*tensors):
-        state, h, bounds = None, [], [0, *splits, 37]
+        state, h, bounds = None, [], [0, *splits, 35]
         for start, stop in zip(bounds, bounds[1:]):
             options = {"initial_state": state, "position": start, "return_state": True}
             part, state = cell(WRITES[write], **options)(*(x[:, :, start:stop] for x in tensors))
             h.append(part)
         return torch.cat(h, 2)
 
-    errors = relative_errors(*run_with_grads(function, inputs), reference(write, "raw", "random", 37, 5))
+    errors = relative_errors(*run_with_grads(function, inputs), reference(write, "raw", "random", 35, 4))
     assert max(errors.values()) <= 1e-8, errors
 
 
