@@ -161,6 +161,16 @@ def test_other_reads_see_the_memory_that_was_written(write, read):
     torch.testing.assert_close(cell(WRITES[write], read)(*inputs), wanted, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.needs_triton
+@pytest.mark.parametrize("write", ["back_every_5", "delta"])
+def test_fused_form(write):
+    """On a GPU or, interpreted, on the CPU."""
+    inputs, device = inputs_of("random", 7, 3), "cuda" if torch.cuda.is_available() else "cpu"
+    fused = cell(WRITES[write], READS["raw"], "fused", chunk_size=4)
+    got = run_with_grads(lambda *x: fused(*(y.to(device) for y in x)), inputs)
+    assert max(relative_errors(*got, reference(write, "raw", "random", 7, 3)).values()) <= 1e-8
+
+
 # Hostile inputs
 
 
