@@ -95,7 +95,7 @@ class WriteBack(Write):
     the memory uses fewer than DH directions, rounding in the others grows by up to that factor at each replacement
     until it fills them. With ``every=1`` and five steps the result is therefore what rounding makes of it: for random
     keys and DH = 48, outputs in float32 are off by 20 to 40 % from position 47 on (in float64, by 3e-9). In the study's
-    untrained model, on 256 random tokens, changing the weights by 1e-15 in float64 changes the gradients by their own
+    untrained model, on 256 random tokens, changing the embedding by 1e-15 in float64 changes the gradients by their own
     size; in float32 they are off by 220 %, with three steps 140 %, two 37 %, one 0.06 %, none 1e-6, and with five steps
     and ``every`` 4 by 83 %, 16 by 7e-5, 64 by 7e-7. Keys times values are short there, with norms far below 1, and so
     each write is small beside a memory that was replaced.
