@@ -83,7 +83,9 @@ def compile_program(module: str, program: str, state: str, capability: int, leng
     signature = {a: "constexpr" if a in constants else _type_of(a, module, program, state) for a in names}
     values = {(names.index(a),): value for a, value in constants.items() if a in names}
     source = ASTSource(fn=function, signature=signature, constexprs=values)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_stages": 1})
+    few = capability >= 80 and program in ("_recur", "_gradients")
+    options = {"num_stages": 1, "num_warps": chunk_filter._WARPS if few else 4}
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "program.cubin")
         path.write_bytes(compiled.asm["cubin"])

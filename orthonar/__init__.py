@@ -10,10 +10,13 @@ from .newton_schulz import newton_schulz
 from .reads import NewtonSchulzRead, RawRead
 from .records import RunRecord
 from .train import RunConfig, evaluate, train
+from .writes import AdditiveWrite, DeltaWrite, WriteBack
 
 __version__ = "0.1.0"
 __all__ = [
+    "AdditiveWrite",
     "BlendRead",
+    "DeltaWrite",
     "MLSTMConfig",
     "MLSTMModel",
     "MLSTMState",
@@ -27,6 +30,7 @@ __all__ = [
     "RunConfig",
     "RunRecord",
     "StraightThroughRead",
+    "WriteBack",
     "evaluate",
     "mlstm_sequence",
     "newton_schulz",

@@ -96,8 +96,13 @@ def _trial(device: torch.device, head_size: int, chunk_size: int, filtered: bool
     return None
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def trial_error(device: torch.device, head_size: int, chunk_size: int, filtered: bool, precision: str) -> float:
-    """Largest relative error, gradients too, of one chunk against the plain form; arguments as of `can_fuse`."""
+    """Largest relative error, gradients too, of one chunk against the plain form; arguments as of `can_fuse`.
+
+    The caller may be anywhere, also where no gradients are wanted.
+    """
     read = NewtonSchulzRead() if filtered else RawRead()
     kept = torch.float64 if filtered else torch.float32
     generator = torch.Generator().manual_seed(0)

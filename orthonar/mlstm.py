@@ -7,10 +7,12 @@ and keys divided by sqrt(DH), the cell of Beck et al. 2024 (arXiv 2405.04517, eq
     h_t = read(C_t)^T q_t / (max(|n_t . q_t|, 1) + 1e-6)
 
 stored multiplied by exp(-m_t) (see `orthonar.gates`), so that the 1 becomes exp(-m_t) and the small constant counts in
-that frame. The read sees the stored C_t. What a read returns is never written back.
+that frame. The read sees the stored C_t. What a read returns is never written back, unless the write is another one:
+the recurrence above is the write of the mLSTM, `orthonar.writes` holds others.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,6 +24,7 @@ from .chunkwise import chunkwise
 from .fused import PRECISIONS
 from .gates import newest_max, normaliser
 from .reads import RawRead, Read, check_read
+from .writes import AdditiveWrite, Write, check_write
 
 #: Forms of the cell, see `mlstm_sequence`.
 FORMS = ("chunkwise", "fused", "parallel", "recurrent")
@@ -53,10 +56,12 @@ def mlstm_sequence(
     fgate_preact: Tensor,
     *,
     read: Read = RawRead(),  # noqa: B008 (frozen)
+    write: Write = AdditiveWrite(),  # noqa: B008 (frozen)
     form: str = "chunkwise",
     chunk_size: int | None = None,
     precision: str = "float32",
     initial_state: MLSTMState | None = None,
+    position: int = 0,
     return_state: bool = False,
 ) -> Tensor | tuple[Tensor, MLSTMState]:
     """Run the mLSTM over a sequence and return what it reads at every position.
@@ -72,6 +77,7 @@ def mlstm_sequence(
         igate_preact: input gate pre-activation (the log of the gate), (B, NH, S).
         fgate_preact: forget gate pre-activation (before the sigmoid), (B, NH, S).
         read: `RawRead()`, `NewtonSchulzRead(steps)` or any other read.
+        write: `AdditiveWrite()`, the mLSTM's own, or any other write; every write goes with every form.
         form: "chunkwise" (no memory matrix per position is formed; time linear in S), "fused" (the same, an error
             where the fused programs, which "chunkwise" uses on GPUs that can run them, cannot run), "parallel" (the
             plain reference: forms every C_t) or "recurrent" (token by token).
@@ -79,6 +85,7 @@ def mlstm_sequence(
         precision: of the products in the fused programs: "float32", or "tf32", a third of the work with 10 bits of
             mantissa instead of 23 on GPUs that have it; the other forms compute in the dtype of q either way.
         initial_state: the state to start from; None is the empty memory.
+        position: how many positions came before, for writes that count them (`WriteBack`).
         return_state: also return the state after the last position.
 
     Returns:
@@ -87,20 +94,27 @@ def mlstm_sequence(
     Raises:
         ValueError: naming the argument whose shape, dtype or value does not fit.
     """
-    _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, precision, initial_state)
+    _check(q, k, v, igate_preact, fgate_preact, read, write, form, chunk_size, precision, initial_state, position)
     if initial_state is None:
         batch, heads, _, size = q.shape
         initial_state = MLSTMState.zeros(batch, heads, size, read=read, dtype=q.dtype, device=q.device)
+    if write.sequential and form == "chunkwise":
+        form = "recurrent"  # chunks of one position would share nothing
+    cell = partial(_additive, read=read, form=form, chunk_size=chunk_size, precision=precision)
+    h, state = write.run(cell, (q, k, v, igate_preact, fgate_preact), initial_state, position)
+    return (h, state) if return_state else h
+
+
+def _additive(q, k, v, igate_preact, fgate_preact, state, *, read, form, chunk_size, precision):
+    """What is read, and the last state, with the mLSTM's own write."""
     if form in ("chunkwise", "fused"):
         fused = form == "fused" or None
-        h, *state = chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_state, fused, precision)
-        state = MLSTMState(*state)
-    else:
-        k = k / math.sqrt(k.shape[-1])
-        v = torch.cat([v, k], -1) if read.writes_keys else v
-        run = _parallel if form == "parallel" else _recurrent
-        h, state = run(q, k, v, igate_preact, fgate_preact, read, initial_state)
-    return (h, state) if return_state else h
+        h, *state = chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, state, fused, precision)
+        return h, MLSTMState(*state)
+    k = k / math.sqrt(k.shape[-1])
+    v = torch.cat([v, k], -1) if read.writes_keys else v
+    run = _parallel if form == "parallel" else _recurrent
+    return run(q, k, v, igate_preact, fgate_preact, read, state)
 
 
 def _columns(head_size: int, read: Read | None) -> int:
@@ -138,12 +152,15 @@ def _parallel(q, k, v, igate_preact, fgate_preact, read, state):
     return numerator / normaliser((n_state * q).sum(-1), m_state)[..., None], state
 
 
-def _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, precision, initial_state) -> None:
+def _check(
+    q, k, v, igate_preact, fgate_preact, read, write, form, chunk_size, precision, initial_state, position
+) -> None:
     if q.ndim != 4 or 0 in q.shape:
         raise ValueError(f"q must be (B, NH, S, DH), none of them 0, not {tuple(q.shape)}")
     if q.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"q must be float32 or float64, not {q.dtype}: the gates and filters need that accuracy")
     check_read("read", read)
+    check_write("write", write, read)
     gate = q.shape[:3]
     wanted = {
         "k": (k, q.shape),
@@ -167,6 +184,7 @@ def _check(q, k, v, igate_preact, fgate_preact, read, form, chunk_size, precisio
     check_precision(precision)
     if chunk_size is not None:
         checked_integer("chunk_size", chunk_size, 1)
+    checked_integer("position", position, 0)
 
 
 def check_form(form: str) -> None:

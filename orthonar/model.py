@@ -1,8 +1,8 @@
 """The study's model: embedding, one mLSTM layer between LayerNorms with a residual, linear head.
 
 Every detail of the layer, its initialisation included, follows the package `xlstm` (Beck et al. 2024, arXiv 2405.04517;
-`mLSTMLayer`), whose parameter names are kept, so that state dicts load both ways. No read has parameters: a baseline's
-state dict loads into a model with any other read.
+`mLSTMLayer`), whose parameter names are kept, so that state dicts load both ways. Reads and writes have no parameters:
+a baseline's state dict loads into a model with any other.
 
 Axes: B batch, S sequence, V vocabulary, E embedding, I inner width (192 for E = 94), NH heads, DH = I / NH.
 """
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from .checks import checked_integer
 from .mlstm import MLSTMState, check_form, check_precision, mlstm_sequence
 from .reads import RawRead, Read, check_read
+from .writes import AdditiveWrite, Write, check_write
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class MLSTMConfig:
         conv_kernel_size: taps of the causal convolution before queries and keys.
         qkv_block_size: size of the blocks of the block-diagonal query, key and value projections.
         read: how the memory is read.
+        write: how it is written.
         form: form of the cell, see `orthonar.mlstm_sequence`.
         precision: of the products in the fused programs, likewise.
 
@@ -46,6 +48,7 @@ class MLSTMConfig:
     conv_kernel_size: int = 4
     qkv_block_size: int = 4
     read: Read = field(default_factory=RawRead)
+    write: Write = field(default_factory=AdditiveWrite)
     form: str = "chunkwise"
     precision: str = "float32"
 
@@ -59,6 +62,7 @@ class MLSTMConfig:
         if self.head_size % self.qkv_block_size:
             raise ValueError(f"qkv_block_size must divide the head size {self.head_size}, not be {self.qkv_block_size}")
         check_read("read", self.read)
+        check_write("write", self.write, self.read)
         check_form(self.form)
         check_precision(self.precision)
 
@@ -78,6 +82,7 @@ class LayerState(NamedTuple):
 
     conv: Tensor  #: the last inputs of the convolution, (B, conv_kernel_size - 1, I).
     memory: MLSTMState
+    position: int = 0  #: how many tokens it has read.
 
 
 class LayerNorm(nn.Module):
@@ -165,11 +170,12 @@ class MLSTMCell(nn.Module):
         preacts = preacts + F.linear(x, of_x.transpose(0, 1).flatten(1))
         return preacts.transpose(1, 2).chunk(2, dim=1)
 
-    def forward(self, q, k, v, igate_preact, fgate_preact, form: str, state: MLSTMState | None):
+    def forward(self, q, k, v, igate_preact, fgate_preact, form: str, state: MLSTMState | None, position: int):
         """Normalised reads (B, S, I), and the state after them; arguments as of `orthonar.mlstm_sequence`."""
         h, state = mlstm_sequence(
             q, k, v, igate_preact, fgate_preact,
-            read=self.config.read, form=form, precision=self.config.precision, initial_state=state, return_state=True,
+            read=self.config.read, write=self.config.write, form=form, precision=self.config.precision,
+            initial_state=state, position=position, return_state=True,
         )  # fmt: skip
         return self.outnorm(h), state
 
@@ -199,9 +205,10 @@ class MLSTMLayer(nn.Module):
         of_q, of_k, of_v = (p.by_head(self.config.num_heads) for p in (self.q_proj, self.k_proj, self.v_proj))
         q, k, v = _headwise(convolved, of_q), _headwise(convolved, of_k), _headwise(x, of_v)
         gates = self.mlstm_cell.gates(convolved, x, of_q, of_k, of_v)
-        h, memory = self.mlstm_cell(q, k, v, *gates, form, None if state is None else state.memory)
+        memory, position = (None, 0) if state is None else (state.memory, state.position)
+        h, memory = self.mlstm_cell(q, k, v, *gates, form, memory, position)
         h = (h + self.learnable_skip * convolved) * F.silu(z)
-        return self.proj_down(h), LayerState(conv_state, memory)
+        return self.proj_down(h), LayerState(conv_state, memory, position + q.shape[2])
 
 
 def _headwise(x: Tensor, maps: Tensor) -> Tensor:
@@ -211,12 +218,12 @@ def _headwise(x: Tensor, maps: Tensor) -> Tensor:
 
 
 class MLSTMModel(nn.Module):
-    """The study's one-block model: 77,716 parameters with the defaults, the same for every read.
+    """The study's one-block model: 77,716 parameters with the defaults, the same for every read and write.
 
     logits = head(post_norm(x + layer(norm(x)))), x = embedding(tokens).
 
     Args:
-        config: sizes, read and form.
+        config: sizes, read, write and form.
         generator: source of the initial weights; None draws a fresh seed. The global random state is left alone.
     """
 

@@ -10,6 +10,7 @@ from .mesa import MesaRead
 from .reads import NewtonSchulzRead, RawRead
 from .records import RunRecord
 from .train import RunConfig
+from .writes import DeltaWrite, WriteBack
 
 #: The post's four learning rates.
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
@@ -19,8 +20,8 @@ SIDES: Mapping[str, Mapping] = MappingProxyType(
 )
 
 
-#: What in the read does the work: the follow-up's elimination and dose response, and more reads, by the names of its
-#: table where it has them.
+#: What in the read does the work, and what in the write: the follow-up's elimination and dose response, and more, by
+#: the names of its table where it has them.
 VARIANTS: Mapping[str, Mapping] = MappingProxyType(
     {
         "baseline": {"read": RawRead()},
@@ -32,6 +33,8 @@ VARIANTS: Mapping[str, Mapping] = MappingProxyType(
         "straight_through_backward_only": {"read": StraightThroughRead(RawRead(), NewtonSchulzRead())},
         "frozen_random_keys": {"read": RawRead(), "frozen_keys": True},
         "qk_lr_x4": {"read": RawRead(), "qk_lr_factor": 4.0},
+        "delta_write": {"read": RawRead(), "write": DeltaWrite()},
+        "write_back_each_chunk": {"read": NewtonSchulzRead(steps=5), "write": WriteBack(every=16)},
         "rls_read": {"read": MesaRead()},
         "blend_half": {"read": BlendRead(0.5)},
         "ns2": {"read": NewtonSchulzRead(steps=2)},
@@ -39,6 +42,8 @@ VARIANTS: Mapping[str, Mapping] = MappingProxyType(
         "polar": {"read": PolarRead()},
         "ns8": {"read": NewtonSchulzRead(steps=8)},
         "muon3": {"read": MuonRead(steps=3)},
+        # Last, since every position waits for the one before: an hour for what takes others minutes.
+        "write_back": {"read": NewtonSchulzRead(steps=5), "write": WriteBack()},
     }
 )
 

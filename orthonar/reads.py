@@ -12,9 +12,8 @@ This file holds the kinds, the raw read and the orthogonalized one; `orthonar.fi
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
-from inspect import isabstract
 from typing import ClassVar
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from .newton_schulz import check_iteration, newton_schulz, newton_schulz_scalar, odd_chebyshev
 from .singular_values import map_singular_values
+from .variants import variant_from_settings, variant_settings
 
 # In float32, slopes up to here (eight Newton-Schulz steps: 26) keep errors within 2e-5 on all inputs tried.
 _STEEP = 30.0
@@ -210,26 +210,9 @@ def check_read(name: str, read: Read) -> None:
 
 def read_settings(read: Read) -> dict:
     """A read as plain data, for run records: its class's name under "name", and its settings, reads among them too."""
-    values = {f.name: getattr(read, f.name) for f in fields(read)}
-    return {"name": type(read).__name__} | {
-        name: read_settings(value) if isinstance(value, Read) else value for name, value in values.items()
-    }
+    return variant_settings(read)
 
 
 def read_from_settings(settings: dict) -> Read:
     """The read that `read_settings` described; ValueError if there is no such read or setting."""
-    settings = dict(settings)
-    name = settings.pop("name", None)
-    kinds = {kind.__name__: kind for kind in _subclasses(Read) if not isabstract(kind)}
-    if name not in kinds:
-        raise ValueError(f"read: there is no {name!r}, only {', '.join(sorted(kinds))}")
-    unknown = settings.keys() - {f.name for f in fields(kinds[name])}
-    if unknown:
-        raise ValueError(f"read: {name} has no setting {', '.join(sorted(unknown))}")
-    # No setting of a read is a dictionary, unless it is a read.
-    return kinds[name](**{k: read_from_settings(v) if isinstance(v, dict) else v for k, v in settings.items()})
-
-
-def _subclasses(kind: type) -> list[type]:
-    direct = kind.__subclasses__()
-    return direct + [below for child in direct for below in _subclasses(child)]
+    return variant_from_settings("read", Read, settings)

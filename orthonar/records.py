@@ -33,7 +33,13 @@ SOLVED_AT = 0.8
 _NOT_IDENTIFYING = ("device", "engine")
 #: Settings that older records do not have, with the value that was theirs: a setting at this value does not tell runs
 #: apart, so that those records are still found.
-_IMPLIED = {"precision": "float32", "frozen_keys": False, "qk_lr_factor": 1.0, "probes": False}
+_IMPLIED = {
+    "precision": "float32",
+    "write": {"name": "AdditiveWrite"},
+    "frozen_keys": False,
+    "qk_lr_factor": 1.0,
+    "probes": False,
+}
 
 
 @dataclass(frozen=True)
@@ -250,18 +256,30 @@ def _identities(path: Path) -> set[str]:
 def run_table(records: Iterable[RunRecord]) -> pd.DataFrame:
     """One row a run: all its settings, then what came out of it and where.
 
-    The read is in `read` (its class) and read.NAME (its settings). Beside the settings stand accuracy (final, 0 to 1,
+    The read is in `read` (its class) and read.NAME (its settings), those of a read's parts in read.PART.NAME; the write
+    likewise. Beside the settings stand accuracy (final, 0 to 1,
     NaN where it diverged), escape_step (NaN where 80 % was not reached), solved, outcome, wall_seconds, device_name,
     torch (its version), revision, started and identity.
     """
     rows = []
     for r in records:
-        read = {"read" if k == "name" else f"read.{k}": v for k, v in r.settings["read"].items()}
+        settings = {}
+        for name, value in (_IMPLIED | r.settings).items():
+            settings |= _columns(name, value) if isinstance(value, dict) else {name: value}
         where = (r.device, r.versions.get("torch"), r.revision, r.started, r.identity)
         outcome = (r.accuracy, r.escape_step, r.outcome == "solved", r.outcome, r.wall_seconds, *where)
-        rows.append(r.settings | read | dict(zip(_OUTCOME, outcome, strict=True)))
+        rows.append(settings | dict(zip(_OUTCOME, outcome, strict=True)))
     columns = None if rows else ["read", *_OUTCOME]
     return pd.DataFrame(rows, columns=columns).astype({"accuracy": float, "escape_step": float, "solved": bool})
+
+
+def _columns(prefix: str, variant: dict) -> dict:
+    """A read's or write's settings as columns."""
+    columns = {}
+    for name, value in variant.items():
+        column = prefix if name == "name" else f"{prefix}.{name}"
+        columns |= _columns(column, value) if isinstance(value, dict) else {column: value}
+    return columns
 
 
 _OUTCOME = (

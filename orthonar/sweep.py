@@ -7,6 +7,7 @@ done or out of time, 1 a run failed, 2 nothing was run, 130 interrupted.
 
 import argparse
 import concurrent.futures as cf
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,7 @@ from . import paths
 from .presets import PRESETS, Study
 from .records import RunRecord, RunStore, revision, telling_settings
 from .train import RunConfig, train_together
+from .writes import AdditiveWrite
 
 #: How often a run may be taken down with its worker before it is given up.
 _LIVES = 3
@@ -51,10 +53,22 @@ class Progress:
 
 
 def describe(config: RunConfig) -> str:
-    """A run in a few words: read, task, learning rate, seed."""
-    steps = getattr(config.read, "steps", None)
-    read = type(config.read).__name__.removesuffix("Read") + ("" if steps is None else f" {steps}")
-    return f"{read}, vocabulary {config.vocab_size}, length {config.seq_len}, lr {config.lr:g}, seed {config.seed}"
+    """A run in a few words: read, what else is not the study's, task, learning rate, seed."""
+    words = [_in_words(config.read)]
+    words += [_in_words(config.write)] if config.write != AdditiveWrite() else []
+    words += ["frozen keys"] if config.frozen_keys else []
+    words += [f"queries and keys lr x {config.qk_lr_factor:g}"] if config.qk_lr_factor != 1 else []
+    task = f"vocabulary {config.vocab_size}, length {config.seq_len}, lr {config.lr:g}, seed {config.seed}"
+    return f"{', '.join(words)}, {task}"
+
+
+def _in_words(variant) -> str:
+    """A read or write: its name, the number of its steps, its parts."""
+    name = type(variant).__name__.removesuffix("Read")
+    values = [getattr(variant, f.name) for f in dataclasses.fields(variant)]
+    parts = [_in_words(v) for v in values if dataclasses.is_dataclass(v)]
+    steps = getattr(variant, "steps", None)
+    return name + ("" if steps is None else f" {steps}") + (f" ({', '.join(parts)})" if parts else "")
 
 
 def estimate(config: RunConfig, records: list[RunRecord]) -> float | None:
@@ -70,12 +84,12 @@ def estimate(config: RunConfig, records: list[RunRecord]) -> float | None:
     def tokens(settings: dict) -> int:
         return settings["steps"] * settings["batch_size"] * settings["seq_len"]
 
-    mine = config.settings()
+    mine = telling_settings(config.settings())
     complete = [r for r in records if r.outcome != "diverged"]
     if same := [r.wall_seconds for r in complete if kind(r.settings) == kind(mine)]:
         return statistics.median(same)
-    alike = ("read", "embedding_dim", "num_heads", "form")
-    near = [r for r in complete if all(r.settings[k] == mine[k] for k in alike)]
+    alike = ("read", "write", "probes", "embedding_dim", "num_heads", "form")
+    near = [r for r in complete if all(telling_settings(r.settings).get(k) == mine.get(k) for k in alike)]
     if near:
         return statistics.median(r.wall_seconds / tokens(r.settings) for r in near) * tokens(mine)
     return None

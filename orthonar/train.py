@@ -21,6 +21,7 @@ from .probes import probe, with_read
 from .reads import NewtonSchulzRead, RawRead, Read, read_from_settings, read_settings
 from .records import SOLVED_AT, Evaluation, RunRecord, device_name, identity, revision, versions
 from .training_step import generator, make_training_step
+from .writes import AdditiveWrite, Write, write_from_settings, write_settings
 
 #: Reads that a run with probes is evaluated under too, beside its own, by the names that stand in its trace.
 SWAPS = {"accuracy_read_raw": RawRead(), "accuracy_read_orthogonalized": NewtonSchulzRead(steps=5)}
@@ -51,6 +52,7 @@ class RunConfig:
 
     Args:
         read: how the memory is read; the one setting in which baseline and orthogonalized runs differ.
+        write: how it is written.
         vocab_size: tokens of the task, and of the model.
         seq_len: tokens in a sequence, even.
         noise_vocab_size: how many of the tokens are distractors.
@@ -83,6 +85,7 @@ class RunConfig:
     """
 
     read: Read = field(default_factory=RawRead)
+    write: Write = field(default_factory=AdditiveWrite)
     vocab_size: int = 80
     seq_len: int = 512
     noise_vocab_size: int = 16
@@ -144,13 +147,13 @@ class RunConfig:
         """The model that these settings describe."""
         return MLSTMConfig(
             vocab_size=self.vocab_size, embedding_dim=self.embedding_dim, num_heads=self.num_heads,
-            read=self.read, form=self.form, precision=self.precision,
+            read=self.read, write=self.write, form=self.form, precision=self.precision,
         )  # fmt: skip
 
     def settings(self) -> dict:
         """All settings as plain data, as they stand in a run record."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return plain | {"read": read_settings(self.read)}
+        return plain | {"read": read_settings(self.read), "write": write_settings(self.write)}
 
     @property
     def identity(self) -> str:
@@ -160,7 +163,10 @@ class RunConfig:
     @classmethod
     def from_settings(cls, settings: dict) -> "RunConfig":
         """The configuration that `settings` described."""
-        return cls(**settings | {"read": read_from_settings(settings["read"])})
+        variants = {"read": read_from_settings(settings["read"])}
+        if "write" in settings:
+            variants["write"] = write_from_settings(settings["write"])
+        return cls(**settings | variants)
 
 
 def train(config: RunConfig, on_evaluation: Callable[[Evaluation], None] | None = None) -> RunRecord:

@@ -53,6 +53,13 @@ def test_trial_finds_programs_that_are_right(filtered):
 
 
 @pytest.mark.needs_triton
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_trial_where_no_gradients_are_wanted(mode):
+    with mode():
+        assert fused.trial_error(CUDA if torch.cuda.is_available() else CPU, 5, 4, False, "float32") < 1e-5
+
+
+@pytest.mark.needs_triton
 def test_trial_finds_programs_that_are_wrong(monkeypatch):
     right = fused.fused_reads
     monkeypatch.setattr(fused, "fused_reads", lambda *x: tuple(1.01 * y for y in right(*x)))

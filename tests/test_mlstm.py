@@ -6,6 +6,7 @@ Axes: B batch, NH heads, S sequence, DH head size.
 import math
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -123,6 +124,48 @@ def test_fused_form_is_accurate(read, family):
     inputs = hostile_inputs(family, length=LENGTH, heads=1, size=5)
     plain = cell(read, "parallel")
     assert_accurate(fused(read), plain, inputs, run_with_grads(plain, inputs))
+
+
+def tensor_core_products(interpreter, products: int):
+    """A stand-in for the interpreter's product of matrices that multiplies float32 numbers as tensor cores do.
+
+    A TF32 number is a float32 with the last 13 bits cut off. With three products, what is cut off is multiplied too,
+    but for the smallest of the four.
+    """
+
+    def cut(x):
+        return (x.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+
+    def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
+        x, y = a.data, b.data
+        if x.dtype == np.float32:
+            x1, y1 = cut(np.ascontiguousarray(x)), cut(np.ascontiguousarray(y))
+            x2, y2 = cut(x - x1), cut(y - y1)
+            result = x1 @ y1 + ((x1 @ y2 + x2 @ y1) if products == 3 else 0)
+        else:
+            result = x @ y
+        return interpreter.TensorHandle(result + d.data, d.dtype.scalar)
+
+    return create_dot
+
+
+@pytest.mark.needs_triton
+@pytest.mark.skipif(GPU, reason="a GPU multiplies so by itself")
+@pytest.mark.parametrize("family", ["random", "one_write", "opposite_straddling_open", "gates_within_50", "fgate_+50"])
+@pytest.mark.parametrize("read", ["raw", "five_steps"])
+def test_fused_form_is_accurate_on_tensor_cores(read, family, monkeypatch):
+    """Three TF32 products are accurate enough, and one is not: the test would notice."""
+    from triton.runtime import interpreter
+
+    inputs = hostile_inputs(family, length=32, heads=1, size=12)
+    plain = cell(read, "parallel")
+    wanted = run_with_grads(plain, inputs)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", tensor_core_products(interpreter, 3))
+    assert_accurate(fused(read), plain, inputs, wanted)
+    if family == "random" and read == "five_steps":
+        monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", tensor_core_products(interpreter, 1))
+        errors = relative_errors(*run_with_grads(fused(read), inputs.to(torch.float32)), wanted)
+        assert 2e-5 < max(errors.values()) < 0.1, errors
 
 
 @pytest.mark.needs_triton
