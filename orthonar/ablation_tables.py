@@ -34,7 +34,9 @@ CHANGES: Mapping[str, str] = {
     "ridge": "ridge regression's singular values",
     "polar": "polar factor: singular values become 1",
     "muon3": "3 of Muon's quintic steps",
-    "delta_write": "delta rule: writes what the memory lacks",
+    "delta_write": "raw read, delta rule: erases the old under a key",
+    "write_back": "ns5, and what is read is kept, at every position",
+    "write_back_each_chunk": "ns5, and what is read is kept, every 16 positions",
 }
 
 #: What a table says where a variant has runs, but none that ended so.
