@@ -18,9 +18,10 @@ import time
 from pathlib import Path
 
 from orthonar import paths
+from orthonar.executors import local_executor
 from orthonar.presets import Study
 from orthonar.records import RunStore
-from orthonar.sweep import Sweep, local_executor
+from orthonar.sweep import Sweep
 
 STUDY = Study(
     "tiny",

@@ -190,3 +190,32 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
         ),
     },
 }
+
+
+def find_study(preset: str, scale: str | None = None) -> tuple[str, Study]:
+    """A preset by name and scale, and the name of its record file.
+
+    "headline-pocket" is "headline" at the scale "pocket"; without either the scale is "paper".
+
+    Raises:
+        ValueError: naming the preset or scale that does not exist.
+    """
+    known = preset_names()
+    if preset not in known:
+        raise ValueError(f"preset: there is no {preset!r}, only {', '.join(known)}")
+    name, there = known[preset]
+    if scale is not None and preset != name and scale != there:
+        raise ValueError(f"scale: {preset} is at the scale {there}, not {scale!r}")
+    scale = scale or there
+    if scale not in PRESETS[name]:
+        raise ValueError(f"scale: {name} has {', '.join(PRESETS[name])}, not {scale!r}")
+    return name if scale == "paper" else f"{name}-{scale}", PRESETS[name][scale]
+
+
+def preset_names() -> dict[str, tuple[str, str]]:
+    """All names of presets, with what each stands for: a preset and its scale."""
+    return {
+        name if scale == "paper" else f"{name}-{scale}": (name, scale)
+        for name, scales in PRESETS.items()
+        for scale in scales
+    }

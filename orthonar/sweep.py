@@ -8,12 +8,9 @@ done or out of time, 1 a run failed, 2 nothing was run, 130 interrupted.
 import argparse
 import concurrent.futures as cf
 import dataclasses
-import multiprocessing
 import os
-import signal
 import statistics
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,8 +22,9 @@ import torch
 from tqdm import tqdm
 
 from . import paths
-from .presets import PRESETS, Study
-from .records import RunRecord, RunStore, revision, telling_settings
+from .executors import dask_executor, default_workers, local_executor
+from .presets import Study, find_study, preset_names
+from .records import RunRecord, RunStore, telling_settings
 from .train import RunConfig, train_together
 from .writes import AdditiveWrite
 
@@ -266,66 +264,6 @@ class Sweep:
             executor.shutdown(wait=False)
 
 
-def local_executor(workers: int, device: str = "cpu") -> cf.ProcessPoolExecutor:
-    """Processes on this machine: on CPUs each computes with one thread, GPUs are dealt out to them in turns."""
-    context = multiprocessing.get_context("spawn")
-    numbers = context.Queue()
-    for number in range(workers):
-        numbers.put(number)
-    return cf.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(numbers, device))
-
-
-def _begin_worker(numbers, device: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
-    if torch.device(device).type == "cuda" and torch.device(device).index is None:
-        torch.cuda.set_device(numbers.get() % torch.cuda.device_count())
-    else:
-        torch.set_num_threads(1)
-    revision()  # of the code as it was loaded, whatever becomes of the files while this process works
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def default_workers(device: str) -> int:
-    """One process a GPU, or one a CPU core that this process may use."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.device_count() if torch.device(device).index is None else 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def find_study(preset: str, scale: str | None = None) -> tuple[str, Study]:
-    """A preset by name and scale, and the name of its record file.
-
-    "headline-pocket" is "headline" at the scale "pocket"; without either the scale is "paper".
-
-    Raises:
-        ValueError: naming the preset or scale that does not exist.
-    """
-    known = preset_names()
-    if preset not in known:
-        raise ValueError(f"preset: there is no {preset!r}, only {', '.join(known)}")
-    name, there = known[preset]
-    if scale is not None and preset != name and scale != there:
-        raise ValueError(f"scale: {preset} is at the scale {there}, not {scale!r}")
-    scale = scale or there
-    if scale not in PRESETS[name]:
-        raise ValueError(f"scale: {name} has {', '.join(PRESETS[name])}, not {scale!r}")
-    return name if scale == "paper" else f"{name}-{scale}", PRESETS[name][scale]
-
-
-def preset_names() -> dict[str, tuple[str, str]]:
-    """All names of presets, with what each stands for: a preset and its scale."""
-    return {
-        name if scale == "paper" else f"{name}-{scale}": (name, scale)
-        for name, scales in PRESETS.items()
-        for scale in scales
-    }
-
-
 def run_preset(
     preset: str,
     scale: str | None = None,
@@ -361,8 +299,6 @@ def run_preset(
     if together < 1:
         raise ValueError(f"together must be at least 1, not {together!r}")
     if dask:
-        from .cluster import dask_executor
-
         make_executor, slots = dask_executor(dask)
     else:
         slots = workers or default_workers(device)

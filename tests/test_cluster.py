@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 from tiny import TASKS, TINY
 
-from orthonar import cluster
+from orthonar import executors
 from orthonar.records import RunStore
 from orthonar.sweep import Sweep, main
 
@@ -25,7 +25,7 @@ def local():
 
 
 def test_a_worker_killed_in_mid_sweep_loses_nothing(local, tmp_path):
-    make_executor, slots = cluster.dask_executor(local.scheduler_address)
+    make_executor, slots = executors.dask_executor(local.scheduler_address)
     assert slots == 2
     killed = []
 
@@ -42,7 +42,7 @@ def test_a_worker_killed_in_mid_sweep_loses_nothing(local, tmp_path):
 
 
 def test_no_scheduler_there(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cluster, "_TIMEOUT", 1)
+    monkeypatch.setattr(executors, "_TIMEOUT", 1)
     assert main(["headline-pocket", "--dask", "tcp://127.0.0.1:9", "--results", str(tmp_path)]) == 2
     assert "nothing was run" in capsys.readouterr().err
 

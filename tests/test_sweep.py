@@ -15,9 +15,10 @@ import pytest
 from tiny import SETTINGS, TASKS, TINY, record_of
 
 from orthonar import NewtonSchulzRead, RawRead, RunConfig, paths
-from orthonar.presets import PRESETS, RATES
+from orthonar.executors import local_executor
+from orthonar.presets import PRESETS, RATES, find_study
 from orthonar.records import RunStore
-from orthonar.sweep import Sweep, estimate, find_study, local_executor, main
+from orthonar.sweep import Sweep, estimate, main
 
 
 class Inline(cf.Executor):
@@ -287,7 +288,8 @@ def test_a_run_that_takes_its_worker_down_is_given_up(tmp_path):
 
 SCRIPT = """
 from orthonar.records import RunStore
-from orthonar.sweep import Sweep, local_executor
+from orthonar.executors import local_executor
+from orthonar.sweep import Sweep
 from tests.tiny import TINY
 if __name__ == "__main__":
     Sweep(TINY, "tiny", RunStore({folder!r}), lambda: local_executor(2), 2).run()
