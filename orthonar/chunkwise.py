@@ -45,9 +45,7 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     c_initial, n_initial, m_initial = (x.transpose(0, 1) for x in initial_state)
     heads, batch, length, size = q.shape
     dtype = q.dtype
-    if chunk_size is None:
-        chunk_size = _CHUNK_FOR_FILTER if read.precise else _CHUNK_FOR_RAW
-    chunk_size = min(chunk_size, length)
+    chunk_size = _chunk_size(read, length, chunk_size)
     chunks = -(-length // chunk_size)
     missing = chunks * chunk_size - length
     trial = q.device, size, chunk_size, read.precise, precision
@@ -93,6 +91,25 @@ def chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, initial_sta
     c_end = c_end.reshape(heads, batch, size, -1).to(dtype)
     n_end = _pad(n_end, (0, size - padded)).reshape(heads, batch, size).to(dtype)
     return tuple(x.transpose(0, 1) for x in (h, c_end, n_end, logs.scale[..., -1].to(dtype)))
+
+
+def looks_for_cancellation(read, device: torch.device, head_size: int, length: int, precision: str) -> bool:
+    """Whether the host must learn, on the way, which chunks' writes cancel: in filters, but for the fused programs.
+
+    Args:
+        read: the read.
+        device: where to compute.
+        head_size: DH.
+        length: S.
+        precision: of the products in the fused programs.
+    """
+    return read.precise and not can_fuse(device, head_size, _chunk_size(read, length), True, precision)
+
+
+def _chunk_size(read, length: int, asked: int | None = None) -> int:
+    if asked is None:
+        asked = _CHUNK_FOR_FILTER if read.precise else _CHUNK_FOR_RAW
+    return min(asked, length)
 
 
 def _pad(x: Tensor, amounts: tuple[int, ...], value: float = 0.0) -> Tensor:

@@ -30,7 +30,7 @@ def fused_reads(q, k, v, write, peak, peak_start, c_start, n_start, read, coeffi
         precision: of float32 products.
 
     Returns:
-        (N, L, D) in the dtype of q, and (N, L) in float64.
+        (N, L, D), in the dtype of q for a filter, in that of c_start for the raw read, and (N, L) in float64.
     """
     from .kernels.chunk_filter import fused_chunk_filter
     from .kernels.chunk_reads import fused_chunk_reads

@@ -49,6 +49,7 @@ class MesaRead(LeafRead):
     """
 
     needs_keys: ClassVar[bool] = True
+    waits_for_host: ClassVar[bool] = True
 
     _: KW_ONLY
     ridge: float = 0.001

@@ -57,6 +57,9 @@ class LeafRead(Read):
     needs_keys: ClassVar[bool] = False
     #: Whether it divides by what is left of the memory where writes cancel, and so must know that to the last digit.
     needs_precision: ClassVar[bool] = True
+    #: Whether it looks at what it computes on the way, iterates until that is good enough, say: on a GPU the host must
+    #: wait for it, and no CUDA graph can be captured.
+    waits_for_host: ClassVar[bool] = False
 
     @property
     def leaves(self) -> tuple["LeafRead", ...]:

@@ -78,7 +78,7 @@ class RunConfig:
         precision: of the products in the fused programs, see `orthonar.mlstm_sequence`.
         device: where to run, such as "cpu" or "cuda".
         engine: "eager" (operator by operator), "graph" (a captured CUDA graph, replayed) or "auto", which takes a graph
-            on CUDA devices.
+            on CUDA devices, save where a read looks at its results on the way.
 
     Raises:
         ValueError: naming the setting that is unknown or impossible.

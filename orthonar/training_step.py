@@ -1,7 +1,7 @@
 """One training step of the study's recipe: taken operator by operator, or captured once as a CUDA graph and replayed.
 
 Both do the same: a fresh batch from the run's own generator, forward, cross-entropy of all next tokens, backward, the
-gradient's norm clipped, AdamW, the schedule. Nothing in either waits for the host.
+gradient's norm clipped, AdamW, the schedule. Neither waits for the host, unless the read does.
 """
 
 import math
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from .chunkwise import looks_for_cancellation
 from .model import MLSTMModel
 
 # Steps taken before a graph is captured, so that all that is set up on first use is set up; they count as the others.
@@ -135,10 +136,34 @@ class GraphStep(ScheduledOnDevice):
 
 
 def make_training_step(config, device: torch.device) -> TrainingStep:
-    """The step that the setting engine asks for: "auto" is a graph on CUDA devices, "eager" elsewhere."""
-    if config.engine == "graph" or (config.engine == "auto" and device.type == "cuda"):
-        return GraphStep(config, device)
-    return TrainingStep(config, device)
+    """The step that the setting engine asks for, see `takes_graph`."""
+    return (GraphStep if takes_graph(config, device) else TrainingStep)(config, device)
+
+
+def takes_graph(config, device: torch.device) -> bool:
+    """Whether a run's steps are captured as a CUDA graph: "auto" does so on CUDA devices wherever it is possible.
+
+    Raises:
+        ValueError: a graph was asked for, and the cell looks at its results on the way.
+    """
+    if device.type != "cuda" or config.engine == "eager":
+        return False
+    waits = _waits_for_host(config, device)
+    if waits and config.engine == "graph":
+        raise ValueError(
+            f"engine: no graph can be captured of {config.read!r} in its {config.form} form on {device}, "
+            "which looks at results on the way"
+        )
+    return not waits
+
+
+def _waits_for_host(config, device: torch.device) -> bool:
+    # The plain form checks its decompositions.
+    if config.form == "parallel" or any(leaf.waits_for_host for leaf in config.read.leaves):
+        return True
+    by_token = config.form == "recurrent" or config.write.sequential
+    task = config.model.head_size, config.seq_len, config.precision
+    return not by_token and looks_for_cancellation(config.read, device, *task)
 
 
 def relative_rate(config, step: int) -> float:

@@ -1,11 +1,14 @@
 """The recipe: settings checked, runs repeatable and paired, divergence recorded."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from orthonar import NewtonSchulzRead, RawRead, RunConfig, evaluate, train
+from orthonar import NewtonSchulzRead, RawRead, RunConfig, chunkwise, evaluate, train
+from orthonar.composites import BlendRead
+from orthonar.mesa import MesaRead
 from orthonar.model import MLSTMModel
 from orthonar.records import RunRecord, identity
 from orthonar.train import fit_together, train_together
@@ -16,7 +19,9 @@ from orthonar.training_step import (
     generator,
     make_training_step,
     relative_rate,
+    takes_graph,
 )
+from orthonar.writes import WriteBack
 
 TINY = {
     "vocab_size": 12,
@@ -235,6 +240,25 @@ def test_engines_are_chosen_by_device():
         RunConfig(**TINY, engine="graph")
     with pytest.raises(ValueError, match="engine must be 'auto', 'eager' or 'graph', not 'fast'"):
         RunConfig(**TINY, engine="fast")
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_graph_is_taken_wherever_nothing_waits_for_the_host(monkeypatch, fused):
+    monkeypatch.setattr(chunkwise, "can_fuse", lambda *_: fused)
+    config, gpu = RunConfig(**TINY), torch.device("cuda")
+    assert takes_graph(config, gpu) and not takes_graph(config, torch.device("cpu"))
+    assert not takes_graph(replace(config, form="parallel"), gpu)
+    orthogonalized = replace(config, read=NewtonSchulzRead())
+    assert takes_graph(orthogonalized, gpu) is fused
+    assert takes_graph(replace(orthogonalized, write=WriteBack()), gpu)
+    assert takes_graph(replace(orthogonalized, form="recurrent"), gpu)
+    for read in (MesaRead(), BlendRead(0.5, RawRead(), MesaRead())):
+        waiting = replace(config, read=read)
+        assert not takes_graph(waiting, gpu) and not takes_graph(replace(waiting, form="recurrent"), gpu)
+        asked = replace(waiting)
+        object.__setattr__(asked, "engine", "graph")  # a machine without a GPU would not take the device
+        with pytest.raises(ValueError, match="engine: no graph can be captured of .*MesaRead.* chunkwise form on cuda"):
+            takes_graph(asked, gpu)
 
 
 def test_runs_side_by_side_come_out_as_alone():
