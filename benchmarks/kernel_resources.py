@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from orthonar.kernels import chunk_filter, chunk_reads, states
-from orthonar.kernels.tiles import padded
+from orthonar.kernels.tiles import ALL_REGISTERS, padded
 
 _MODULES = {"chunk_filter": chunk_filter, "chunk_reads": chunk_reads, "states": states}
 #: Programs, and for `chunk_reads` the type of the states.
@@ -29,22 +29,11 @@ PROGRAMS = (
     ("chunk_filter", "_exact", ""), ("chunk_filter", "_exact_backward", ""),
     ("states", "_forward", ""), ("states", "_backward", ""),
 )  # fmt: skip
+_WITH_ALL_REGISTERS = (("chunk_reads", "_backward"), ("chunk_filter", "_prepare"), ("chunk_filter", "_gradients"))
 _ALWAYS_SINGLE = {
-    "q",
-    "k",
-    "v",
-    "grad_q",
-    "grad_k",
-    "grad_v",
-    "scaled",
-    "over_norm",
-    "clamped",
-    "gram",
-    "kc",
-    "kk",
-    "a",
-}
-_ALWAYS_SINGLE |= {"w", "b", "kept", "r", "p", "grad_scaled"}
+    "q", "k", "v", "grad_q", "grad_k", "grad_v", "scaled", "over_norm", "clamped", "gram", "kc", "kk", "a", "w", "b",
+    "kept", "r", "p", "grad_scaled",
+}  # fmt: skip
 
 
 def _type_of(argument: str, module: str, program: str, state: str) -> str:
@@ -85,6 +74,8 @@ def compile_program(module: str, program: str, state: str, capability: int, leng
     source = ASTSource(fn=function, signature=signature, constexprs=values)
     few = capability >= 80 and program in ("_recur", "_gradients")
     options = {"num_stages": 1, "num_warps": chunk_filter._WARPS if few else 4}
+    if (module, program) in _WITH_ALL_REGISTERS:
+        options |= ALL_REGISTERS
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "program.cubin")

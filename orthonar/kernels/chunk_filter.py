@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .tiles import (
+    ALL_REGISTERS,
     dot,
     input_precision,
     is_modern,
@@ -125,7 +126,7 @@ class _ChunkFilter(torch.autograd.Function):
                 _recur[grid](grad_y[block], *operands, clenshaw, room[1], result, degree, 0, KEEP=True, **launch)
                 _gradients[grid](
                     *(t[block] for t in (k, *gates, c_start)), here.z, here.over_norm, here.clamped, *operands, *room,
-                    result, *(t[block] for t in grads), degree, 0, **launch,
+                    result, *(t[block] for t in grads), degree, 0, **launch, **ALL_REGISTERS,
                 )  # fmt: skip
         _exact_backward[(len(k),)](*inputs, flags, signed, grad_y, *grads, degree, eps * eps, num_stages=1, **sizes)
         return *grads, None, None, None, None
@@ -154,7 +155,8 @@ def _prepared(inputs, flags, eps, largest_cancellation, sizes, products) -> _Sha
     vectors, per_position, pairs = (length, size), (length,), (length, length)
     new = vectors, per_position, per_position, (size, size), vectors, pairs, per_position, pairs
     shared = _Shared(*(k.new_empty(count, *shape) for shape in new))
-    _prepare[(count,)](*inputs, flags, *shared.tensors, eps * eps, largest_cancellation, **sizes, **products)
+    options = sizes | products | ALL_REGISTERS
+    _prepare[(count,)](*inputs, flags, *shared.tensors, eps * eps, largest_cancellation, **options)
     return shared
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .tiles import (
+    ALL_REGISTERS,
     dot,
     input_precision,
     is_modern,
@@ -73,7 +74,8 @@ class _ChunkReads(torch.autograd.Function):
         inputs = ctx.saved_tensors
         grads = [torch.empty_like(t) for t in inputs]
         given = grad_numerator.contiguous(), grad_n_dot_q.contiguous()
-        _backward[(len(inputs[0]),)](*inputs, *given, *grads, WIDE=is_modern(inputs[0].device), **ctx.options)
+        wide = is_modern(inputs[0].device)
+        _backward[(len(inputs[0]),)](*inputs, *given, *grads, WIDE=wide, **ctx.options, **ALL_REGISTERS)
         return *grads, None
 
 

@@ -12,6 +12,9 @@ from torch import Tensor
 #: Precisions of the products of float32 numbers, with the names that Triton has for them: three products of TF32's 10
 #: bits of mantissa make one of float32 accuracy.
 PRECISIONS = {"float32": "tf32x3", "tf32": "tf32"}
+#: An option for programs that want all registers there are: for capability 8.0 NVIDIA's assembler, left to itself,
+#: gives them 32 and keeps the rest in memory.
+ALL_REGISTERS = {"maxnreg": 255}
 
 
 def padded(size: int) -> int:
