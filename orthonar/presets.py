@@ -42,7 +42,7 @@ VARIANTS: Mapping[str, Mapping] = MappingProxyType(
         "polar": {"read": PolarRead()},
         "ns8": {"read": NewtonSchulzRead(steps=8)},
         "muon3": {"read": MuonRead(steps=3)},
-        # Last, since every position waits for the one before: an hour for what takes others minutes.
+        # Last, since every position waits for the one before: half an hour for what takes others minutes.
         "write_back": {"read": NewtonSchulzRead(steps=5), "write": WriteBack()},
     }
 )
