@@ -7,9 +7,9 @@
 A step draws a batch on the device, goes forward and backward, clips the gradient and takes one AdamW step; float32, the
 study's model. Contenders: the orthogonalized read in its plain form, the raw read of the package `xlstm` (stock), and
 both reads in the chunkwise form. At every length all are timed with five Newton-Schulz steps; at the length nearest
-below 768 also with the other numbers of steps. Beside them: drawing the batch alone, the reads alone, forward and
-backward, and, on a GPU where `fla` can be imported, MesaNet's conjugate-gradient read. Whatever is timed at a length
-takes turns, after rounds that do not count.
+below 768 also with the other numbers of steps. Beside them: drawing the batch alone (on a GPU as a graph too, as it is
+in training), the reads alone, forward and backward, and, on a GPU where `fla` can be imported, MesaNet's
+conjugate-gradient read. Whatever is timed at a length takes turns, after rounds that do not count.
 
 Peak memory is what three steps need beyond what was in use before: allocated on a GPU; on a CPU resident, in a fresh
 process. The device's peak is the fastest of a few large float32 matrix products, in the same run. What does not fit or
@@ -143,7 +143,7 @@ def make_call(case: Case, vocab_size: int, device: str) -> Callable[[], object]:
         return task.sample(case.batch, generator, device)
 
     if case.what == "sampling":
-        return draw_batch
+        return captured(draw_batch, generator) if device.startswith("cuda") else draw_batch
     if case.what == "step" and device.startswith("cuda") and case.contender in ("raw", "orthogonalized"):
         # As `orthonar.train` takes it there: captured as a graph, which the others could not be.
         read = RawRead() if case.contender == "raw" else NewtonSchulzRead(steps=case.steps)
@@ -162,6 +162,19 @@ def make_call(case: Case, vocab_size: int, device: str) -> Callable[[], object]:
     probe = torch.randn(shape, **new)
     read = RawRead() if case.contender == "raw" else NewtonSchulzRead(steps=case.steps)
     return lambda: torch.autograd.grad(mlstm_sequence(*x, read=read), x, probe)
+
+
+def captured(call: Callable[[], object], generator: torch.Generator) -> Callable[[], None]:
+    """The call as the replay of a CUDA graph, which it is a part of in training: without the host's launches."""
+    aside = torch.cuda.Stream(generator.device)
+    aside.wait_stream(torch.cuda.current_stream(generator.device))
+    with torch.cuda.stream(aside):
+        call()  # what is set up on first use must not be captured
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(generator)
+    with torch.cuda.graph(graph, stream=aside):
+        call()
+    return graph.replay
 
 
 def mesanet_call(case: Case, generator: torch.Generator) -> Callable[[], object]:
