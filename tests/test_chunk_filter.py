@@ -62,7 +62,7 @@ def fast(z, c0, k, v, log_a, log_w, coefficients) -> torch.Tensor:
 def with_grads(function, tensors, coefficients) -> list[torch.Tensor]:
     y = function(*tensors, coefficients)
     weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y.dtype)
-    return [y.detach(), *torch.autograd.grad(y, tensors, weight, materialize_grads=True)]
+    return [t.detach() for t in (y, *torch.autograd.grad(y, tensors, weight, materialize_grads=True))]
 
 
 def assert_agree(got, wanted, tolerance=1e-10):

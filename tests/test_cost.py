@@ -125,7 +125,8 @@ def run(tmp_path_factory):
     call += ["--steps-of-newton-schulz", "1", "5", "--threads", "1", "--vocab-size", "40", "--results", str(folder)]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert not done.stderr
+    # What a CUDA build of torch says of a machine without a GPU is not ours.
+    assert [line for line in done.stderr.splitlines() if "No CUDA runtime is found" not in line] == []
     return folder, done.stdout
 
 

@@ -26,7 +26,7 @@ def test_every_pin_admits_the_first_release_of_this_python():
         # Another version, in an environment that `make` did not make, says nothing about the pin.
         if pin.specifier.contains(found.version):
             known += 1
-            python = found.metadata["Requires-Python"] or ""
+            python = found.metadata.get("Requires-Python", "")
             refusing += [] if SpecifierSet(python).contains(first) else [f"{line}: {python}"]
     if not known:
         pytest.skip("none of the pinned versions is installed here")
