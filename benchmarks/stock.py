@@ -1,8 +1,10 @@
-"""The study's model around the layer of the package `xlstm`: what this project's model is compared with."""
+"""The study's model, put together as the study does: what this project's model is compared with.
+
+Embedding and head are PyTorch's own, initialised by PyTorch; the layer is the package `xlstm`'s, initialised by it.
+"""
 
 from torch import Tensor, nn
 from xlstm.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig
-from xlstm.components.init import small_init_init_
 from xlstm.components.ln import LayerNorm
 
 from orthonar.model import MLSTMConfig
@@ -20,7 +22,6 @@ class StockModel(nn.Module):
         super().__init__()
         width = config.embedding_dim
         self.embedding = nn.Embedding(config.vocab_size, width)
-        small_init_init_(self.embedding.weight, dim=width)  # as in `xlstm.xLSTMLMModel`
         self.norm = LayerNorm(width)
         self.layer = mLSTMLayer(
             mLSTMLayerConfig(

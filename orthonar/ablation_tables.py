@@ -42,7 +42,7 @@ CHANGES: Mapping[str, str] = {
 #: What a table says where a variant has runs, but none that ended so.
 NO_SUCH_RUN = "no such run"
 
-#: What probes leave in a trace, see `orthonar.probes.probe` and `orthonar.train.SWAPS`.
+#: What probes leave in a trace, see `orthonar.probes` and `orthonar.train.SWAPS`.
 PROBES = (
     "effective_rank", "log10_condition", "qk_coherence", "decoded", "decoded_wrong_key", "decoded_wrong_memory",
     "accuracy_read_raw", "accuracy_read_orthogonalized",

@@ -1,8 +1,9 @@
 """The study's model: embedding, one mLSTM layer between LayerNorms with a residual, linear head.
 
 Every detail of the layer, its initialisation included, follows the package `xlstm` (Beck et al. 2024, arXiv 2405.04517;
-`mLSTMLayer`), whose parameter names are kept, so that state dicts load both ways. Reads and writes have no parameters:
-a baseline's state dict loads into a model with any other.
+`mLSTMLayer`), whose parameter names are kept, so that state dicts load both ways. Embedding and head are the study's:
+plain `torch.nn.Embedding` and `torch.nn.Linear`. Reads and writes have no parameters: a baseline's state dict loads
+into a model with any other.
 
 Axes: B batch, S sequence, V vocabulary, E embedding, I inner width (192 for E = 94), NH heads, DH = I / NH.
 """
@@ -15,10 +16,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checks import checked_integer
+from .checks import checked_integer, checked_positive
 from .mlstm import MLSTMState, check_form, check_precision, mlstm_sequence
 from .reads import RawRead, Read, check_read
 from .writes import AdditiveWrite, Write, check_write
+
+
+def small_init_std(width: int) -> float:
+    """Standard deviation sqrt(2 / (5 width)) of small initial weights (Nguyen and Salazar 2019, arXiv 1910.05895).
+
+    `xlstm` draws its projections so, and in language models the embedding too; the study's embedding is N(0, 1).
+
+    Args:
+        width: size of the residual stream; 94 gives 0.065.
+    """
+    return math.sqrt(2 / (5 * width))
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,8 @@ class MLSTMConfig:
         proj_factor: inner width over embedding width; see `inner_dim`.
         conv_kernel_size: taps of the causal convolution before queries and keys.
         qkv_block_size: size of the blocks of the block-diagonal query, key and value projections.
+        embedding_std: standard deviation of the initial embedding. It decides the outcome on the study's task: what the
+            layer adds to the residual stream starts small beside an embedding of 1 and large beside one of 0.065.
         read: how the memory is read.
         write: how it is written.
         form: form of the cell, see `orthonar.mlstm_sequence`.
@@ -47,6 +61,7 @@ class MLSTMConfig:
     proj_factor: float = 2.0
     conv_kernel_size: int = 4
     qkv_block_size: int = 4
+    embedding_std: float = 1.0
     read: Read = field(default_factory=RawRead)
     write: Write = field(default_factory=AdditiveWrite)
     form: str = "chunkwise"
@@ -61,6 +76,7 @@ class MLSTMConfig:
             raise ValueError(f"num_heads must divide the inner width {self.inner_dim}, not be {self.num_heads}")
         if self.head_size % self.qkv_block_size:
             raise ValueError(f"qkv_block_size must divide the head size {self.head_size}, not be {self.qkv_block_size}")
+        object.__setattr__(self, "embedding_std", checked_positive("embedding_std", self.embedding_std))
         check_read("read", self.read)
         check_write("write", self.write, self.read)
         check_form(self.form)
@@ -268,15 +284,15 @@ class MLSTMModel(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all weights anew, the embedding and the layer as `xlstm` does, the head as PyTorch does."""
+        """Draw all weights anew, the layer as `xlstm` does, embedding and head as the study does."""
         if generator is None:
             generator = torch.Generator()
             generator.seed()
         width, layer = self.config.embedding_dim, self.layer
         cell = layer.mlstm_cell
-        small = math.sqrt(2 / (5 * width))  # Nguyen and Salazar 2019, arXiv 1910.05895
+        small = small_init_std(width)
+        self.embedding.weight.normal_(0, self.config.embedding_std, generator=generator)
         for weight in (
-            self.embedding.weight,
             layer.proj_up.weight,
             layer.q_proj.weight,
             layer.k_proj.weight,

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from .composites import BlendRead, StraightThroughRead
 from .filters import MuonRead, PolarRead, RidgeRead
 from .mesa import MesaRead
+from .model import small_init_std
 from .reads import NewtonSchulzRead, RawRead
 from .records import RunRecord
 from .train import RunConfig
@@ -63,6 +64,7 @@ class Study:
         rate_seeds: seeds that the rate is chosen on.
         seeds: seeds run at the chosen rate; none where the rates themselves are the result.
         sides: what is compared, settings of `RunConfig` by the names readers know.
+        keep_weights: whether final weights are kept beside the records.
     """
 
     scale: str
@@ -72,6 +74,7 @@ class Study:
     rate_seeds: tuple[int, ...] = (100, 101)
     seeds: tuple[int, ...] = tuple(range(24))
     sides: Mapping[str, Mapping] = field(default_factory=lambda: SIDES)
+    keep_weights: bool = False
 
     def cells(self) -> list[tuple[Mapping, str]]:
         """Every task with every side, in order."""
@@ -134,34 +137,58 @@ def _task(vocab_size: int, seq_len: int) -> Mapping:
 
 
 _PAPER_TASKS = (_task(80, 512), _task(96, 768), _task(96, 1024))
-_REPLICATION_TASKS = (_task(80, 512), _task(80, 1024))
-_REPLICATION = MappingProxyType({"batch_size": 16})
-# A model and tasks small enough for two CPU cores. The post's smallest rate is left out: in so few steps nothing
-# would leave chance with it.
+# The follow-up's recipe: one rate, seeds of its own, a quarter of the post's batch.
+_FOLLOW_UP = MappingProxyType({"batch_size": 16, "probes": True})
+_FOLLOW_UP_RATE = (3e-3,)
+
+
+def _follow_up(vocab_size: int, seq_len: int, sides: Mapping[str, Mapping]) -> Study:
+    task = _task(vocab_size, seq_len)
+    seeds = tuple(range(11, 27))
+    return Study("paper", (task,), _FOLLOW_UP, _FOLLOW_UP_RATE, (), seeds, sides, keep_weights=True)
+
+
+#: The raw read from the study's embedding and from one as small as the layer's projections, which is not the study's.
+INITIALISATIONS: Mapping[str, Mapping] = MappingProxyType(
+    {
+        "standard embedding": {"read": RawRead()},
+        "small embedding": {"read": RawRead(), "embedding_std": small_init_std(94)},
+    }
+)
+ORTHOGONALIZED_SMALL: Mapping[str, Mapping] = MappingProxyType(
+    {"small embedding, orthogonalized": {"read": NewtonSchulzRead(steps=5), "embedding_std": small_init_std(94)}}
+)
+#: The raw read over twice the steps, and at a constant rate.
+SCHEDULES: Mapping[str, Mapping] = MappingProxyType(
+    {
+        "cosine, 4,000 steps": {"read": RawRead(), "steps": 4000},
+        "constant": {"read": RawRead(), "schedule": "constant"},
+    }
+)
+
+# A model and tasks small enough for two CPU cores; its embedding is small, unlike the study's. The post's
+# smallest rate is left out: in so few steps nothing would leave chance with it.
 _POCKET_TASKS = (_task(28, 96), _task(30, 96), _task(32, 96))
 _POCKET_RATES = RATES[1:]
-_REPLICATION_RATE = (3e-3,)
 _POCKET = MappingProxyType(
-    {"embedding_dim": 32, "num_heads": 2, "batch_size": 16, "steps": 600, "eval_every": 50, "eval_batches": 8}
-)
+    {
+        "embedding_dim": 32, "num_heads": 2, "embedding_std": small_init_std(32),
+        "batch_size": 16, "steps": 600, "eval_every": 50, "eval_batches": 8,
+    }
+)  # fmt: skip
 
 #: Every preset, by name and scale.
 PRESETS: Mapping[str, Mapping[str, Study]] = {
     "headline": {
-        "paper": Study("paper", _PAPER_TASKS),
+        "paper": Study("paper", _PAPER_TASKS, keep_weights=True),
         "pocket": Study("pocket", _POCKET_TASKS, _POCKET, rates=_POCKET_RATES, seeds=tuple(range(12))),
     },
-    # The follow-up's replication: one rate, its own seeds, a quarter of the post's batch.
-    "replication": {
-        "paper": Study(
-            "paper",
-            _REPLICATION_TASKS,
-            _REPLICATION,
-            rates=_REPLICATION_RATE,
-            rate_seeds=(),
-            seeds=tuple(range(11, 27)),
-        ),
-    },
+    # In the order in which they are worth running where an hour is dear.
+    "initialisation": {"paper": _follow_up(80, 512, INITIALISATIONS)},
+    "initialisation-orthogonalized": {"paper": _follow_up(80, 512, ORTHOGONALIZED_SMALL)},
+    "schedule": {"paper": _follow_up(80, 512, SCHEDULES)},
+    "replication": {"paper": _follow_up(80, 512, SIDES)},
+    "replication-1024": {"paper": _follow_up(80, 1024, SIDES)},
     "learning-rate": {
         "paper": Study("paper", _PAPER_TASKS[:1], rate_seeds=tuple(range(100, 108)), seeds=()),
         "pocket": Study(
@@ -170,20 +197,12 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
     },
     # One rate for all, the follow-up's, and its seeds.
     "ablation": {
-        "paper": Study(
-            "paper",
-            _REPLICATION_TASKS[:1],
-            _REPLICATION | {"probes": True},
-            rates=_REPLICATION_RATE,
-            rate_seeds=(),
-            seeds=tuple(range(11, 27)),
-            sides=VARIANTS,
-        ),
+        "paper": _follow_up(80, 512, VARIANTS),
         "pocket": Study(
             "pocket",
             _POCKET_TASKS[1:2],
             _POCKET | {"probes": True},
-            rates=_REPLICATION_RATE,
+            rates=_FOLLOW_UP_RATE,
             rate_seeds=(),
             seeds=tuple(range(11, 15)),
             sides=VARIANTS,

@@ -175,27 +175,38 @@ def _ridge(x: Tensor, y: Tensor):
     return lambda features: (features - x_mean) @ weights + y_mean
 
 
-def probe(
-    model: MLSTMModel, task: NoisyRecall, tokens: Tensor, batches: list[tuple[Tensor, Tensor]]
-) -> dict[str, float]:
-    """All probes of a model at one moment, as they stand in a run's trace.
+def dynamics(model: MLSTMModel, tokens: Tensor, batches: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """What shows how training moves, as it stands in a run's trace; cheap enough for every evaluation.
+
+    Args:
+        model: the model.
+        tokens: inputs of a validation batch, (B, S).
+        batches: two fresh training batches.
+
+    Returns:
+        "effective_rank" (mean over sequences and heads), "log10_condition" (median) and "qk_coherence".
+    """
+    c_state = memory(model, tokens).c_state
+    return {
+        "effective_rank": effective_rank(c_state).mean().item(),
+        "log10_condition": condition(c_state).log10().median().item(),
+        "qk_coherence": gradient_coherence(model, batches),
+    }
+
+
+def contents(model: MLSTMModel, task: NoisyRecall, tokens: Tensor) -> dict[str, float]:
+    """What a decoder finds in a model's memory, as it stands at the end of a run's trace.
 
     Args:
         model: the model.
         task: its task.
         tokens: inputs of a validation batch, (B, S).
-        batches: two training batches.
 
     Returns:
-        "effective_rank" (mean over sequences and heads), "log10_condition" (median), "qk_coherence", "decoded",
-        "decoded_wrong_key", "decoded_wrong_memory".
+        "decoded", "decoded_wrong_key" and "decoded_wrong_memory", see `Decoded`.
     """
-    held = memory(model, tokens)
-    decoded = decodable_share(task, tokens, held)
+    decoded = decodable_share(task, tokens, memory(model, tokens))
     return {
-        "effective_rank": effective_rank(held.c_state).mean().item(),
-        "log10_condition": condition(held.c_state).log10().median().item(),
-        "qk_coherence": gradient_coherence(model, batches),
         "decoded": decoded.share,
         "decoded_wrong_key": decoded.wrong_key,
         "decoded_wrong_memory": decoded.wrong_memory,

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .model import small_init_std
 from .paths import project_root
 
 #: Version of the record's layout; a change of meaning raises it.
@@ -29,17 +30,9 @@ SCHEMA = 1
 #: Final accuracy at the scored positions from which a run counts as solved.
 SOLVED_AT = 0.8
 
-#: Settings that say where a run was computed, not what: they are recorded, but do not tell runs apart.
-_NOT_IDENTIFYING = ("device", "engine")
-#: Settings that older records do not have, with the value that was theirs: a setting at this value does not tell runs
-#: apart, so that those records are still found.
-_IMPLIED = {
-    "precision": "float32",
-    "write": {"name": "AdditiveWrite"},
-    "frozen_keys": False,
-    "qk_lr_factor": 1.0,
-    "probes": False,
-}
+#: Settings that say where a run was computed or what it was asked on the way, not what it is: they are recorded, but do
+#: not tell runs apart.
+_NOT_IDENTIFYING = ("device", "engine", "probes")
 
 
 @dataclass(frozen=True)
@@ -132,12 +125,35 @@ class RunRecord:
         append_line(Path(path), self.to_json())
 
 
+def _implied(settings: dict) -> dict:
+    """Settings that older records do not have, with the value that was theirs."""
+    return {
+        "precision": "float32",
+        "write": {"name": "AdditiveWrite"},
+        "frozen_keys": False,
+        "qk_lr_factor": 1.0,
+        "probes": False,
+        # Before it was a setting, the embedding was drawn as small as the layer's projections.
+        "embedding_std": small_init_std(settings["embedding_dim"]),
+    }
+
+
+def complete_settings(settings: dict) -> dict:
+    """A record's settings, with what older ones do not have at the value that was theirs.
+
+    Args:
+        settings: as they stand in a record.
+    """
+    return _implied(settings) | settings
+
+
 def telling_settings(settings: dict) -> dict:
     """The settings that tell runs apart: not where it was computed, nor what older records do not have but imply."""
+    implied = _implied(settings)
     return {
         name: value
         for name, value in settings.items()
-        if name not in _NOT_IDENTIFYING and not (name in _IMPLIED and value == _IMPLIED[name])
+        if name not in _NOT_IDENTIFYING and not (name in implied and value == implied[name])
     }
 
 
@@ -264,7 +280,7 @@ def run_table(records: Iterable[RunRecord]) -> pd.DataFrame:
     rows = []
     for r in records:
         settings = {}
-        for name, value in (_IMPLIED | r.settings).items():
+        for name, value in complete_settings(r.settings).items():
             settings |= _columns(name, value) if isinstance(value, dict) else {name: value}
         where = (r.device, r.versions.get("torch"), r.revision, r.started, r.identity)
         outcome = (r.accuracy, r.escape_step, r.outcome == "solved", r.outcome, r.wall_seconds, *where)

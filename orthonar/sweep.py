@@ -25,7 +25,8 @@ from . import paths
 from .executors import dask_executor, default_workers, local_executor
 from .presets import Study, find_study, preset_names
 from .records import RunRecord, RunStore, telling_settings
-from .train import RunConfig, train_together
+from .train import RunConfig, train_models
+from .weights import packed, save_weights
 from .writes import AdditiveWrite
 
 #: How often a run may be taken down with its worker before it is given up.
@@ -54,6 +55,9 @@ def describe(config: RunConfig) -> str:
     """A run in a few words: read, what else is not the study's, task, learning rate, seed."""
     words = [_in_words(config.read)]
     words += [_in_words(config.write)] if config.write != AdditiveWrite() else []
+    words += [] if config.embedding_std == 1 else [f"embedding std {config.embedding_std:.2g}"]
+    words += ["constant lr"] if config.schedule == "constant" else []
+    words += [f"{config.steps} steps"]
     words += ["frozen keys"] if config.frozen_keys else []
     words += [f"queries and keys lr x {config.qk_lr_factor:g}"] if config.qk_lr_factor != 1 else []
     task = f"vocabulary {config.vocab_size}, length {config.seq_len}, lr {config.lr:g}, seed {config.seed}"
@@ -86,11 +90,27 @@ def estimate(config: RunConfig, records: list[RunRecord]) -> float | None:
     complete = [r for r in records if r.outcome != "diverged"]
     if same := [r.wall_seconds for r in complete if kind(r.settings) == kind(mine)]:
         return statistics.median(same)
-    alike = ("read", "write", "probes", "embedding_dim", "num_heads", "form")
+    alike = ("read", "write", "embedding_dim", "num_heads", "form")
     near = [r for r in complete if all(telling_settings(r.settings).get(k) == mine.get(k) for k in alike)]
     if near:
         return statistics.median(r.wall_seconds / tokens(r.settings) for r in near) * tokens(mine)
     return None
+
+
+def train_group(configs: list[RunConfig], keep_weights: bool) -> list[tuple[RunRecord, bytes | None]]:
+    """What a worker does: train some runs side by side.
+
+    Args:
+        configs: their settings.
+        keep_weights: whether their final weights are wanted too.
+
+    Returns:
+        For each run its record and its weights, see `orthonar.weights.packed`; None for a run that diverged.
+    """
+    return [
+        (record, packed(model) if keep_weights and record.outcome != "diverged" else None)
+        for record, model in train_models(configs)
+    ]
 
 
 class Sweep:
@@ -207,15 +227,15 @@ class Sweep:
         if self._executor is None:
             self._executor = self.make_executor()
         try:
-            self._running[self._executor.submit(train_together, group)] = group
+            self._running[self._executor.submit(train_group, group, self.study.keep_weights)] = group
         except (BrokenProcessPool, RuntimeError):  # it broke between two looks at it
             self._stop()
             self._executor = self.make_executor()
-            self._running[self._executor.submit(train_together, group)] = group
+            self._running[self._executor.submit(train_group, group, self.study.keep_weights)] = group
 
     def _finish(self, future: cf.Future, group: list[RunConfig]) -> None:
         try:
-            records = future.result()
+            trained = future.result()
         except (cf.BrokenExecutor, cf.CancelledError) as error:
             # The whole pool is gone: all that was in progress starts again, at most _LIVES times.
             for config in group:
@@ -232,10 +252,15 @@ class Sweep:
                 self._alone |= {c.identity for c in group}
                 self.say(f"{len(group)} runs failed together, each is tried alone: {type(error).__name__}: {error}")
         else:
-            for config, record in zip(group, records, strict=True):
-                self._record(config, record)
+            for config, (record, weights) in zip(group, trained, strict=True):
+                self._record(config, record, weights)
 
-    def _record(self, config: RunConfig, record: RunRecord) -> None:
+    def _record(self, config: RunConfig, record: RunRecord, weights: bytes | None) -> None:
+        if weights is not None:
+            try:  # before the record: a run that is recorded is never trained again
+                save_weights(self.store.folder, record, weights)
+            except OSError as error:
+                self.say(f"weights not kept ({error}): {describe(config)}")
         if self.store.add(record, self.name):
             self.progress.done.append(record)
         accuracy = "loss not finite" if record.accuracy is None else f"accuracy {100 * record.accuracy:.1f} %"

@@ -17,9 +17,9 @@ from torch.nn.functional import cross_entropy
 from .checks import checked_integer
 from .data import NoisyRecall
 from .model import MLSTMConfig, MLSTMModel
-from .probes import probe, with_read
+from .probes import contents, dynamics, with_read
 from .reads import NewtonSchulzRead, RawRead, Read, read_from_settings, read_settings
-from .records import SOLVED_AT, Evaluation, RunRecord, device_name, identity, revision, versions
+from .records import SOLVED_AT, Evaluation, RunRecord, complete_settings, device_name, identity, revision, versions
 from .training_step import generator, make_training_step
 from .writes import AdditiveWrite, Write, write_from_settings, write_settings
 
@@ -60,6 +60,7 @@ class RunConfig:
         multi_query: whether every repeated key is scored, or only the last.
         embedding_dim: width of the model.
         num_heads: heads of its memory.
+        embedding_std: standard deviation of its initial embedding, see `orthonar.MLSTMConfig`.
         steps: training steps.
         batch_size: sequences in a batch, in training and validation.
         lr: peak learning rate.
@@ -71,8 +72,8 @@ class RunConfig:
         frozen_keys: whether the key projection stays at its random initial weights; what it projects still learns.
         eval_every: training steps between evaluations; the last step is always evaluated.
         eval_batches: batches in the validation set.
-        probes: whether each evaluation asks the model what `orthonar.probes.probe` asks, and for its accuracy under
-            other reads; training itself comes out the same.
+        probes: whether each evaluation asks for `orthonar.probes.dynamics`, and the last for `orthonar.probes.contents`
+            and the accuracy under other reads too; training itself comes out the same.
         seed: of the initial weights, the training data and, plus 10,000, the validation set.
         form: form of the cell, see `orthonar.mlstm_sequence`.
         precision: of the products in the fused programs, see `orthonar.mlstm_sequence`.
@@ -93,6 +94,7 @@ class RunConfig:
     multi_query: bool = True
     embedding_dim: int = 94
     num_heads: int = 4
+    embedding_std: float = 1.0
     steps: int = 2000
     batch_size: int = 64
     lr: float = 3e-3
@@ -130,7 +132,8 @@ class RunConfig:
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"schedule must be 'cosine' or 'constant', not {self.schedule!r}")
         # These two check the settings of the task and of the model.
-        _ = self.task, self.model
+        _, model = self.task, self.model
+        object.__setattr__(self, "embedding_std", model.embedding_std)
         _check_device(self.device)
         if self.engine not in ("auto", "eager", "graph"):
             raise ValueError(f"engine must be 'auto', 'eager' or 'graph', not {self.engine!r}")
@@ -147,7 +150,8 @@ class RunConfig:
         """The model that these settings describe."""
         return MLSTMConfig(
             vocab_size=self.vocab_size, embedding_dim=self.embedding_dim, num_heads=self.num_heads,
-            read=self.read, write=self.write, form=self.form, precision=self.precision,
+            embedding_std=self.embedding_std, read=self.read, write=self.write,
+            form=self.form, precision=self.precision,
         )  # fmt: skip
 
     def settings(self) -> dict:
@@ -162,10 +166,9 @@ class RunConfig:
 
     @classmethod
     def from_settings(cls, settings: dict) -> "RunConfig":
-        """The configuration that `settings` described."""
-        variants = {"read": read_from_settings(settings["read"])}
-        if "write" in settings:
-            variants["write"] = write_from_settings(settings["write"])
+        """The configuration that `settings` described; what older records leave out is as it was for them."""
+        settings = complete_settings(settings)
+        variants = {"read": read_from_settings(settings["read"]), "write": write_from_settings(settings["write"])}
         return cls(**settings | variants)
 
 
@@ -201,10 +204,17 @@ def train_together(
     Returns:
         Their records, in order.
     """
+    return [record for record, _ in train_models(configs, on_evaluation)]
+
+
+def train_models(
+    configs: Sequence[RunConfig], on_evaluation: Callable[[RunConfig, Evaluation], None] | None = None
+) -> list[tuple[RunRecord, MLSTMModel]]:
+    """Do as `train_together`, and return the trained models beside their records."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     runs = fit_together(configs, on_evaluation)
     company = f", {len(configs)} runs at once" if len(configs) > 1 else ""
-    records = []
+    trained = []
     for run in runs:
         final = run.trace[-1].accuracy
         record = RunRecord(
@@ -217,8 +227,8 @@ def train_together(
             revision=revision(),
             started=started,
         )
-        records.append(record)
-    return records
+        trained.append((record, run.model))
+    return trained
 
 
 class Run:
@@ -235,8 +245,7 @@ class Run:
         self._step = make_training_step(config, device)
         self._validation = config.task.validation_set(config.seed, config.eval_batches, config.batch_size, device)
         if config.probes:
-            batches = generator(config.seed, "probes", device)
-            self._probe_batches = [config.task.sample(config.batch_size, batches, device) for _ in range(2)]
+            self._probe_draws = generator(config.seed, "probes", device)
         self.trace: list[Evaluation] = []
         self.seconds = 0.0
         self.finished = False
@@ -261,7 +270,7 @@ class Run:
         finite = math.isfinite(train_loss) and math.isfinite(loss)
         self.seconds = time.perf_counter() - begin
         numbers = (accuracy, loss, train_loss) if finite else (None, None, None)
-        probes = self._probe() if self.config.probes and finite else None
+        probes = self._probe(step == self.config.steps) if self.config.probes and finite else None
         self.trace.append(Evaluation(step, *numbers, round(self.seconds, 3), probes))
         if self._on_evaluation is not None:
             self._on_evaluation(self.config, self.trace[-1])
@@ -269,10 +278,15 @@ class Run:
         self._step.total.zero_()
         self._since = step
 
-    def _probe(self) -> dict[str, float]:
-        probes = probe(self.model, self.config.task, self._validation[0][0], self._probe_batches)
-        for name, read in SWAPS.items():
-            probes[name] = evaluate(with_read(self.model, read), self._validation)[0]
+    def _probe(self, last: bool) -> dict[str, float]:
+        task, tokens = self.config.task, self._validation[0][0]
+        draws = self._probe_draws
+        batches = [task.sample(self.config.batch_size, draws, draws.device) for _ in range(2)]
+        probes = dynamics(self.model, tokens, batches)
+        if last:
+            probes |= contents(self.model, task, tokens)
+            for name, read in SWAPS.items():
+                probes[name] = evaluate(with_read(self.model, read), self._validation)[0]
         return probes
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.stock import StockModel
 from orthonar import NewtonSchulzRead, RawRead
-from orthonar.model import LayerState, MLSTMConfig, MLSTMModel
+from orthonar.model import LayerState, MLSTMConfig, MLSTMModel, small_init_std
 
 READS = {"raw": RawRead(), "five_steps": NewtonSchulzRead(steps=5)}
 FORMS = ["parallel", "recurrent", "chunkwise"]
@@ -156,7 +156,7 @@ def pooled(models: list[nn.Module]) -> dict[str, Tensor]:
     return {name: torch.cat([state[name].flatten() for state in states]) for name in states[0]}
 
 
-def test_initial_weights_are_distributed_as_the_stock_layers():
+def test_initial_weights_are_distributed_as_the_studys():
     """Constants are equal; for the rest a Kolmogorov-Smirnov test, which a wrong spread or shape would fail by far."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -171,6 +171,8 @@ def test_initial_weights_are_distributed_as_the_stock_layers():
         else:
             assert ks_2samp(mine, theirs).pvalue > 1e-4, name
             assert abs(mine.std() / theirs.std() - 1) < 5 / len(mine) ** 0.5, name
+            assert abs(mine.mean() - theirs.mean()) < 7 * theirs.std() / len(mine) ** 0.5, name
+    assert abs(ours["embedding.weight"].std() - 1) < 0.01
     cell = "layer.mlstm_cell."
     assert constant == {
         "norm.weight",
@@ -181,6 +183,13 @@ def test_initial_weights_are_distributed_as_the_stock_layers():
         cell + "fgate.bias",
         cell + "outnorm.weight",
     }
+
+
+def test_the_embeddings_spread_is_a_setting_and_changes_nothing_else():
+    small = dataclasses.replace(SMALL, embedding_std=small_init_std(24))
+    a, b = (MLSTMModel(config, generator=seeded()).state_dict() for config in (SMALL, small))
+    torch.testing.assert_close(b["embedding.weight"], a["embedding.weight"] * (2 / (5 * 24)) ** 0.5)
+    assert all(torch.equal(a[name], b[name]) for name in a if name != "embedding.weight")
 
 
 def test_initial_weights_come_from_the_generator():
@@ -303,6 +312,7 @@ def test_future_tokens_change_no_logits():
     ("name", "value"),
     [
         *((name, value) for name in ("vocab_size", "embedding_dim", "num_heads") for value in (0, -1, 2.0, True)),
+        *(("embedding_std", value) for value in (0, -0.1, float("inf"), float("nan"), True, "small", None)),
         *((name, value) for name in ("conv_kernel_size", "qkv_block_size") for value in (0, 4.0, False)),
         ("num_heads", 5),
         ("qkv_block_size", 5),

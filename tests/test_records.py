@@ -17,7 +17,7 @@ from orthonar.records import (
     trace_table,
 )
 
-SETTINGS = {"read": {"name": "RawRead"}, "seed": 3, "lr": 0.01, "device": "cpu"}
+SETTINGS = {"read": {"name": "RawRead"}, "embedding_dim": 32, "seed": 3, "lr": 0.01, "device": "cpu"}
 
 
 def record(accuracies=(0.1, 0.5, 0.85, 0.7), **changes):

@@ -27,11 +27,11 @@ class Inline(cf.Executor):
     def __init__(self, work=record_of):
         self.work, self.seen = work, []
 
-    def submit(self, _, group):
+    def submit(self, _, group, keep_weights):
         self.seen += group
         future = cf.Future()
         try:
-            future.set_result([self.work(config) for config in group])
+            future.set_result([(self.work(config), b"weights" if keep_weights else None) for config in group])
         except Exception as error:
             future.set_exception(error)
         return future
@@ -46,6 +46,19 @@ def sweep(store, executor=None, study=TINY, **options):
 
 
 # What is run
+
+
+def test_weights_are_kept_where_a_study_says_so_and_never_at_a_records_cost(tmp_path):
+    study = replace(TINY, tasks=TASKS[:1], keep_weights=True)
+    progress, _, _ = sweep(RunStore(tmp_path / "a"), study=study)
+    assert {p.name for p in (tmp_path / "a" / "weights").iterdir()} == {f"{r.identity}.pt" for r in progress.done}
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "weights").write_text("a file where the folder belongs")
+    progress, _, said = sweep(RunStore(tmp_path / "b"), study=study)
+    assert len(progress.done) == study.size() and not progress.missing
+    assert any("weights not kept" in line for line in said)
+    sweep(RunStore(tmp_path / "c"))
+    assert not (tmp_path / "c" / "weights").exists()
 
 
 def test_presets_are_the_studys():
@@ -126,9 +139,9 @@ def test_runs_go_in_groups(tmp_path):
     class Grouped(Inline):
         sizes = []
 
-        def submit(self, work, group):
+        def submit(self, work, group, keep_weights):
             self.sizes.append(len(group))
-            return super().submit(work, group)
+            return super().submit(work, group, keep_weights)
 
     progress, seen, _ = sweep(RunStore(tmp_path), Grouped(), together=3)
     assert len(progress.done) == len({c.identity for c in seen}) == 28

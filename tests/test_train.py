@@ -9,8 +9,9 @@ import torch
 from orthonar import NewtonSchulzRead, RawRead, RunConfig, chunkwise, evaluate, train
 from orthonar.composites import BlendRead
 from orthonar.mesa import MesaRead
-from orthonar.model import MLSTMModel
-from orthonar.records import RunRecord, identity
+from orthonar.model import MLSTMModel, small_init_std
+from orthonar.paths import project_root
+from orthonar.records import RunRecord, RunStore, identity, run_table
 from orthonar.train import fit_together, train_together
 from orthonar.training_step import (
     GraphStep,
@@ -276,6 +277,26 @@ def test_where_a_run_is_computed_does_not_tell_it_apart():
     config = RunConfig(**TINY)
     assert RunConfig(**TINY, engine="eager").identity == config.identity
     assert RunConfig(**TINY, precision="tf32").identity != config.identity
-    older = {name: value for name, value in config.settings().items() if name not in ("engine", "precision")}
+    assert RunConfig(**TINY | {"batch_size": 4}, probes=True).identity == RunConfig(**TINY | {"batch_size": 4}).identity
+
+
+def test_records_that_are_older_than_a_setting_mean_what_was_then():
+    config = RunConfig(**TINY, embedding_std=small_init_std(TINY["embedding_dim"]))
+    newer = ("engine", "precision", "embedding_std", "probes", "write", "frozen_keys", "qk_lr_factor")
+    older = {name: value for name, value in config.settings().items() if name not in newer}
     assert RunConfig.from_settings(older) == config
-    assert identity(older) == config.identity
+    assert identity(older) == config.identity != RunConfig(**TINY).identity
+    assert run_table([RunRecord(older, [], "plateau", 1.0, "a CPU", {}, None, "")])["embedding_std"].tolist() == [
+        config.embedding_std
+    ]
+
+
+def test_identities_never_change():
+    """Literals: a change here would train recorded runs again."""
+    small = {"embedding_std": small_init_std(94), "batch_size": 16}
+    assert RunConfig(**small, seed=11).identity == "3453782c7aa233fc"
+    assert RunConfig(**small, seed=11, read=NewtonSchulzRead()).identity == "55e35fb2a7ff2c1c"
+    assert RunConfig(batch_size=16, seed=11).identity == "c4febe8161de20e9"
+    assert RunConfig(batch_size=16, seed=11, steps=4000, read=NewtonSchulzRead()).identity == "ecd8826bbc586533"
+    recorded = {record.identity for record in RunStore(project_root() / "results").records()}
+    assert {"3453782c7aa233fc", "55e35fb2a7ff2c1c"} <= recorded

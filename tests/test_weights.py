@@ -1,0 +1,51 @@
+"""Weights kept beside records: they are the run's own, and a failure to keep them costs nothing else."""
+
+import pytest
+import torch
+from tiny import SETTINGS, TASKS
+
+from orthonar import MLSTMModel, NewtonSchulzRead, RunConfig, evaluate
+from orthonar.sweep import train_group
+from orthonar.weights import packed, save_weights, trained_model, weights_path
+
+
+def trained():
+    config = RunConfig(**SETTINGS | TASKS[0], lr=3e-3, read=NewtonSchulzRead(steps=2))
+    ((record, content),) = train_group([config], True)
+    return config, record, content
+
+
+def test_a_run_is_asked_again_after_its_end(tmp_path):
+    config, record, content = trained()
+    save_weights(tmp_path, record, content)
+    model = trained_model(tmp_path, record)
+    validation = config.task.validation_set(config.seed, config.eval_batches, config.batch_size, torch.device("cpu"))
+    accuracy, loss = evaluate(model, validation)
+    assert accuracy == record.accuracy
+    assert loss == pytest.approx(record.trace[-1].loss, rel=1e-3)
+    assert model.config == config.model
+    assert len(content) < 3 * sum(p.numel() for p in model.parameters()) + 20_000
+
+
+def test_weights_are_written_once_and_whole(tmp_path):
+    _, record, content = trained()
+    save_weights(tmp_path, record, content)
+    save_weights(tmp_path, record, b"others")
+    assert weights_path(tmp_path, record).read_bytes() == content
+    assert [p.name for p in (tmp_path / "weights").iterdir()] == [f"{record.identity}.pt"]
+    with pytest.raises(OSError):
+        save_weights(weights_path(tmp_path, record), record, content)
+
+
+def test_weights_that_float16_cannot_hold_are_refused():
+    config = RunConfig(**SETTINGS | TASKS[0])
+    model = MLSTMModel(config.model)
+    with torch.no_grad():
+        model.head.bias[0] = 1e6
+    with pytest.raises(ValueError, match="float16"):
+        packed(model)
+
+
+def test_no_weights_unless_they_are_wanted():
+    ((_, content),) = train_group([RunConfig(**SETTINGS | TASKS[0])], False)
+    assert content is None
