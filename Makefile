@@ -45,9 +45,10 @@ test: lint ## ruff, the tests, and every notebook replayed against its saved out
 	$(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests $(wildcard notebooks)
 
-lint: $(STAMP) ## ruff alone
+lint: $(STAMP) ## ruff, and that imports go downwards
 	$(PY) -m ruff check $(LINTED) $(wildcard notebooks)
 	$(PY) -m ruff format --check $(LINTED)
+	.venv/bin/lint-imports --no-cache
 
 format: $(STAMP) ## let ruff rewrite what lint complains of
 	$(PY) -m ruff check --fix $(LINTED) $(wildcard notebooks)

@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-from orthonar.artefacts import MIME
+from orthonar.report.artefacts import MIME
 
 
 def pytest_configure(config):

@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from oracle import FAMILIES, NAMES, hostile_inputs, relative_errors, run_with_grads  # noqa: E402
 
 from orthonar import NewtonSchulzRead, RawRead, mlstm_sequence  # noqa: E402
-from orthonar.reads import Read  # noqa: E402
+from orthonar.reads.base import Read  # noqa: E402
 
 READS = {"raw": RawRead(), "orthogonalized": NewtonSchulzRead(steps=5)}
 QUANTITIES = ("h", *NAMES)

@@ -34,11 +34,14 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import operations
 from benchmarks.steps import CONTENDERS, extra_resident, make_model, make_step, print_seconds, time_in_turns, verdict
-from orthonar import MLSTMConfig, NewtonSchulzRead, RawRead, RunConfig, cost, mlstm_sequence
-from orthonar.records import append_line, device_name, revision, versions
+from orthonar import MLSTMConfig, NewtonSchulzRead, RawRead, RunConfig, mlstm_sequence
+from orthonar.report.tables import cost
+from orthonar.study.jsonl import append_line
 from orthonar.timing import seconds_of
-from orthonar.training_step import make_training_step
+from orthonar.training.environment import device_name, revision, versions
+from orthonar.training.step import make_training_step
 
 #: Newton-Schulz steps of the study.
 STUDY_STEPS = 5
@@ -98,11 +101,11 @@ class Case:
         """Floating-point operations by formula, None where there is no formula."""
         config = MLSTMConfig(vocab_size)
         if self.what == "step":  # the last token of a sequence is a target only
-            return cost.step_operations(
+            return operations.step_operations(
                 self.contender, config, self.batch, self.length - 1, degree=self.degree, steps=self.steps
             )
         if self.what == "read" and self.contender != "mesanet":
-            return cost.chunkwise_cell(self.batch, self.length, config.num_heads, config.head_size, self.degree)
+            return operations.chunkwise_cell(self.batch, self.length, config.num_heads, config.head_size, self.degree)
         return None
 
 
@@ -224,7 +227,7 @@ def gpu_memory(call: Callable[[], object], before: int, device: str) -> int:
 def cpu_memory(case: Case, vocab_size: int, threads: int) -> int:
     """Extra peak resident memory, in bytes, of three steps in a fresh process."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.steps", "orthonar.cost"])  # imported once for all of them
+    context.set_forkserver_preload(["benchmarks.steps", "orthonar.report.tables.cost"])  # imported once for all of them
     with ProcessPoolExecutor(1, context) as pool:
         try:
             return pool.submit(_extra_memory, case, vocab_size, threads).result()
@@ -340,7 +343,7 @@ def print_summary(record: dict) -> None:
         few, many = (ms("mesanet", k, length, "read") for k in ITERATIONS)
         ours = ms("orthogonalized", STUDY_STEPS, length, "read")
         if few is not None and many is not None and ours is not None:
-            one, count = (many - few) / (ITERATIONS[1] - ITERATIONS[0]), cost.passes(filter_degree(STUDY_STEPS))
+            one, count = (many - few) / (ITERATIONS[1] - ITERATIONS[0]), operations.passes(filter_degree(STUDY_STEPS))
             text = f"MesaNet {1e3 * one:.1f} us an iteration, ours {1e3 * ours / count:.1f} us a pass of {count}"
             print(f"    length {length}: {text}, forward and backward")
 

@@ -17,8 +17,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from orthonar.kernels import chunk_filter, chunk_reads, states
-from orthonar.kernels.tiles import ALL_REGISTERS, padded
+from orthonar.engine.kernels import chunk_filter, chunk_reads, states
+from orthonar.engine.kernels.tiles import ALL_REGISTERS, padded
 
 _MODULES = {"chunk_filter": chunk_filter, "chunk_reads": chunk_reads, "states": states}
 #: Programs, and for `chunk_reads` the type of the states.
@@ -54,7 +54,7 @@ def compile_program(module: str, program: str, state: str, capability: int, leng
     """Compile one program to machine code.
 
     Args:
-        module: of `orthonar.kernels`.
+        module: of `orthonar.engine.kernels`.
         program: its name there.
         state: type of the states in `chunk_reads`, "fp32" or "fp64".
         capability: ten times the GPU's compute capability.

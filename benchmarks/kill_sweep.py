@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 
 from orthonar import paths
-from orthonar.executors import local_executor
-from orthonar.presets import Study
-from orthonar.records import RunStore
-from orthonar.sweep import Sweep
+from orthonar.study.executors import local_executor
+from orthonar.study.presets import Study
+from orthonar.study.records import RunStore
+from orthonar.study.sweep import Sweep
 
 STUDY = Study(
     "tiny",

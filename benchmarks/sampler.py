@@ -15,7 +15,7 @@ import time
 import numpy as np
 import torch
 
-from orthonar.data import IGNORE_INDEX, NoisyRecall
+from orthonar.data.noisy_recall import IGNORE_INDEX, NoisyRecall
 
 
 def choice_loop(task: NoisyRecall, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

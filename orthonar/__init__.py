@@ -1,18 +1,20 @@
 """orthonar: the mLSTM with an orthogonalized read, its task, and the experiments that compare them."""
 
-from .composites import BlendRead, StraightThroughRead
-from .data import NoisyRecall
-from .filters import MuonRead, PolarRead, RidgeRead
-from .mesa import MesaRead
-from .mlstm import MLSTMState, mlstm_sequence
+from .data.noisy_recall import NoisyRecall
+from .mlstm.cell import MLSTMState, mlstm_sequence
+from .mlstm.writes import AdditiveWrite, DeltaWrite, WriteBack
 from .model import MLSTMConfig, MLSTMModel
-from .newton_schulz import newton_schulz
-from .reads import NewtonSchulzRead, RawRead
-from .records import RunRecord
-from .train import RunConfig, evaluate, train
-from .writes import AdditiveWrite, DeltaWrite, WriteBack
+from .reads.base import RawRead
+from .reads.composites import BlendRead, StraightThroughRead
+from .reads.filters import MuonRead, PolarRead, RidgeRead
+from .reads.mesa import MesaRead
+from .reads.newton_schulz import NewtonSchulzRead, newton_schulz
+from .training.config import RunConfig
+from .training.record import RunRecord
+from .training.train import evaluate, train
+from .version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "AdditiveWrite",
     "BlendRead",

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checks import checked_integer, checked_positive
-from .mlstm import MLSTMState, check_form, check_precision, mlstm_sequence
-from .reads import RawRead, Read, check_read
-from .writes import AdditiveWrite, Write, check_write
+from .mlstm.cell import MLSTMState, check_form, check_precision, mlstm_sequence
+from .mlstm.writes import AdditiveWrite, Write, check_write
+from .reads.base import RawRead, Read, check_read
+from .settings import checked_integer, checked_positive
 
 
 def small_init_std(width: int) -> float:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from tiny import SETTINGS, TASKS
 
-from orthonar import ablation_plots, ablation_tables, stats
-from orthonar.presets import PRESETS, VARIANTS, Study
-from orthonar.published import DECODED, ELIMINATION, SWAPPED
-from orthonar.records import Evaluation, RunRecord
-from orthonar.tables import NOT_RUN
+from orthonar.report import stats
+from orthonar.report.figures import ablation as ablation_plots
+from orthonar.report.published import DECODED, ELIMINATION, SWAPPED
+from orthonar.report.tables import ablation as ablation_tables
+from orthonar.report.words import NOT_RUN
+from orthonar.study.presets import PRESETS, VARIANTS, Study
+from orthonar.training.record import Evaluation, RunRecord
 
 STUDY = Study(
     "tiny", TASKS[:1], SETTINGS | {"batch_size": 4, "probes": True, "steps": 6}, rates=(3e-3,), rate_seeds=(),

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-import orthonar.chunk_filter as module
-from orthonar import NewtonSchulzRead, blocks
-from orthonar.chunk_filter import chunk_filter
+import orthonar.engine.chunk_filter as module
+from orthonar import NewtonSchulzRead
+from orthonar.engine import chunks as blocks
+from orthonar.engine.chunk_filter import chunk_filter
 
 CHUNKS, LENGTH, SIZE = 7, 5, 4
 NAMES = ("z", "c0", "k", "v", "log_a", "log_w")

@@ -6,8 +6,8 @@ Axes: N chunks, L positions in a chunk, D head size.
 import pytest
 import torch
 
-from orthonar import blocks
-from orthonar.chunk_memory import chunk_reads, chunk_writes
+from orthonar.engine import chunks as blocks
+from orthonar.engine.chunk_memory import chunk_reads, chunk_writes
 
 CHUNKS, LENGTH, SIZE = 7, 5, 4
 
@@ -71,7 +71,7 @@ def test_reads(per_block):
     (torch.float64, torch.float64, 1e-12), (torch.float32, torch.float64, 1e-5), (torch.float32, torch.float32, 1e-5)
 ])  # fmt: skip
 def test_fused_reads(dtype, kept, tolerance):
-    from orthonar.kernels.chunk_reads import fused_chunk_reads
+    from orthonar.engine.kernels.chunk_reads import fused_chunk_reads
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = operands(dtype)
@@ -86,8 +86,8 @@ def test_fused_reads(dtype, kept, tolerance):
 @pytest.mark.needs_triton
 @pytest.mark.parametrize("size", [3, 700])
 def test_fused_states(size):
-    from orthonar.chunkwise import _Scan
-    from orthonar.kernels.states import fused_scan
+    from orthonar.engine.chunkwise import _Scan
+    from orthonar.engine.kernels.states import fused_scan
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator().manual_seed(2)

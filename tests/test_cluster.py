@@ -8,9 +8,10 @@ from unittest import mock
 import pytest
 from tiny import TASKS, TINY
 
-from orthonar import executors
-from orthonar.records import RunStore
-from orthonar.sweep import Sweep, main
+from orthonar.study import executors
+from orthonar.study.records import RunStore
+from orthonar.study.sweep import Sweep
+from orthonar.sweep import main
 
 distributed = pytest.importorskip("distributed", reason="needs the extra orthonar[cluster]")
 STUDY = replace(TINY, tasks=TASKS[:1], seeds=(0, 1, 2))

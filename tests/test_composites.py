@@ -6,10 +6,10 @@ import pytest
 import torch
 from oracle import NAMES, hostile_inputs, relative_errors, run_with_grads
 
-import orthonar.chunk_filter as chunk_filter_module
+import orthonar.engine.chunk_filter as chunk_filter_module
 from orthonar import BlendRead, NewtonSchulzRead, RawRead, RidgeRead, StraightThroughRead, mlstm_sequence
-from orthonar.gates import normaliser
-from orthonar.mlstm import MLSTMState, _write
+from orthonar.engine.gates import normaliser
+from orthonar.mlstm.cell import MLSTMState, _write
 
 
 def cell(read, form: str = "chunkwise", **options):

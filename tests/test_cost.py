@@ -11,11 +11,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import cost as command
+from benchmarks import operations
 from benchmarks.steps import CONTENDERS
 from benchmarks.stock import StockModel
-from orthonar import MLSTMConfig, MLSTMModel, NewtonSchulzRead, RawRead, cost, cost_plots, mlstm_sequence
+from orthonar import MLSTMConfig, MLSTMModel, NewtonSchulzRead, RawRead, mlstm_sequence
 from orthonar.paths import project_root
-from orthonar.published import COSTS
+from orthonar.report.figures import cost as cost_plots
+from orthonar.report.published import COSTS
+from orthonar.report.tables import cost
 
 ROOT = project_root()
 
@@ -72,26 +75,26 @@ class TestCell:
     @pytest.mark.parametrize("steps", [0, 1, 4])
     def test_plain(self, steps):
         read = NewtonSchulzRead(steps=steps)
-        assert self.count(read, "parallel") == cost.plain_cell(BATCH, LENGTH, HEADS, SIZE, steps)
+        assert self.count(read, "parallel") == operations.plain_cell(BATCH, LENGTH, HEADS, SIZE, steps)
 
     @pytest.mark.parametrize(("length", "chunk_size"), [(LENGTH, None), (LENGTH, 7), (9, 16), (1, None)])
     def test_chunkwise_raw(self, length, chunk_size):
         count = self.count(RawRead(), "chunkwise", length, chunk_size)
-        assert count == cost.chunkwise_cell(BATCH, length, HEADS, SIZE, None, chunk_size)
+        assert count == operations.chunkwise_cell(BATCH, length, HEADS, SIZE, None, chunk_size)
 
     @pytest.mark.parametrize(("steps", "length", "chunk_size"), [(1, LENGTH, None), (3, LENGTH, 7), (5, 9, 16)])
     def test_chunkwise_filter(self, steps, length, chunk_size, monkeypatch):
-        monkeypatch.setattr("orthonar.chunkwise._LARGEST_CANCELLATION", math.inf)  # no chunk is read again
+        monkeypatch.setattr("orthonar.engine.chunkwise._LARGEST_CANCELLATION", math.inf)  # no chunk is read again
         count = self.count(NewtonSchulzRead(steps=steps), "chunkwise", length, chunk_size)
         degree = degree_of(steps, torch.float64)
-        assert count == cost.chunkwise_cell(BATCH, length, HEADS, SIZE, degree, chunk_size)
+        assert count == operations.chunkwise_cell(BATCH, length, HEADS, SIZE, degree, chunk_size)
 
 
 @pytest.mark.parametrize(("width", "heads", "vocab_size"), [(30, 4, 21), (30, 2, 17)])
 @pytest.mark.parametrize("contender", ["plain", "stock", "raw", "orthogonalized"])
 def test_whole_model(contender, width, heads, vocab_size, monkeypatch):
     """Layers and cell together, in float32, at head sizes that need no padding."""
-    monkeypatch.setattr("orthonar.chunkwise._LARGEST_CANCELLATION", math.inf)
+    monkeypatch.setattr("orthonar.engine.chunkwise._LARGEST_CANCELLATION", math.inf)
     read = RawRead() if contender in ("stock", "raw") else NewtonSchulzRead(steps=3)
     form = "parallel" if contender == "plain" else "chunkwise"
     config = MLSTMConfig(vocab_size, width, heads, read=read, form=form)
@@ -99,13 +102,13 @@ def test_whole_model(contender, width, heads, vocab_size, monkeypatch):
     tokens = torch.randint(vocab_size, (BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
     probe = torch.randn(BATCH, LENGTH, vocab_size)
     count = counted(lambda: model(tokens).backward(probe))
-    assert count == cost.step_operations(contender, config, BATCH, LENGTH, degree_of(3), 3)
+    assert count == operations.step_operations(contender, config, BATCH, LENGTH, degree_of(3), 3)
 
 
 def test_operations_are_linear_in_length_but_for_the_stock_layer():
     config = MLSTMConfig()
     for contender in ("plain", "raw", "orthogonalized", "stock"):
-        counts = [cost.step_operations(contender, config, 4, length, 23, 5) for length in (512, 1024, 2048)]
+        counts = [operations.step_operations(contender, config, 4, length, 23, 5) for length in (512, 1024, 2048)]
         growth = [b / a for a, b in itertools.pairwise(counts)]
         if contender == "stock":
             assert growth[1] > growth[0] > 2
@@ -114,7 +117,7 @@ def test_operations_are_linear_in_length_but_for_the_stock_layer():
 
 
 def test_passes_of_the_study():
-    assert cost.passes(degree_of(5)) == 49
+    assert operations.passes(degree_of(5)) == 49
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +148,7 @@ class TestCommand:
     def test_operations_are_those_of_the_formulas(self, run):
         steps = cost.table(cost.read_records(run[0])).query("what == 'step' and contender == 'orthogonalized'")
         for row in steps.itertuples():
-            wanted = cost.step_operations("orthogonalized", MLSTMConfig(40), 2, row.length - 1, int(row.degree))
+            wanted = operations.step_operations("orthogonalized", MLSTMConfig(40), 2, row.length - 1, int(row.degree))
             assert row.gflop == pytest.approx(wanted / 1e9)
 
     def test_says_what_stands_behind_the_numbers(self, run):

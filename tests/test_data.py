@@ -21,8 +21,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, chi2
 
-import orthonar.data
-from orthonar.data import IGNORE_INDEX, NoisyRecall
+from orthonar.data import noisy_recall
+from orthonar.data.noisy_recall import IGNORE_INDEX, NoisyRecall
 
 FALSE_ALARM = 1e-4
 HERE = Path(__file__).parent
@@ -186,7 +186,7 @@ def test_worked_example():
 
 
 def test_doctests():
-    result = doctest.testmod(orthonar.data)
+    result = doctest.testmod(noisy_recall)
     assert result.attempted and not result.failed
 
 

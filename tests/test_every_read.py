@@ -31,8 +31,8 @@ from orthonar import (
     StraightThroughRead,
     mlstm_sequence,
 )
-from orthonar.reads import Read, read_from_settings, read_settings
-from orthonar.records import RunStore
+from orthonar.reads.base import Read, read_from_settings, read_settings
+from orthonar.study.records import RunStore
 
 ROOT = Path(__file__).parents[1]
 READS = {

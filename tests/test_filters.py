@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from orthonar import MuonRead, NewtonSchulzRead, PolarRead, RidgeRead
-from orthonar.reads import times
+from orthonar.reads.base import times
 
 
 def with_singular_values(values, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

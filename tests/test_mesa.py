@@ -4,9 +4,9 @@ import pytest
 import torch
 from oracle import assert_accurate, hostile_inputs, relative_errors, run_with_grads, saved_elements
 
-import orthonar.mesa as mesa_module
+import orthonar.reads.mesa as mesa_module
 from orthonar import MesaRead, MLSTMState, RawRead, mlstm_sequence
-from orthonar.mesa import _conjugate_gradients, _iterations, _System
+from orthonar.reads.mesa import _conjugate_gradients, _iterations, _System
 
 
 def cell(form: str = "chunkwise", read=MesaRead(), **options):  # noqa: B008 (frozen)

@@ -24,7 +24,7 @@ from oracle import (
     saved_elements,
 )
 
-import orthonar.chunkwise as chunkwise_module
+import orthonar.engine.chunkwise as chunkwise_module
 from orthonar import MLSTMState, NewtonSchulzRead, RawRead, mlstm_sequence
 
 READS = {"raw": RawRead(), "two_steps": NewtonSchulzRead(steps=2), "five_steps": NewtonSchulzRead(steps=5)}

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from orthonar import newton_schulz
-from orthonar.newton_schulz import newton_schulz_scalar, odd_chebyshev
+from orthonar.reads.chebyshev import odd_chebyshev
+from orthonar.reads.newton_schulz import newton_schulz_scalar
 
 STEPS = [0, 1, 2, 3, 5, 8]
 SHAPES = {

@@ -9,7 +9,8 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbval.plugin import get_sanitize_patterns
 
-from orthonar import paths, reproduce
+from orthonar import paths
+from orthonar.report import reproduce
 
 FOLDER = paths.project_root() / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

@@ -7,7 +7,8 @@ import torch
 
 from orthonar import MLSTMModel, NewtonSchulzRead, NoisyRecall, RawRead, RunConfig, train
 from orthonar.model import MLSTMConfig
-from orthonar.probes import (
+from orthonar.study.records import trace_table
+from orthonar.training.probes import (
     Memory,
     condition,
     contents,
@@ -18,8 +19,8 @@ from orthonar.probes import (
     memory,
     with_read,
 )
-from orthonar.records import RunRecord, trace_table
-from orthonar.train import fit_together
+from orthonar.training.record import RunRecord
+from orthonar.training.train import fit_together
 
 SETTINGS = {
     "vocab_size": 12, "seq_len": 16, "noise_vocab_size": 4, "embedding_dim": 8, "num_heads": 2, "batch_size": 4,

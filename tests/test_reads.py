@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from orthonar import BlendRead, MuonRead, NewtonSchulzRead, PolarRead, RawRead, RidgeRead, newton_schulz
-from orthonar.newton_schulz import newton_schulz_scalar
-from orthonar.reads import FilterRead, Read, check_read
+from orthonar.reads.base import FilterRead, Read, check_read
+from orthonar.reads.newton_schulz import newton_schulz_scalar
 
 STEPS = [0, 1, 2, 3, 5, 8]
 

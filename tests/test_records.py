@@ -6,16 +6,9 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from orthonar.records import (
-    Evaluation,
-    RunRecord,
-    RunStore,
-    append_line,
-    identity,
-    read_records,
-    run_table,
-    trace_table,
-)
+from orthonar.study.jsonl import append_line
+from orthonar.study.records import RunStore, read_records, run_table, trace_table
+from orthonar.training.record import Evaluation, RunRecord, identity
 
 SETTINGS = {"read": {"name": "RawRead"}, "embedding_dim": 32, "seed": 3, "lr": 0.01, "device": "cpu"}
 
@@ -69,8 +62,8 @@ def test_the_device_does_not_tell_runs_apart_and_all_else_does():
 def test_saving_appends_and_makes_the_folder(tmp_path):
     path = tmp_path / "deep" / "runs.jsonl"
     first, second = record(), record(wall_seconds=5.0)
-    first.save(path)
-    second.save(path)
+    append_line(path, first.to_json())
+    append_line(path, second.to_json())
     assert list(read_records(path)) == [first, second]
 
 
@@ -78,17 +71,17 @@ def test_a_line_cut_short_is_kept_and_the_next_one_starts_on_its_own(tmp_path):
     path = tmp_path / "runs.jsonl"
     torn = record().to_json()[:40]
     path.write_text(torn)
-    record().save(path)
+    append_line(path, record().to_json())
     assert path.read_text() == torn + "\n" + record().to_json() + "\n"
 
 
 def test_a_damaged_line_is_skipped_and_named_with_its_file_and_number(tmp_path):
     path = tmp_path / "runs.jsonl"
     other = record(settings=SETTINGS | {"seed": 4})
-    record().save(path)
+    append_line(path, record().to_json())
     with open(path, "ab") as file:
         file.write(b'{"schema": 1}\n\xff\xfe\r\n\n' + other.to_json()[:50].encode())
-    other.save(path)
+    append_line(path, other.to_json())
     damaged = []
     assert read_records(path, damaged) == [record(), other]
     assert [(d.file, d.line) for d in damaged] == [(str(path), n) for n in (2, 3, 4, 5)]

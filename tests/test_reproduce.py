@@ -15,8 +15,9 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
-from orthonar import artefacts, paths, reproduce
-from orthonar.artefacts import MIME, report, rows_in, table
+from orthonar import paths
+from orthonar.report import artefacts, reproduce
+from orthonar.report.artefacts import MIME, report, rows_in, table
 
 ROOT = paths.project_root()
 PARAMETERS = 'steps: int = 2  # how many\nlr: float = 1.0e-2  # its rate\nfigures: str = ""  # empty: the default'
@@ -285,7 +286,7 @@ def test_a_live_row_survives_papermill_and_replays_under_nbval(tmp_path):
     """The row is read from the executed copy; in a replay another value is no difference, another print is."""
     folder = tmp_path / "notebooks"
     live = (
-        "import os, sys\nfrom orthonar.artefacts import report\n"
+        "import os, sys\nfrom orthonar.report.artefacts import report\n"
         "report('a row', here=os.getpid(), published=(22, 23), source='the post',"
         " scale='pocket', device='cpu', seeds=0)"
     )

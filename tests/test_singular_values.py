@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from orthonar.newton_schulz import newton_schulz_scalar
-from orthonar.singular_values import map_singular_values
+from orthonar.reads.newton_schulz import newton_schulz_scalar
+from orthonar.reads.singular_values import map_singular_values
 
 SIZE = 5
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orthonar import stats
+from orthonar.report import stats
 
 
 def runs(escapes, budget=100, accuracies=None):

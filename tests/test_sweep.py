@@ -15,10 +15,11 @@ import pytest
 from tiny import SETTINGS, TASKS, TINY, record_of
 
 from orthonar import NewtonSchulzRead, RawRead, RunConfig, paths
-from orthonar.executors import local_executor
-from orthonar.presets import PRESETS, RATES, find_study
-from orthonar.records import RunStore
-from orthonar.sweep import Sweep, estimate, main
+from orthonar.study.executors import local_executor
+from orthonar.study.presets import PRESETS, RATES, find_study
+from orthonar.study.records import RunStore
+from orthonar.study.sweep import Sweep, estimate
+from orthonar.sweep import main
 
 
 class Inline(cf.Executor):
@@ -300,9 +301,9 @@ def test_a_run_that_takes_its_worker_down_is_given_up(tmp_path):
 
 
 SCRIPT = """
-from orthonar.records import RunStore
-from orthonar.executors import local_executor
-from orthonar.sweep import Sweep
+from orthonar.study.records import RunStore
+from orthonar.study.executors import local_executor
+from orthonar.study.sweep import Sweep
 from tests.tiny import TINY
 if __name__ == "__main__":
     Sweep(TINY, "tiny", RunStore({folder!r}), lambda: local_executor(2), 2).run()

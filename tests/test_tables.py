@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 from tiny import TASKS, TINY, record_of
 
-from orthonar import plots, stats, tables
-from orthonar.presets import PRESETS
-from orthonar.published import HEADLINE, REPLICATION, published_cells
-from orthonar.tables import NOT_RUN
+from orthonar.report import stats
+from orthonar.report.figures import headline as plots
+from orthonar.report.published import HEADLINE, REPLICATION, published_cells
+from orthonar.report.tables import headline as tables
+from orthonar.report.words import NOT_RUN
+from orthonar.study.presets import PRESETS
 
 REPLICATED = replace(PRESETS["replication"]["paper"], tasks=({"vocab_size": 80, "seq_len": 512},))
 

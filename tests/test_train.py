@@ -6,14 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from orthonar import NewtonSchulzRead, RawRead, RunConfig, chunkwise, evaluate, train
-from orthonar.composites import BlendRead
-from orthonar.mesa import MesaRead
+from orthonar import NewtonSchulzRead, RawRead, RunConfig, evaluate, train
+from orthonar.engine import chunkwise
+from orthonar.mlstm.writes import WriteBack
 from orthonar.model import MLSTMModel, small_init_std
 from orthonar.paths import project_root
-from orthonar.records import RunRecord, RunStore, identity, run_table
-from orthonar.train import fit_together, train_together
-from orthonar.training_step import (
+from orthonar.reads.composites import BlendRead
+from orthonar.reads.mesa import MesaRead
+from orthonar.study.records import RunStore, run_table
+from orthonar.training.record import RunRecord, identity
+from orthonar.training.step import (
     GraphStep,
     ScheduledOnDevice,
     TrainingStep,
@@ -22,7 +24,7 @@ from orthonar.training_step import (
     relative_rate,
     takes_graph,
 )
-from orthonar.writes import WriteBack
+from orthonar.training.train import fit_together, train_together
 
 TINY = {
     "vocab_size": 12,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from oracle import FAMILIES, Inputs, assert_accurate, hostile_inputs, relative_errors, run_with_grads
 
-import orthonar.writes as writes_module
+import orthonar.mlstm.writes as writes_module
 from orthonar import (
     AdditiveWrite,
     BlendRead,
@@ -27,9 +27,9 @@ from orthonar import (
     WriteBack,
     mlstm_sequence,
 )
-from orthonar.chunkwise import chunkwise
-from orthonar.mlstm import FORMS
-from orthonar.writes import Write, check_write, write_from_settings, write_settings
+from orthonar.engine.chunkwise import chunkwise
+from orthonar.mlstm.cell import FORMS
+from orthonar.mlstm.writes import Write, check_write, write_from_settings, write_settings
 
 WRITES = {
     "additive": AdditiveWrite(),

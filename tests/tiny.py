@@ -1,8 +1,8 @@
 """A study whose runs take milliseconds, and records of runs that never were."""
 
 from orthonar import RunConfig
-from orthonar.presets import Study
-from orthonar.records import Evaluation, RunRecord
+from orthonar.study.presets import Study
+from orthonar.training.record import Evaluation, RunRecord
 
 TASKS = ({"vocab_size": 16, "seq_len": 16}, {"vocab_size": 20, "seq_len": 16})
 SETTINGS = {

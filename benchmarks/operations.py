@@ -1,0 +1,133 @@
+"""What a training step costs: operations by formula, and the records of `python -m benchmarks.cost` as tables.
+
+The formulas count what matrix products and convolutions take, a multiplication and an addition as 2, forward and
+backward; element-wise work, gates and the optimizer are left out, as is usual. They count what the method asks for at
+the sizes given: neither head sizes that are padded for speed, nor chunks that are read again because writes cancel.
+
+A pair of dense products with gradients to both factors costs three times its forward pass.
+"""
+
+from orthonar.model import MLSTMConfig
+
+#: Chunk sizes of the chunkwise form where none is asked for.
+CHUNK_FOR_FILTER, CHUNK_FOR_RAW = 16, 32
+
+
+def passes(degree: int) -> int:
+    """Products of all positions with their memories, or the transposed: two a degree, and C^T q, n . q and ||C||."""
+    return 2 * degree + 3
+
+
+def plain_cell(batch: int, length: int, heads: int, size: int, steps: int) -> int:
+    """Operations of the plain form, which iterates on every position's matrix.
+
+    4 D^3 a Newton-Schulz step and 2 D^2 for the query, at every position and head, three times.
+
+    Args:
+        batch: sequences.
+        length: positions in a sequence.
+        heads: memories.
+        size: D, rows and columns of a memory.
+        steps: Newton-Schulz steps.
+
+    Returns:
+        Floating-point operations, forward and backward.
+    """
+    return 3 * batch * length * heads * (4 * steps * size**3 + 2 * size**2)
+
+
+def chunkwise_cell(
+    batch: int, length: int, heads: int, size: int, degree: int | None = None, chunk_size: int | None = None
+) -> int:
+    """Operations of the chunkwise form, raw or with a filter.
+
+    With L positions in a chunk, every chunk costs 12 L D^2 + 14 L^2 D + 4 L D + 2 D^2 + 2 D for the raw read; a filter
+    adds 6 D^3 + 6 L D^2 + 12 L^2 D + 6 L^3 + 8 L^2 for what its products share, and n (6 L D^2 + 28 L^2 D + 8 L^3).
+
+    Args:
+        batch: sequences.
+        length: positions in a sequence; the last chunk counts as full.
+        heads: memories.
+        size: D, rows and columns of a memory.
+        degree: n, products with A, as `len(read.coefficients(dtype)) - 1` says; None for the raw read.
+        chunk_size: L; None for the form's own.
+
+    Returns:
+        Floating-point operations, forward and backward.
+    """
+    if chunk_size is None:
+        chunk_size = CHUNK_FOR_RAW if degree is None else CHUNK_FOR_FILTER
+    n_pos, d = min(chunk_size, length), size
+    each = 12 * n_pos * d**2 + 14 * n_pos**2 * d + 4 * n_pos * d + 2 * d**2 + 2 * d
+    if degree is not None:
+        each += 6 * d**3 + 6 * n_pos * d**2 + 12 * n_pos**2 * d + 6 * n_pos**3 + 8 * n_pos**2
+        each += degree * (6 * n_pos * d**2 + 28 * n_pos**2 * d + 8 * n_pos**3)
+    return batch * heads * -(-length // n_pos) * each
+
+
+def stock_cell(batch: int, length: int, heads: int, size: int) -> int:
+    """Operations of the quadratic form that the package `xlstm` has: 4 S^2 D a head, three times.
+
+    Args:
+        batch: sequences.
+        length: S, positions in a sequence.
+        heads: memories.
+        size: D, rows and columns of a memory.
+
+    Returns:
+        Floating-point operations, forward and backward.
+    """
+    return 12 * batch * heads * length**2 * size
+
+
+def layers(config: MLSTMConfig, batch: int, length: int, stock: bool = False) -> int:
+    """Operations of the study's model around the cell.
+
+    At each of P positions 4 E I for the up-projection, 2 I K for the convolution, 2 I E for the down-projection and
+    2 E V for the logits. Queries, keys and values are projected by dense matrices of a head, 6 I D, and the gates by
+    8 I NH and 12 I^2 once; in the package `xlstm` by blocks of size b, 6 I b, and by 12 I NH. All three times.
+
+    Args:
+        config: sizes: width E, inner width I, heads NH of size D, vocabulary V, taps K, block size b.
+        batch: sequences.
+        length: positions in a sequence.
+        stock: as the package `xlstm` does it; its convolution also filters the K - 1 positions that it cuts off.
+
+    Returns:
+        Floating-point operations, forward and backward.
+    """
+    e, i, v, k = config.embedding_dim, config.inner_dim, config.vocab_size, config.conv_kernel_size
+    each = 6 * e * i + 2 * e * v + 2 * i * k
+    if stock:
+        once = batch * 2 * i * k * (k - 1)
+        each += 6 * i * config.qkv_block_size + 12 * i * config.num_heads
+    else:
+        once = 12 * i**2
+        each += 6 * i * config.head_size + 8 * i * config.num_heads
+    return 3 * (batch * length * each + once)
+
+
+def step_operations(
+    contender: str, config: MLSTMConfig, batch: int, length: int, degree: int | None = None, steps: int | None = None
+) -> int:
+    """Operations of a whole training step of the study's model.
+
+    Args:
+        contender: "plain", "stock", "raw" or "orthogonalized".
+        config: sizes of the model.
+        batch: sequences.
+        length: positions in a sequence.
+        degree: of the filter, for "orthogonalized".
+        steps: Newton-Schulz steps, for "plain".
+
+    Returns:
+        Floating-point operations, forward and backward.
+    """
+    sizes = (batch, length, config.num_heads, config.head_size)
+    cell = {
+        "plain": lambda: plain_cell(*sizes, steps),
+        "stock": lambda: stock_cell(*sizes),
+        "raw": lambda: chunkwise_cell(*sizes),
+        "orthogonalized": lambda: chunkwise_cell(*sizes, degree),
+    }[contender]()
+    return cell + layers(config, batch, length, stock=contender == "stock")

@@ -1,0 +1,5 @@
+"""Tasks: frozen settings that make sequences, exactly and fast, and validation sets."""
+
+from .noisy_recall import IGNORE_INDEX, NoisyRecall
+
+__all__ = ["IGNORE_INDEX", "NoisyRecall"]

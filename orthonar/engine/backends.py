@@ -1,0 +1,149 @@
+"""The one door to `orthonar.engine.kernels`: whether its programs can run somewhere, and loading them where they do."""
+
+import importlib.util
+import os
+import warnings
+from functools import cache, lru_cache
+
+import torch
+from torch import Tensor
+
+#: Precisions of float32 products in the programs.
+PRECISIONS = ("float32", "tf32")
+
+_LARGEST_HEAD = 64
+_OLDEST_CAPABILITY = (7, 5)
+# The trial's filter: any coefficients that are not 0 would do.
+_TRIAL_COEFFICIENTS, _TRIAL_EPS = tuple((-1) ** k / (k + 1) ** 2 for k in range(16)), 1e-6
+# How far the first result may be from the plain form's: a broken program is caught, rounding is not.
+_TRIAL_TOLERANCE = {"float32": 1e-4, "tf32": 5e-2}
+
+
+def fused_reads(q, k, v, write, peak, peak_start, c_start, n_start, coefficients, eps, limit, precision):
+    """What every position of every chunk reads, before the normaliser, and n_t . q_t.
+
+    Args:
+        q, k, v, write, peak, peak_start, c_start, n_start: as of `orthonar.engine.chunk_memory.chunk_reads`.
+        coefficients: a filter's Chebyshev coefficients, for the dtype of q; None for the raw read.
+        eps: smallest norm that a filter divides by.
+        limit: largest cancellation of writes that float32 is enough for.
+        precision: of float32 products.
+
+    Returns:
+        (N, L, D), in the dtype of q for a filter, in that of c_start for the raw read, and (N, L) in float64.
+    """
+    from .kernels.chunk_filter import fused_chunk_filter
+    from .kernels.chunk_reads import fused_chunk_reads
+
+    gates = write, peak, peak_start
+    z, n_dot_q = fused_chunk_reads(q, k, v, *gates, c_start, n_start, precision)
+    if coefficients is not None:
+        z = fused_chunk_filter(z, k, v, *gates, c_start, coefficients, eps, limit, precision)
+    return z, n_dot_q
+
+
+def fused_states(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
+    """States at the chunks' starts and the last one's end; see `orthonar.engine.kernels.states`."""
+    from .kernels.states import fused_scan
+
+    return fused_scan(decay, update, initial)
+
+
+def can_fuse(device: torch.device, head_size: int, chunk_size: int, filtered: bool, precision: str) -> bool:
+    """Whether the programs run on a device; a GPU where they do not is warned about once.
+
+    Args:
+        device: where the tensors are.
+        head_size: DH.
+        chunk_size: positions in a chunk.
+        filtered: whether the read is a filter.
+        precision: of float32 products.
+    """
+    if device.type != "cuda":
+        return False
+    reason = obstacle(device, head_size, chunk_size, filtered, precision)
+    if reason is not None:
+        _warn_once(f"orthonar: the fused programs cannot be used, PyTorch's operators are slower: {reason}")
+    return reason is None
+
+
+def obstacle(device: torch.device, head_size: int, chunk_size: int, filtered: bool, precision: str) -> str | None:
+    """Why the programs cannot run on a device, None if they can; arguments as of `can_fuse`.
+
+    On a GPU they are tried out first, on one chunk against the plain form.
+    """
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"they need a GPU, not {device.type}"
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is missing"
+    if head_size > _LARGEST_HEAD:
+        return f"heads may have at most {_LARGEST_HEAD} numbers, not {head_size}"
+    if device.type != "cuda":
+        return None
+    if torch.cuda.get_device_capability(device) < _OLDEST_CAPABILITY:
+        return f"{torch.cuda.get_device_name(device)} is older than capability {_OLDEST_CAPABILITY}"
+    return _trial(device, head_size, chunk_size, filtered, precision)
+
+
+@lru_cache(maxsize=64)
+def _trial(device: torch.device, head_size: int, chunk_size: int, filtered: bool, precision: str) -> str | None:
+    try:
+        error = trial_error(device, head_size, chunk_size, filtered, precision)
+    except Exception as exception:  # whatever a compiler or driver may raise
+        return f"{type(exception).__name__}: {str(exception).strip().splitlines()[0] if str(exception) else ''}"
+    if not error < _TRIAL_TOLERANCE[precision]:
+        return f"on a trial they were wrong by {error:.1e}"
+    return None
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def trial_error(device: torch.device, head_size: int, chunk_size: int, filtered: bool, precision: str) -> float:
+    """Largest relative error, gradients too, of one chunk against the plain form; arguments as of `can_fuse`.
+
+    The caller may be anywhere, also where no gradients are wanted.
+    """
+    kept = torch.float64 if filtered else torch.float32
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, chunk_size, head_size)] * 3 + [(1, head_size, head_size), (1, head_size)]
+    q, k, v, c_start, n_start = (
+        torch.randn(shape, generator=generator).to(device).requires_grad_() for shape in shapes
+    )
+    gates = torch.rand(1, chunk_size + 1, generator=generator, dtype=torch.float64).to(device)
+    write, peak_start = gates[:, 1:].detach().requires_grad_(), gates[:, :1]
+    peak = torch.cat([peak_start, write], 1).cummax(1).values[:, 1:]
+    inputs = q, k, v, write, c_start, n_start
+
+    c_state = (peak_start - peak).exp()[..., None, None] * c_start[:, None].double()
+    weights = (write[:, None, :] - peak[:, :, None]).tril().exp().tril()
+    c_state = c_state + torch.einsum("ntu,nud,nue->ntde", weights, k.double(), v.double())
+    n_state = (peak_start - peak).exp()[..., None] * n_start[:, None].double() + weights @ k.double()
+    coefficients = _TRIAL_COEFFICIENTS if filtered else None
+    read_matrix = _filtered_matrix(c_state, coefficients, _TRIAL_EPS) if filtered else c_state
+    expected = (
+        torch.einsum("ntde,ntd->nte", read_matrix, q.double()),
+        (n_state * q).sum(-1),
+    )
+    states = c_start.to(kept), n_start.double()
+    got = fused_reads(q, k, v, write, peak, peak_start, *states, coefficients, _TRIAL_EPS, 16.0, precision)
+    scale = [torch.randn(e.shape, generator=generator, dtype=torch.float64).to(device) for e in expected]
+    expected_grads = torch.autograd.grad(expected, inputs, scale, retain_graph=True)
+    got_grads = torch.autograd.grad(got, inputs, [s.to(g.dtype) for s, g in zip(scale, got)])
+    pairs = zip((*got, *got_grads), (*expected, *expected_grads))
+    return max(((a.double() - b.double()).norm() / b.double().norm()).item() for a, b in pairs)
+
+
+def _filtered_matrix(c_state: Tensor, coefficients: tuple[float, ...], eps: float) -> Tensor:
+    """X sum_k c_k V_k(2 X^T X - I) for X = C / max(||C||_F, eps), by matrices: the oracle of the trial."""
+    x = c_state / torch.linalg.vector_norm(c_state, dim=(-2, -1), keepdim=True).clamp_min(eps)
+    identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    s = 2 * x.mT @ x - identity
+    terms = [identity, 2 * s - identity]
+    while len(terms) < len(coefficients):
+        terms.append(2 * s @ terms[-1] - terms[-2])
+    return x @ sum(c * term for c, term in zip(coefficients, terms))
+
+
+@cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)

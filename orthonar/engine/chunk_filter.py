@@ -1,0 +1,175 @@
+"""g(A_t) z_t for every position of every chunk at once, without forming a memory matrix.
+
+Axes: N chunks (of all batch rows and heads), L positions in a chunk, D head size.
+
+Inside a chunk that starts from the state C_0, the memory after position t is
+
+    C_t = a_t C_0 + sum_{u <= t} w_tu k_u v_u^T
+
+so a product with A_t = C_t^T C_t needs only what the whole chunk shares, C_0^T C_0, K C_0, K K^T and V:
+
+    u = w_t * (V x)
+    e = a_t (K C_0) x + (K K^T) u
+    A_t x = a_t^2 (C_0^T C_0) x + a_t (K C_0)^T u + V^T (w_t * e)
+
+three dense products of small matrices for all positions of a chunk. Dividing C_t by its norm only rescales a_t and w_t.
+
+The filter is a polynomial g(x) = sum_k c_k V_k(2 x - 1) in Chebyshev polynomials of the third kind (see
+`orthonar.reads.chebyshev.odd_chebyshev`). With r_k = (-1)^k V_k(2 A - I) z, their three-term recurrence reads
+
+    step_k = step_{k-1} - 4 A r_k,     r_{k+1} = r_k + step_k,     step_{-1} = 2 z,     y = sum_k (-1)^k c_k r_k.
+
+|r_k| <= |q| whatever the memory, since s V_k(2 s^2 - 1) = T_{2k+1}(s): nothing grows. The adjoint is the same
+recurrence run backwards with a source at each step.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .chunks import blocks_of
+
+
+def chunk_filter(
+    z: Tensor, shared: Tensor, kk: Tensor, log_a: Tensor, log_w: Tensor, coefficients: tuple[float, ...]
+) -> Tensor:
+    """Apply the polynomial with these coefficients of A_t to z_t at every position.
+
+    y_t = sum_k c_k V_k(2 A_t - I) z_t. Differentiable once in every tensor; the hand-written backward keeps the vectors
+    r_k, (n, N, L, D) numbers for degree n, and no matrix of a position.
+
+    Args:
+        z: right-hand sides, (N, L, D).
+        shared: [C_0^T C_0 ; K C_0 ; V] below one another, (N, D + 2 L, D).
+        kk: K K^T, (N, L, L).
+        log_a: log of the decay of the start state, minus the log of the memory's norm, (N, L, 1).
+        log_w: log of the causal gate weights, minus the log of the memory's norm, (N, L, L); -inf above the diagonal.
+        coefficients: c_0 ... c_n in the V_k. The caller sees to it that A_t has its spectrum in [0, 1].
+
+    Returns:
+        y, (N, L, D).
+    """
+    return _ChunkFilter.apply(z, shared, kk, log_a, log_w, coefficients)
+
+
+class _ChunkFilter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z, shared, kk, log_a, log_w, coefficients):
+        # 2 a and 2 w, so that the operator is 4 A.
+        a, w = 2 * log_a.exp(), 2 * log_w.exp()
+        y = z * coefficients[0]
+        needed = any(ctx.needs_input_grad)
+        # The vectors r_k, a tensor a block: an allocator hands moderate sizes out again without fetching fresh memory.
+        kept = []
+        for block in _blocks(shared):
+            here = [t[block] for t in (y, z, shared, kk, a, w)]
+            kept.append(z.new_empty(len(coefficients) - 1, *here[1].shape) if needed else None)
+            _recur(*here, coefficients, kept[-1])
+        if needed:
+            ctx.save_for_backward(shared, kk, a, w, *kept)
+            ctx.coefficients = coefficients
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y):
+        operands, kept = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        grads = [torch.empty_like(t) for t in (grad_y, *operands)]
+        for block, vectors in zip(_blocks(operands[0]), kept, strict=True):
+            here = [t[block] for t in operands]
+            _adjoint([g[block] for g in grads], grad_y[block], vectors, *here, ctx.coefficients)
+        return *grads, None
+
+
+def _recur(y, z, shared, kk, a, w, c, kept) -> None:
+    """Add sum_{k > 0} (-1)^k c_k r_k to y for one block of chunks; r_0 ... r_{n-1} go to kept, if it is not None."""
+    n, length, d = z.shape
+    to_chunk = shared[:, d:].mT.contiguous()  # a transposed view would multiply several times slower
+    gates = torch.cat([a.expand(n, length, length), w], -1)
+    a, a_squared = a.contiguous(), a * a
+    products = z.new_empty(n, length, 2 * length)
+    mixed = z.new_empty(n, length, length)
+    left = z.new_empty(n, length, d + 2 * length)
+    am, u = products[..., :length], products[..., length:]
+    left_r, left_u, left_e = left[..., :d], left[..., d : d + length], left[..., d + length :]
+
+    step = 2 * z
+    degree = len(c) - 1
+    r = torch.empty_like(z) if kept is None or not degree else kept[0]
+    r.copy_(z)
+    for k in range(degree):
+        torch.bmm(r, to_chunk, out=products)
+        products.mul_(gates)
+        torch.bmm(u, kk, out=mixed)
+        mixed.add_(am)
+        torch.mul(r, a_squared, out=left_r)
+        torch.mul(u, a, out=left_u)
+        torch.mul(mixed, w, out=left_e)
+        step.baddbmm_(left, shared, alpha=-1)
+        # The last r is added to y alone.
+        r = torch.add(r, step, out=r if kept is None else kept[k + 1] if k + 1 < degree else step)
+        y.add_(r, alpha=c[k + 1] * (-1) ** (k + 1))
+
+
+def _adjoint(grads, grad_y, kept, shared, kk, a, w, c) -> None:
+    """Fill the gradients of z, shared, kk, log_a and log_w for one block of chunks.
+
+    With p_k the adjoint of step_k, the gradients are those of -sum_k p_k^T (4 A) r_k, a form that is bilinear in the
+    vectors, symmetric, linear in what the chunk shares and of degree 2 in the gates. So the derivatives by log a and
+    log w of a position add up to twice its value, which gives the one from the others.
+    """
+    grad_r, grad_shared, grad_kk, grad_log_a, grad_log_w = grads
+    n, length, d = grad_y.shape
+    rows, of_r, of_p = 2 * length, slice(0, length), slice(length, 2 * length)
+    to_chunk = shared[:, d:].mT.contiguous()
+    gates = torch.cat([a.expand(n, length, length), w], -1).repeat(1, 2, 1)
+    a_squared = a * a
+    x = grad_y.new_zeros(n, rows, d)  # r_k above p_k: one product serves both
+    r, p = x[:, of_r], x[:, of_p]
+    products = grad_y.new_empty(n, rows, 2 * length)
+    mixed = grad_y.new_empty(n, rows, length)
+    left = grad_y.new_empty(n, rows, d + 2 * length)
+    am, u = products[..., :length], products[..., length:]
+    u_r, u_p, e_r, e_p = u[:, of_r], u[:, of_p], mixed[:, of_r], mixed[:, of_p]
+    # Crossed, for the gradients: what r leaves in the chunk stands in the rows of p, and what p leaves in those of r.
+    left_of_p, left_of_r = left[:, of_r], left[:, of_p]
+    decayed_p, u_of_p, e_of_p = left_of_p.split([d, length, length], -1)
+    _, u_of_r, e_of_r = left_of_r.split([d, length, length], -1)
+    gram_t, rest_t, u_p_t = decayed_p.mT, left[..., d:].mT, u_p.mT
+    grad_gram = grad_y.new_zeros(n, d, d)
+    grad_rest = grad_y.new_zeros(n, 2 * length, d)
+    applied = torch.empty_like(grad_y)  # 4 A p
+    form = torch.zeros_like(grad_y)  # sums to p^T (4 A) r
+    through = torch.zeros_like(grad_log_w)
+
+    degree = len(c) - 1
+    torch.mul(grad_y, c[degree] * (-1) ** degree, out=grad_r)
+    grad_kk.zero_()
+    for k in range(degree - 1, -1, -1):
+        r.copy_(kept[k])
+        p.add_(grad_r)
+        torch.bmm(x, to_chunk, out=products)
+        products.mul_(gates)
+        torch.bmm(u, kk, out=mixed)
+        mixed.add_(am)
+        torch.mul(p, a_squared, out=decayed_p)
+        torch.mul(u_p, a, out=u_of_p)
+        torch.mul(u_r, a, out=u_of_r)
+        torch.mul(e_p, w, out=e_of_p)
+        torch.mul(e_r, w, out=e_of_r)
+        torch.bmm(left_of_p, shared, out=applied)
+        grad_gram.baddbmm_(gram_t, r)
+        grad_rest.baddbmm_(rest_t, x)
+        grad_kk.baddbmm_(u_p_t, u_r, alpha=-1)
+        through.addcmul_(u_r, e_p).addcmul_(u_p, e_r)
+        form.addcmul_(r, applied)
+        grad_r.add_(grad_y, alpha=c[k] * (-1) ** k).sub_(applied)
+    grad_r.add_(p, alpha=2)
+    torch.neg(grad_gram, out=grad_shared[:, :d])
+    torch.neg(grad_rest, out=grad_shared[:, d:])
+    torch.neg(through, out=grad_log_w)
+    torch.sub(through.sum(-1, keepdim=True), form.sum(-1, keepdim=True), alpha=2, out=grad_log_a)
+
+
+def _blocks(shared: Tensor) -> list[slice]:
+    return blocks_of(len(shared), shared[0].numel() * shared.element_size(), shared.device)

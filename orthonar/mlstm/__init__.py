@@ -1,0 +1,1 @@
+"""The mLSTM: its cell, its writes, its layer."""

@@ -1,0 +1,228 @@
+"""What it means to write to the memory: how C_t comes from C_{t-1}, a key, a value and the gates.
+
+A write is a small frozen object. The mLSTM's own adds, and the forms of the cell in `orthonar.mlstm` compute that;
+every other write is put together from it, by treating a sequence in segments or by adding other values than those
+given, so that every form and every read that is a function of C goes with every write. All writes share n and m: the
+divisor max(|n . q|, exp(-m)) + 1e-6 and the frame exp(-m) are the additive write's, and what a write changes is C.
+
+A class that derives from `Write` is a write: nothing has to be registered.
+
+Axes: B batch, NH heads, S sequence, DH head size, NC chunks, L positions in a chunk.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..engine.gates import gate_logs, log_weights
+from ..reads.base import Read
+from ..reads.newton_schulz import check_iteration, newton_schulz
+from ..settings import checked_integer, checked_number, variant_from_settings, variant_settings
+
+# Positions whose corrections are solved for together. Rounding does not depend on it.
+_CHUNK = 16
+
+
+class Write(ABC):
+    """How the memory is written: what the cell, the model and the run records take for a write."""
+
+    #: Whether keys can be written beside the values, for reads that want the memory [C, H].
+    takes_keys: ClassVar[bool] = False
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the memory is another one after every single position, so that no two can be treated together."""
+        return False
+
+    @abstractmethod
+    def run(self, cell: Callable, inputs: tuple[Tensor, ...], state, position: int) -> tuple[Tensor, tuple]:
+        """Run the mLSTM over a sequence with this write.
+
+        Args:
+            cell: does it with the additive write, for the five inputs and a state: outputs and the last state.
+            inputs: q, k (unscaled), v, (B, NH, S, DH), and the pre-activations of the input and the forget gate,
+                (B, NH, S).
+            state: the `MLSTMState` to start from.
+            position: how many positions it has seen.
+
+        Returns:
+            h, (B, NH, S, DH), and the last state.
+        """
+
+
+@dataclass(frozen=True)
+class AdditiveWrite(Write):
+    """The mLSTM's own write, C_t = f_t C_{t-1} + i_t k_t v_t^T (Beck et al. 2024, arXiv 2405.04517, equation 19)."""
+
+    takes_keys = True
+
+    def run(self, cell, inputs, state, position):
+        return cell(*inputs, state)
+
+
+@dataclass(frozen=True)
+class WriteBack(Write):
+    """The orthogonalized memory replaces the memory, after every ``every``-th position.
+
+    C_t = f_t C_{t-1} + i_t k_t v_t^T is written and read as always; then, if t is a multiple of ``every``, C_t is
+    replaced by NS_steps(C_t), that is X <- X (3 I - X^T X) / 2, ``steps`` times from X = C_t / ||C_t||_F. With
+    `NewtonSchulzRead` of as many steps and ``every=1``, the matrix that is read is the matrix that is kept: the
+    variant of which Tambde ("Matrix Orthogonalization Improves Memory in Recurrent Models", June 2026) says that it
+    degrades performance.
+
+    The scale. What is orthogonalized, and what is replaced, is the memory as it is stored, C_t exp(-m_t), just as the
+    reads see it; n_t and m_t go on as if nothing had happened. The stored memory's old scale is forgotten, and each
+    singular value becomes a number in [0, 1]. In the frame of m_t 1 is the weight of the strongest write that is left
+    (the scale's initial 0 counts as one), so a replaced memory weighs about as much as that write in every one of its
+    directions, however weak their writes were. In any other frame the result would depend on a constant added to all
+    input gates. A memory with ||C_t exp(-m_t)||_F <= eps has nothing to orthogonalize and stays as it is. (The reads
+    divide it by eps instead. Done again and again that would multiply gradients by 10^6 at every position of an empty
+    memory.)
+
+    The cost. The memory is no linear function of the past any more, and no scan exists: with ``every=1`` each position
+    takes ``steps`` iterations of two products DH x DH by DH x DH, one position after the other, forward and backward,
+    and all matrices are kept for the backward pass; the chunkwise form becomes the recurrent one. With a larger
+    ``every``, positions between two replacements are treated together in whatever form was asked for.
+
+    Accuracy. The map's slope at a singular value of 0 is 1.5^steps / ||C||_F, and it is applied again and again: while
+    the memory uses fewer than DH directions, rounding in the others grows by up to that factor at each replacement
+    until it fills them. With ``every=1`` and five steps the result is therefore what rounding makes of it: for random
+    keys and DH = 48, outputs in float32 are off by 20 to 40 % from position 47 on (in float64, by 3e-9). In the study's
+    untrained model, on 256 random tokens, changing the embedding by 1e-15 in float64 changes the gradients by their own
+    size; in float32 they are off by 220 %, with three steps 140 %, two 37 %, one 0.06 %, none 1e-6, and with five steps
+    and ``every`` 4 by 83 %, 16 by 7e-5, 64 by 7e-7. Keys times values are short there, with norms far below 1, and so
+    each write is small beside a memory that was replaced.
+
+    Args:
+        steps: number of iterations, at least 0. 0 only normalises: ||C||_F becomes 1.
+        every: positions from one replacement to the next, at least 1.
+        eps: largest Frobenius norm of the stored memory that counts as empty.
+    """
+
+    steps: int = 5
+    every: int = 1
+    eps: float = 1e-6
+
+    def __post_init__(self):
+        check_iteration(self.steps, self.eps)
+        object.__setattr__(self, "every", checked_integer("every", self.every, 1))
+
+    @property
+    def sequential(self):
+        return self.every == 1
+
+    def replacement(self, c_state: Tensor) -> Tensor:
+        """What memories (..., DH, DH) are replaced by."""
+        empty = torch.linalg.vector_norm(c_state, dim=(-2, -1), keepdim=True) <= self.eps
+        return torch.where(empty, c_state, newton_schulz(c_state, self.steps, self.eps))
+
+    def run(self, cell, inputs, state, position):
+        length = inputs[0].shape[2]
+        h, start = [], 0
+        while start < length:
+            stop = min(start + self.every - (position + start) % self.every, length)
+            part, state = cell(*(x[:, :, start:stop] for x in inputs), state)
+            h.append(part)
+            if (position + stop) % self.every == 0:
+                state = state._replace(c_state=self.replacement(state.c_state))
+            start = stop
+        return torch.cat(h, 2), state
+
+
+@dataclass(frozen=True)
+class DeltaWrite(Write):
+    """The delta rule: what the memory holds under a key is taken out as the key is written anew.
+
+    With u_t = k_t / max(||k_t||, eps), k_t already divided by sqrt(DH), and beta_t = erase i_t exp(-m_t),
+
+        C_t = f_t (I - beta_t u_t u_t^T) C_{t-1} + i_t k_t v_t^T
+
+    For erase = 1 this is, in the stored frame, C <- f C + beta u (||k|| v - (f C)^T u)^T: a step of size beta towards
+    the value that the additive write would put under the key in an empty memory. It is the gated delta rule (Yang et
+    al. 2024, arXiv 2412.06464; without gates Widrow and Hoff 1960, for linear attention Schlag et al. 2021, arXiv
+    2102.11174) but for two things: there beta is a sigmoid of its own, and the key that is written has length 1. Here
+    no parameter is added. beta_t, the weight with which the write is stored, is 1 where the write is as strong as the
+    strongest that is left (the scale's initial 0 counts as one) and falls to 0 with the input gate, so that what is
+    hardly written hardly erases. As 0 <= beta_t <= 1 and u_t has at most unit length, erasing never lengthens a vector:
+    the memory stays below the sum of the norms of what was written under the gates, as the additive one does. n_t is
+    the additive write's, n_t = f_t n_{t-1} + i_t k_t (in the sources there is none; a norm follows there as it does
+    here). Like an orthogonalized read, beta depends on m_t, and gradients flow through it.
+
+    The cost. C_t = f_t C_{t-1} + i_t k_t w_t^T with w_t = v_t - erase (f_t C_{t-1})^T k_t / max(||k_t||, eps)^2, C in
+    the stored frame, so once the w_t are known the additive write does the rest, in any form. Over a chunk they solve a
+    unit lower triangular system (the UT transform of Joffrain et al. 2006; Yang et al. 2024, arXiv 2406.06484): in
+    float64, for all chunks at once one solution with 2 DH right-hand sides, then chunk after chunk two products, with
+    the state and with the chunk's keys. That is exact, and linear in S.
+
+    Args:
+        erase: the share of the full correction, 0 to 1; with 0 it is the additive write.
+        eps: smallest length of a key divided by.
+    """
+
+    erase: float = 1.0
+    eps: float = 1e-6
+
+    def __post_init__(self):
+        object.__setattr__(self, "erase", checked_number("erase", self.erase, 0, 1))
+        check_iteration(0, self.eps)
+
+    def run(self, cell, inputs, state, position):
+        q, k, v, *gates = inputs
+        return cell(q, k, self._corrected(k, v, *gates, state), *gates, state)
+
+    def _corrected(self, k: Tensor, v: Tensor, igate_preact: Tensor, fgate_preact: Tensor, state) -> Tensor:
+        """w_t for every position, (B, NH, S, DH), in the dtype of v."""
+        length, size = k.shape[2:]
+        chunk = min(_CHUNK, length)
+        missing = -length % chunk
+
+        def chunks(x: Tensor) -> Tensor:
+            return x.unflatten(2, (-1, chunk))
+
+        logs = gate_logs(igate_preact, fgate_preact, state.m_state)
+        # Padding positions write nothing and keep what is there.
+        write = chunks(F.pad(logs.write, (0, missing), value=-torch.inf))
+        peak = chunks(torch.cat([logs.peak, logs.peak[..., -1:].expand(-1, -1, missing)], -1))
+        peak_start = torch.cat([state.m_state.double()[..., None], peak[..., :-1, -1]], -1)[..., None]
+        a, w = (peak_start - peak).exp()[..., None], log_weights(write, peak).exp()
+
+        k, v = (chunks(F.pad(x.double(), (0, 0, 0, missing))) for x in (k / math.sqrt(size), v))
+        norm = torch.linalg.vector_norm(k, dim=-1, keepdim=True).clamp_min(self.eps)
+        unit = k / norm
+        # Solved for norm_t w_t, in which no number is larger than what it stands for in the memory.
+        system = torch.eye(chunk, dtype=k.dtype, device=k.device) + self.erase * (w * (unit @ unit.mT)).tril(-1)
+        sides = torch.cat([norm * v, self.erase * a * unit], -1)
+        by_values, by_start = torch.linalg.solve_triangular(system, sides, upper=False, unitriangular=True).chunk(2, -1)
+
+        added = (w[..., -1, :, None] * unit).mT
+        c_state, corrected = state.c_state.double(), []
+        for c in range(write.shape[2]):
+            corrected.append(by_values[:, :, c] - by_start[:, :, c] @ c_state)
+            c_state = a[:, :, c, -1:] * c_state + added[:, :, c] @ corrected[-1]
+        return (torch.stack(corrected, 2) / norm).flatten(2, 3)[:, :, :length].to(state.c_state.dtype)
+
+
+def check_write(name: str, write: Write, read: Read) -> None:
+    """Raise a ValueError naming the setting if it is no write, or none that can serve this read."""
+    if not isinstance(write, Write):
+        raise ValueError(f"{name} must be a write of orthonar.mlstm.writes, not {write!r}")
+    if read.writes_keys and not write.takes_keys:
+        raise ValueError(
+            f"{name} must be AdditiveWrite() for a read that has keys written too, {read!r}, not {write!r}"
+        )
+
+
+def write_settings(write: Write) -> dict:
+    """A write as plain data, for run records: its class's name under "name", and its settings."""
+    return variant_settings(write)
+
+
+def write_from_settings(settings: dict) -> Write:
+    """The write that `write_settings` described; ValueError if there is no such write or setting."""
+    return variant_from_settings("write", Write, settings)

@@ -1,0 +1,194 @@
+"""What it means to read the memory: a map from the memory matrix C and a query q to a vector.
+
+A read is a small frozen object, one of two kinds. A *leaf* shows the cell the same map in three ways: the matrix that
+it puts in the place of C (the plain form, and every test's oracle), the result for one memory and one query (one token
+at a time), and what the chunkwise form needs, which never forms C: for a filter, y = g(X^T X) X^T q with
+X = C / max(||C||_F, eps), the Chebyshev coefficients of g. A *composite* says how the results of other reads are put
+together, in every form of the cell alike.
+
+This file holds the kinds and the raw read, the files beside it one kind of read each. A class that derives from one of
+these is a read: nothing has to be registered.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..settings import checked_positive, variant_from_settings, variant_settings
+from .chebyshev import odd_chebyshev
+from .singular_values import map_singular_values
+
+# In float32, slopes up to here (eight Newton-Schulz steps: 26) keep errors within 2e-5 on all inputs tried.
+_STEEP = 30.0
+
+
+class Read(ABC):
+    """How the memory is read: what the cell, the model and the run records take for a read."""
+
+    @property
+    @abstractmethod
+    def leaves(self) -> tuple["LeafRead", ...]:
+        """The leaves whose results this read needs."""
+
+    @abstractmethod
+    def evaluate(self, result: Callable[["LeafRead"], Tensor]) -> Tensor:
+        """This read's result, from a function that gives the result of each of its leaves."""
+
+    @property
+    def writes_keys(self) -> bool:
+        """Whether keys are to be written beside the values, so that the memory is [C, H], H = sum_u w_u k_u k_u^T."""
+        return any(leaf.needs_keys for leaf in self.leaves)
+
+    @property
+    def precise(self) -> bool:
+        """Whether the chunkwise form is to keep the memory in float64, whatever the dtype of its arguments."""
+        return any(leaf.needs_precision for leaf in self.leaves)
+
+
+class LeafRead(Read):
+    """A read that is not made of others."""
+
+    #: Whether the read wants the memory [C, H] instead of C.
+    needs_keys: ClassVar[bool] = False
+    #: Whether it divides by what is left of the memory where writes cancel, and so must know that to the last digit.
+    needs_precision: ClassVar[bool] = True
+    #: Whether it looks at what it computes on the way, iterates until that is good enough, say: on a GPU the host must
+    #: wait for it, and no CUDA graph can be captured.
+    waits_for_host: ClassVar[bool] = False
+
+    @property
+    def leaves(self) -> tuple["LeafRead", ...]:
+        return (self,)
+
+    def evaluate(self, result: Callable[["LeafRead"], Tensor]) -> Tensor:
+        return result(self)
+
+    def of(self, c_state: Tensor) -> Tensor:
+        """The part of the memory that this leaf reads: a composite's memory may be wider, [C, H]."""
+        rows, columns = c_state.shape[-2:]
+        return c_state if self.needs_keys or rows == columns else c_state[..., :rows]
+
+    @abstractmethod
+    def matrix(self, c_state: Tensor) -> Tensor:
+        """The matrix in the place of C, (..., DH, DH), by the definition: the oracle of all other forms."""
+
+    @abstractmethod
+    def vector(self, c_state: Tensor, q: Tensor) -> Tensor:
+        """The read for memories (..., DH, DH) and queries (..., DH)."""
+
+    def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype in which this read is computed, plain form aside, for arguments in dtype."""
+        return dtype
+
+    def coefficients(self, dtype: torch.dtype) -> tuple[float, ...] | None:
+        """What makes this read a filter, see `FilterRead.coefficients`; None if it is none."""
+        return None
+
+
+@dataclass(frozen=True)
+class RawRead(LeafRead):
+    """The mLSTM's own read, C^T q (Beck et al. 2024, arXiv 2405.04517, equation 21)."""
+
+    needs_precision = False
+
+    def matrix(self, c_state: Tensor) -> Tensor:
+        """The memory itself, (..., DH, DH)."""
+        return c_state
+
+    def vector(self, c_state: Tensor, q: Tensor) -> Tensor:
+        """C^T q for memories (..., DH, DH) and queries (..., DH)."""
+        return times(c_state, q)
+
+
+@dataclass(frozen=True)
+class FilterRead(LeafRead):
+    """A read g(A) z, with A = X^T X, z = X^T q and X = C / max(||C||_F, eps).
+
+    The function f(s) = s g(s^2) says what the read does to the singular values s of X; a subclass gives it as
+    `scalar_map` and need give no more.
+
+    Args:
+        eps: smallest Frobenius norm divided by.
+        tolerance: largest error of the series for f on [0, 1]; None is 4 times the machine epsilon of the tensors'
+            dtype, less than the rounding of the plain form.
+    """
+
+    _: KW_ONLY
+    eps: float = 1e-6
+    tolerance: float | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "eps", checked_positive("eps", self.eps))
+        if self.tolerance is not None:
+            object.__setattr__(self, "tolerance", checked_positive("tolerance", self.tolerance, below=1))
+
+    @abstractmethod
+    def scalar_map(self, s: Tensor) -> Tensor:
+        """f(s) for float64 singular values s in [-1, 1], element by element; odd and smooth in s."""
+
+    def matrix(self, c_state: Tensor) -> Tensor:
+        """U f(S) V^T for X = U S V^T, (..., DH, DH), in float64 inside."""
+        return map_singular_values(self.normalised(c_state.double()), self.scalar_map).to(c_state.dtype)
+
+    def normalised(self, c_state: Tensor) -> Tensor:
+        """X = C / max(||C||_F, eps)."""
+        return c_state / torch.linalg.vector_norm(c_state, dim=(-2, -1), keepdim=True).clamp_min(self.eps)
+
+    def vector(self, c_state: Tensor, q: Tensor) -> Tensor:
+        """The read for memories (..., DH, DH) and queries (..., DH): matrix-vector products only."""
+        dtype = self.working_dtype(q.dtype)
+        x, c = self.normalised(c_state.to(dtype)), self.coefficients(q.dtype)
+        # Chebyshev polynomials of the third kind: V_0 = 1, V_1 = 2 s - 1 and V_{k+1} = 2 s V_k - V_{k-1} at
+        # s = 2 A - I. With V_{-1} = V_0 the recurrence gives V_1 too.
+        previous = current = times(x, q.to(dtype))
+        y = c[0] * current
+        for c_k in c[1:]:
+            applied = times(x, (x @ current[..., None])[..., 0])
+            previous, current = current, 4 * applied - 2 * current - previous
+            y = y + c_k * current
+        return y.to(q.dtype)
+
+    def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """float64 for maps with a slope above 30, whatever the dtype: the slope multiplies the rounding of A."""
+        return torch.float64 if _steepest_slope(self) > _STEEP else dtype
+
+    def coefficients(self, dtype: torch.dtype) -> tuple[float, ...]:
+        """Coefficients of g in the Chebyshev polynomials of the third kind, as many as the dtype asks for."""
+        return _coefficients(self, 4 * torch.finfo(dtype).eps if self.tolerance is None else self.tolerance)
+
+
+def times(matrix: Tensor, q: Tensor) -> Tensor:
+    """M^T q for matrices (..., M, N) and vectors (..., M)."""
+    return (q[..., None, :] @ matrix)[..., 0, :]
+
+
+@lru_cache(maxsize=256)
+def _steepest_slope(read: FilterRead) -> float:
+    s = torch.linspace(0, 1, 4097, dtype=torch.float64)
+    return (read.scalar_map(s).diff() / s.diff()).abs().max().item()
+
+
+@lru_cache(maxsize=256)
+def _coefficients(read: FilterRead, tolerance: float) -> tuple[float, ...]:
+    return odd_chebyshev(lambda s: read.scalar_map(torch.from_numpy(s)).numpy(), tolerance)
+
+
+def check_read(name: str, read: Read) -> None:
+    """Raise a ValueError naming the setting if it is no read."""
+    if not isinstance(read, Read):
+        raise ValueError(f"{name} must be a read of orthonar.reads, not {read!r}")
+
+
+def read_settings(read: Read) -> dict:
+    """A read as plain data, for run records: its class's name under "name", and its settings, reads among them too."""
+    return variant_settings(read)
+
+
+def read_from_settings(settings: dict) -> Read:
+    """The read that `read_settings` described; ValueError if there is no such read or setting."""
+    return variant_from_settings("read", Read, settings)

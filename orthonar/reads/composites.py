@@ -1,0 +1,115 @@
+"""Reads made of other reads: blends, and one read's result with another's gradients.
+
+What is put together are numerators, in the frame of m_t, before the division by max(|n_t . q_t|, exp(-m_t)) + 1e-6 that
+all reads share. Gradients through that divisor are the same for every read.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..settings import checked_number
+from .base import LeafRead, RawRead, Read, check_read
+from .newton_schulz import NewtonSchulzRead
+
+
+class CompositeRead(Read):
+    """A read whose result is put together from those of its parts."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[Read, ...]:
+        """The reads whose results are needed."""
+
+    @property
+    def leaves(self) -> tuple[LeafRead, ...]:
+        return tuple(leaf for part in self.parts for leaf in part.leaves)
+
+    def evaluate(self, result: Callable[[LeafRead], Tensor]) -> Tensor:
+        return self.combine(*(part.evaluate(result) for part in self.parts))
+
+    @abstractmethod
+    def combine(self, *results: Tensor) -> Tensor:
+        """This read's result from its parts', in the order of `parts`."""
+
+
+@dataclass(frozen=True)
+class BlendRead(CompositeRead):
+    """alpha * one + (1 - alpha) * other, a mixture of two reads' numerators over the divisor that they share.
+
+    Each part keeps its own scale: an orthogonalized read's singular values lie in [0, 1], while a raw read has the
+    scale of C exp(-m), so that alpha is no share of the result's size. `NewtonSchulzRead(steps=0)` in the place of
+    `RawRead()` blends two reads of the same scale. With alpha 0 or 1 the other part is not computed, and the result is
+    the one part's to the last bit. Annealing alpha from 1 to 0 removes the orthogonalization in the course of training
+    (Aquino-Michaels 2026, arXiv 2607.19390).
+
+    Args:
+        alpha: weight of the first read, 0 to 1.
+        one: the first read.
+        other: the second read.
+    """
+
+    alpha: float = 0.5
+    one: Read = field(default_factory=NewtonSchulzRead)
+    other: Read = field(default_factory=RawRead)
+
+    def __post_init__(self):
+        object.__setattr__(self, "alpha", checked_number("alpha", self.alpha, 0, 1))
+        check_read("one", self.one)
+        check_read("other", self.other)
+
+    @property
+    def parts(self) -> tuple[Read, ...]:
+        if self.alpha in (0, 1):
+            return (self.one,) if self.alpha else (self.other,)
+        return self.one, self.other
+
+    def combine(self, *results: Tensor) -> Tensor:
+        if len(results) == 1:
+            return results[0]
+        one, other = results
+        return self.alpha * one + (1 - self.alpha) * other
+
+
+@dataclass(frozen=True)
+class StraightThroughRead(CompositeRead):
+    """The result of one read with the gradients of another, in queries, keys, values and gates.
+
+    The straight-through estimator of Bengio et al. 2013 (arXiv 1308.3432) with a read in the place of the identity. The
+    default reads orthogonalized and learns raw; the two exchanged, it reads raw and learns orthogonalized.
+
+    Args:
+        forward: the read whose result is returned.
+        backward: the read whose gradients flow back.
+    """
+
+    forward: Read = field(default_factory=NewtonSchulzRead)
+    backward: Read = field(default_factory=RawRead)
+
+    def __post_init__(self):
+        check_read("forward", self.forward)
+        check_read("backward", self.backward)
+
+    @property
+    def parts(self) -> tuple[Read, ...]:
+        return self.forward, self.backward
+
+    def combine(self, *results: Tensor) -> Tensor:
+        value, other = results
+        # Detached, or the backward pass would run through the first read too, with zeros.
+        return _WithGradientsOf.apply(value.detach(), other)
+
+
+class _WithGradientsOf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value, other):
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return None, grad

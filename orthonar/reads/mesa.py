@@ -1,0 +1,183 @@
+"""The read of the Mesa layer: recursive least squares on keys and values, solved at every position.
+
+H_t = sum_u w_tu k_u k_u^T is a memory like C_t with keys in the place of values, so it is kept as one: this read has
+the keys written beside the values, and its memory is [C_t, H_t], (DH, 2 DH).
+
+Axes: N chunks (of all batch rows and heads), L positions in a chunk, D head size (padded).
+"""
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..engine.chunks import blocks_of
+from ..engine.gates import log_weights
+from ..settings import checked_number
+from .base import LeafRead, times
+from .newton_schulz import check_iteration
+
+# Conjugate gradients run in the dtype of the query until the residual is this share of the right-hand side; then the
+# residual is computed anew in float64 and they start again from there, until it is below the last tolerance.
+_ROUND_TOLERANCE, _MOST_ROUNDS = 1e-4, 6
+_LAST_TOLERANCE = {torch.float32: 1e-9, torch.float64: 1e-13}
+
+
+@dataclass(frozen=True)
+class MesaRead(LeafRead):
+    """The value that ridge regression of the values on the keys, under the gates' weights, predicts for the query.
+
+    h_t = C_t^T (H_t + lam_t I)^{-1} q_t with C_t = sum_u w_tu k_u v_u^T and H_t = sum_u w_tu k_u k_u^T: the Mesa layer
+    of von Oswald et al. (arXiv 2309.05858; as MesaNet, arXiv 2506.05233). Two things differ there. lam is learned; here
+    it is a fixed share of the trace, lam_t = max(ridge tr H_t, eps), so that the read has no parameters, does not
+    depend on the scale of the weights, and H_t + lam_t I has a condition number of at most 1 + 1 / ridge. And nothing
+    is divided by there; here the cell divides, as for every read.
+
+    No filter of C can give this: it depends on H. The chunkwise form solves by conjugate gradients, all positions of a
+    chunk at once; a product with H_t is two products with the chunk's keys and one with its start state, and no matrix
+    of a position is formed. With c = 1 + 1 / ridge, n iterations always suffice for one round if
+    2 sqrt(c) ((sqrt(c) - 1) / (sqrt(c) + 1))^n <= 1e-4 (n = 212 for ridge 0.001); they stop when all positions of a
+    block are there, after about DH iterations. Each round gains four digits: float32 takes two or three rounds, float64
+    three or four (more for ridges below 0.001), and the backward pass as many.
+
+    Args:
+        ridge: lam as a share of the trace of H, 0.0001 to 1.
+        eps: smallest lam, for a memory that is empty.
+    """
+
+    needs_keys: ClassVar[bool] = True
+    waits_for_host: ClassVar[bool] = True
+
+    _: KW_ONLY
+    ridge: float = 0.001
+    eps: float = 1e-6
+
+    def __post_init__(self):
+        object.__setattr__(self, "ridge", checked_number("ridge", self.ridge, 0.0001, 1))
+        check_iteration(0, self.eps)
+
+    def matrix(self, c_state: Tensor) -> Tensor:
+        """(H + lam I)^{-1} C, (..., DH, DH), of memories [C, H], (..., DH, 2 DH)."""
+        c, h = c_state.chunk(2, -1)
+        return torch.linalg.solve(self._damped(h), c)
+
+    def vector(self, c_state: Tensor, q: Tensor) -> Tensor:
+        """C^T (H + lam I)^{-1} q for memories [C, H], (..., DH, 2 DH), and queries (..., DH)."""
+        c, h = c_state.chunk(2, -1)
+        return times(c, torch.linalg.solve(self._damped(h), q))
+
+    def _damped(self, h: Tensor) -> Tensor:
+        trace = h.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+        return h + self._penalty(trace) * torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
+
+    def _penalty(self, trace: Tensor) -> Tensor:
+        return (self.ridge * trace).clamp_min(self.eps)
+
+    def queries(
+        self, q: Tensor, k: Tensor, k_written: Tensor, write: Tensor, peak: Tensor, peak_start: Tensor, h_start: Tensor
+    ) -> Tensor:
+        """(H_t + lam_t I)^{-1} q_t at every position: what the raw read is to be asked instead of q_t.
+
+        Differentiable once: by the implicit function theorem, the gradient is that of one residual,
+        q_t - (H_t + lam_t I) x_t, multiplied by the same inverse.
+
+        Args:
+            q: queries, (N, L, D).
+            k: keys, (N, L, D).
+            k_written: the keys as they were written beside the values, (N, L, D).
+            write: G, (N, L), float64.
+            peak: (N, L), float64.
+            peak_start: peak of the position before the chunk, (N, 1), float64.
+            h_start: H at the chunk's start, (N, D, D), float64.
+
+        Returns:
+            (N, L, D), float64.
+        """
+        k, k_written, w = k.double(), k_written.double(), log_weights(write, peak).exp()
+        a = (peak_start - peak).exp()[..., None]
+        trace = a * h_start.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+        trace = trace + w @ (k * k_written).sum(-1, keepdim=True)
+        system = _System(k, k_written, a, w, self._penalty(trace), h_start)
+        fixed = _System(*(x.detach() for x in system))
+        most = _iterations(1 + 1 / self.ridge)
+        x = _solve(q.detach().double(), fixed, q.dtype, most)
+        return _ByResidual.apply(q - system.times(x), x, q.dtype, most, *fixed)
+
+
+class _System(NamedTuple):
+    """H_t + lam_t I for the positions of chunks: H_t = a_t H_0 + sum_u w_tu k_u k_u'^T, with k' the keys as written."""
+
+    k: Tensor  #: (N, L, D).
+    k_written: Tensor  #: (N, L, D), proportional to k.
+    a: Tensor  #: (N, L, 1).
+    w: Tensor  #: (N, L, L).
+    penalty: Tensor  #: lam, (N, L, 1).
+    h_start: Tensor  #: H_0, (N, D, D).
+
+    def times(self, x: Tensor) -> Tensor:
+        """(H_t + lam_t I) x_t, (N, L, D)."""
+        return self.a * (x @ self.h_start) + (x @ self.k_written.mT * self.w) @ self.k + self.penalty * x
+
+
+class _ByResidual(torch.autograd.Function):
+    """x as it is; its gradient, multiplied by the inverse of the system, goes to the residual."""
+
+    @staticmethod
+    def forward(ctx, residual, x, dtype, most, *system):
+        ctx.save_for_backward(*system)
+        ctx.dtype, ctx.most = dtype, most
+        return x.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        grad = _solve(grad, _System(*ctx.saved_tensors), ctx.dtype, ctx.most)
+        return grad, None, None, None, *(None for _ in _System._fields)
+
+
+def _iterations(condition: float) -> int:
+    """Steps of conjugate gradients that bring the residual below the tolerance of a round, by Chebyshev's bound.
+
+    Saad, *Iterative Methods for Sparse Linear Systems*, equation 6.128, for the error's energy norm; the residual's
+    norm is at most sqrt(condition) times as far from it.
+    """
+    root = math.sqrt(condition)
+    return math.ceil(math.log(2 * root / _ROUND_TOLERANCE) / math.log((root + 1) / (root - 1)))
+
+
+def _solve(b: Tensor, system: _System, dtype: torch.dtype, most: int) -> Tensor:
+    """The solution for right-hand sides b (N, L, D), float64: conjugate gradients in dtype, refined in float64."""
+    x = torch.zeros_like(b)
+    for block in blocks_of(len(b), b[0].numel() * b.element_size() * 8, b.device):
+        exact = _System(*(t[block] for t in system))
+        rounded = _System(*(t.to(dtype) for t in exact))
+        size = torch.linalg.vector_norm(b[block], dim=-1, keepdim=True)
+        residual = b[block]
+        for _ in range(_MOST_ROUNDS):
+            left = torch.linalg.vector_norm(residual, dim=-1, keepdim=True)
+            if (left <= _LAST_TOLERANCE[dtype] * size).all():
+                break
+            left = torch.where(left > 0, left, 1.0)
+            x[block] += left * _conjugate_gradients((residual / left).to(dtype), rounded, most)
+            residual = b[block] - exact.times(x[block])
+    return x
+
+
+def _conjugate_gradients(b: Tensor, system: _System, most: int) -> Tensor:
+    """An approximate solution for right-hand sides of norm 1 or 0 (Hestenes and Stiefel 1952)."""
+    tiny = torch.finfo(b.dtype).tiny
+    x, residual, direction = torch.zeros_like(b), b, b
+    squared = (b * b).sum(-1, keepdim=True)
+    for _ in range(most):
+        if (squared <= _ROUND_TOLERANCE**2).all():
+            break
+        applied = system.times(direction)
+        step = squared / (direction * applied).sum(-1, keepdim=True).clamp_min(tiny)
+        x = x + step * direction
+        residual = residual - step * applied
+        before, squared = squared, (residual * residual).sum(-1, keepdim=True)
+        direction = residual + squared / before.clamp_min(tiny) * direction
+    return x

@@ -1,0 +1,169 @@
+"""Figures of what a training step costs, from `orthonar.report.tables.cost.table`: a panel per kind of device.
+
+A panel without measurements says so.
+"""
+
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from ..tables.cost import several_steps
+from ..words import NOT_RUN
+
+#: Contender: (colour, marker, line, label).
+_LOOKS = {
+    "plain": ("#D55E00", "v", ":", "orthogonalized, plain form"),
+    "orthogonalized": ("#0072B2", "o", "-", "orthogonalized, chunkwise"),
+    "stock": ("#000000", "^", "-.", "raw, package xlstm"),
+    "raw": ("#E69F00", "s", "--", "raw, chunkwise"),
+}
+_DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+
+
+def time_against_length(measured: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Figure:
+    """Draw the time of a whole training step, for each sequence of its batch, against the length.
+
+    Args:
+        measured: as of `orthonar.report.tables.cost.table`.
+        axes: two, of one figure with constrained layout; None for new ones.
+
+    Returns:
+        The figure, a panel for the CPU and one for the GPU: medians, bars from the fastest to the slowest timing, both
+        scales logarithmic.
+    """
+
+    def draw(ax: Axes, rows: pd.DataFrame) -> None:
+        _against_length(ax, rows, "ms", bars=True)
+
+    return _panels(measured, draw, "time of a training step, a sequence (ms)", axes)
+
+
+def memory_against_length(measured: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Figure:
+    """Draw the extra peak memory of training steps, for each sequence of the batch, against the length.
+
+    Args:
+        measured: as of `orthonar.report.tables.cost.table`.
+        axes: as of `time_against_length`.
+
+    Returns:
+        The figure, a panel for the CPU and one for the GPU, both scales logarithmic.
+    """
+
+    def draw(ax: Axes, rows: pd.DataFrame) -> None:
+        _against_length(ax, rows, "mib")
+
+    return _panels(measured, draw, "extra peak memory, a sequence (MiB)", axes)
+
+
+def share_of_peak(measured: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Figure:
+    """Draw which share of the device's fastest float32 matrix product the steps' operations reach.
+
+    Args:
+        measured: as of `orthonar.report.tables.cost.table`.
+        axes: as of `time_against_length`.
+
+    Returns:
+        The figure, a panel for the CPU and one for the GPU: percent over the length.
+    """
+
+    def draw(ax: Axes, rows: pd.DataFrame) -> None:
+        _against_length(ax, rows.assign(percent=100 * rows["share"] * rows["batch"]), "percent")
+        ax.set(yscale="linear", ylim=(0, None))
+
+    return _panels(measured, draw, "operations a second\n(% of the fastest matrix product)", axes)
+
+
+def against_newton_schulz(measured: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Figure:
+    """Draw operations and time of a whole step against the number of Newton-Schulz steps, plain form and chunkwise.
+
+    Args:
+        measured: as of `orthonar.report.tables.cost.table`.
+        axes: as of `time_against_length`.
+
+    Returns:
+        The figure, a panel for the CPU and one for the GPU, at the one length that was measured with several numbers:
+        time by filled marks and lines, operations by hollow ones on the right-hand scale.
+    """
+
+    def draw(ax: Axes, rows: pd.DataFrame) -> None:
+        several = several_steps(rows.dropna(subset="ms"))
+        if several.empty:
+            return _say_not_run(ax)
+        right = ax.twinx()
+        for contender in ("plain", "orthogonalized"):
+            color, marker, line, label = _LOOKS[contender]
+            of = several[several["contender"] == contender]
+            look = {"color": color, "marker": marker, "linestyle": line}
+            ax.plot(of["steps"], of["ms"], **look, linewidth=1.8, label=f"{label}: time")
+            hollow = {"markerfacecolor": "white", "alpha": 0.75, "markersize": 7}
+            right.plot(of["steps"], of["gflop"], **look, **hollow, linewidth=0.8, label=f"{label}: operations")
+        for scale, column in ((ax, "ms"), (right, "gflop")):
+            scale.set_ylim(several[column].min() / 2, several[column].max() * 2)
+            _logarithmic(scale)
+        ax.set_xticks(sorted(set(several["steps"].astype(int))))
+        right.set_ylabel("operations of a step (Gflop)")
+        right.spines["top"].set_visible(False)
+        first = several.iloc[0]
+        ax.set_title(f"{ax.get_title()}\nlength {first['length']}, batch {first['batch']}", fontsize=9)
+
+    return _panels(measured, draw, "time of a step (ms)", axes, xlabel="Newton-Schulz steps")
+
+
+def _against_length(ax: Axes, rows: pd.DataFrame, column: str, bars: bool = False) -> None:
+    """One line a contender, with the study's five Newton-Schulz steps; numbers divided by the batch size."""
+    rows = rows[rows["steps"].isna() | (rows["steps"] == 5)].dropna(subset=column)
+    for contender, (color, marker, line, label) in _LOOKS.items():
+        of = rows[rows["contender"] == contender].sort_values("length")
+        values = of[column] / of["batch"]
+        spread = [values - of["low"] / of["batch"], of["high"] / of["batch"] - values] if bars else None
+        look = {"color": color, "marker": marker, "linestyle": line, "linewidth": 1.8, "markersize": 5}
+        ax.errorbar(of["length"], values, spread, **look, capsize=2, elinewidth=1, label=label)
+    _logarithmic(ax)
+    lengths = sorted(set(rows["length"]))
+    ax.set_xscale("log")
+    ax.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _logarithmic(ax: Axes) -> None:
+    """A logarithmic scale whose numbers can be read even where it spans less than ten times."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
+def _say_not_run(ax: Axes) -> None:
+    ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color="#555555")
+    ax.set(xticks=[], yticks=[])
+
+
+def _panels(
+    measured: pd.DataFrame,
+    draw: Callable[[Axes, pd.DataFrame], None],
+    ylabel: str,
+    axes: Sequence[Axes] | None,
+    xlabel: str = "sequence length (tokens)",
+) -> Figure:
+    if axes is None:
+        _, axes = plt.subplots(1, len(_DEVICES), figsize=(9, 3.8), layout="constrained")
+    handles = {}
+    for ax, (device, name) in zip(axes, _DEVICES.items(), strict=True):
+        rows = measured[(measured["device"] == device) & (measured["what"] == "step")]
+        ax.set_title(f"{name}: {', '.join(dict.fromkeys(rows['device_name'])) or NOT_RUN}", fontsize=9)
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.spines[["top", "right"]].set_visible(False)
+        if len(rows):
+            draw(ax, rows)
+            for drawn in ax.figure.axes:
+                handles |= {label: handle for handle, label in zip(*drawn.get_legend_handles_labels())}
+        else:
+            _say_not_run(ax)
+    figure = axes[0].figure
+    if handles:
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,208 @@
+"""The records of `python -m benchmarks.cost` as tables."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ...paths import project_root, results_dir
+from ...study.jsonl import Damage, read_lines
+from ..published import COSTS
+from ..words import NOT_RUN, task_label
+
+#: Version of the records' layout; a change of meaning raises it.
+SCHEMA = 1
+
+
+def folder() -> Path:
+    """Where `python -m benchmarks.cost` leaves its records in this project."""
+    return results_dir() / "benchmarks"
+
+
+def run_benchmark(device: str = "cpu", results: str | os.PathLike | None = None) -> None:
+    """Run `python -m benchmarks.cost` and pass on what it prints; needs the project's checkout.
+
+    Args:
+        device: "cpu" or "cuda".
+        results: folder of the records; None for `folder()`.
+    """
+    command = [sys.executable, "-m", "benchmarks.cost", "--device", device, "--results", str(results or folder())]
+    root = project_root()
+    if not (root / "benchmarks").is_dir():
+        raise FileNotFoundError("the benchmark is no part of the installed package: run this from a checkout")
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        for line in run.stdout:
+            print(line, end="", flush=True)
+    if run.returncode:
+        raise subprocess.CalledProcessError(run.returncode, command)
+
+
+def read_records(where: str | os.PathLike, damaged: list[Damage] | None = None) -> list[dict]:
+    """The records of the cost benchmark in a folder, the oldest first.
+
+    Args:
+        where: folder with files cost-*.jsonl, a run a line; none is as good as an empty one.
+        damaged: takes the lines that are no such records; None warns of each instead.
+    """
+    files = sorted(Path(where).glob("cost-*.jsonl"))
+    return sorted((r for f in files for r in read_lines(f, _record, damaged)), key=lambda r: r["started"])
+
+
+def _record(line: str) -> dict:
+    try:
+        record = json.loads(line)
+        if record["schema"] > SCHEMA:
+            raise ValueError(f"schema {record['schema']} is newer than {SCHEMA}")
+        table([record])
+        describe(record)
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"not a record of the cost benchmark: {error!r}") from None
+    return record
+
+
+def newest(records: Iterable[dict]) -> dict[str, dict]:
+    """The newest record of each kind of device, "cpu" and "cuda", where there is one."""
+    return {r["device"]: r for r in sorted(records, key=lambda r: r["started"])}
+
+
+def describe(record: dict) -> str:
+    """What stands behind a record's numbers: device, versions, revision, settings."""
+    settings = record["settings"]
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    peaks = ", ".join(f"{name} {peak / 1e9:,.0f} Gflop/s" for name, peak in record["peaks"].items())
+    return "\n".join(
+        [
+            f"{record['device']}: {record['device_name']}",
+            f"    measured {record['started'][:10]}, source revision {str(record['revision'])[:12]}",
+            f"    {versions}",
+            f"    fastest matrix product: {peaks}",
+            f"    {settings['repeats']} timings each; load of the machine before: {record['load_before']}",
+        ]
+    )
+
+
+def table(records: Iterable[dict]) -> pd.DataFrame:
+    """One row a thing measured.
+
+    Returns:
+        Columns device, device_name, what ("step", "sampling", "read"), contender, steps (of Newton-Schulz), degree,
+        length, batch; ms (median), low and high (of the timings), mib (extra peak memory), gflop (by formula), gflops
+        (a second), share (of the fastest float32 matrix product), left_out (the reason, empty where there is none).
+    """
+    rows = []
+    for record in records:
+        for row in record["rows"]:
+            ms = 1e3 * np.array(row["seconds"] or [np.nan])
+            gflop = np.nan if row["operations"] is None else row["operations"] / 1e9
+            gflops = gflop / (np.median(ms) / 1e3)
+            rows.append(
+                {
+                    "device": record["device"],
+                    "device_name": record["device_name"],
+                    **{name: row[name] for name in ("what", "contender", "steps", "degree", "length", "batch")},
+                    "ms": np.median(ms),
+                    "low": ms.min(),
+                    "high": ms.max(),
+                    "mib": np.nan if row["memory"] is None else row["memory"] / 2**20,
+                    "gflop": gflop,
+                    "gflops": gflops,
+                    "share": 1e9 * gflops / record["peaks"]["float32"],
+                    "left_out": row["skipped"] or "",
+                }
+            )
+    return pd.DataFrame(rows, columns=_COLUMNS).astype({"steps": float, "degree": float})
+
+
+_COLUMNS = (
+    "device", "device_name", "what", "contender", "steps", "degree", "length", "batch",
+    "ms", "low", "high", "mib", "gflop", "gflops", "share", "left_out",
+)  # fmt: skip
+
+
+def summary(records: Iterable[dict], what: str = "step") -> pd.DataFrame:
+    """The same as text for readers: whole steps, or what else was measured, by device, length and contender."""
+    rows = []
+    for row in table(records).query("what == @what").itertuples():
+        steps = "" if np.isnan(row.steps) else f"{row.steps:.0f}"
+        text = {"device": row.device, "length": row.length, "batch": row.batch}
+        text |= {"contender": row.contender or what, "steps": steps}
+        if row.left_out:
+            rows.append(text | {"time (ms)": f"left out: {row.left_out}"})
+            continue
+        text["time (ms)"] = f"{row.ms:.4g} ({row.low:.4g} to {row.high:.4g})"
+        text["memory (MiB)"] = "" if np.isnan(row.mib) else f"{row.mib:,.0f}"
+        if not np.isnan(row.gflop):
+            text |= {
+                "Gflop": f"{row.gflop:.3g}",
+                "Gflop/s": f"{row.gflops:,.0f}",
+                "of peak": f"{100 * row.share:.1f} %",
+            }
+        rows.append(text)
+    columns = ["device", "length", "batch", "contender", "steps"]
+    shown = pd.DataFrame(rows, columns=[*columns, "time (ms)", "memory (MiB)", "Gflop", "Gflop/s", "of peak"])
+    return shown.fillna("").set_index(columns)
+
+
+def factors(records: Iterable[dict]) -> pd.DataFrame:
+    """How many times longer one whole step takes than another, with the study's five Newton-Schulz steps, as text.
+
+    Returns:
+        One row a device, length and batch size: the plain form over the chunkwise orthogonalized step, the stock layer
+        over the raw step, and the orthogonalized step over the raw and the stock one; empty where one was left out.
+    """
+    steps = table(records).query("what == 'step' and (steps == 5 or steps.isna())")
+    ms = steps.pivot(index=["device", "length", "batch"], columns="contender", values="ms")
+    pairs = [("plain", "orthogonalized"), ("stock", "raw"), ("orthogonalized", "raw"), ("orthogonalized", "stock")]
+    ratios = pd.DataFrame({f"{a} / {b}": ms[a] / ms[b] for a, b in pairs if {a, b} <= set(ms)}, index=ms.index)
+    return ratios.map(lambda ratio: "" if np.isnan(ratio) else f"{ratio:.3g}")
+
+
+def several_steps(measured: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table for whole steps at lengths that were measured with several numbers of Newton-Schulz steps."""
+    rows = measured[(measured["what"] == "step") & measured["steps"].notna()]
+    return rows[rows.groupby(["device", "length"])["steps"].transform("nunique") > 1].sort_values("steps")
+
+
+def against_newton_schulz(records: Iterable[dict]) -> pd.DataFrame:
+    """The filter's degree, operations (Gflop) and time (ms) of both forms by number of Newton-Schulz steps, as text."""
+    rows = several_steps(table(records)).astype({"steps": int})
+    index = ["device", "length", "batch", "steps"]
+    shown = rows.pivot(index=index, columns="contender", values=["degree", "gflop", "ms"])
+    return shown.dropna(axis=1, how="all").map(lambda x: "" if np.isnan(x) else f"{x:.4g}")
+
+
+def beside_published(records: Iterable[dict]) -> pd.DataFrame:
+    """Seconds of a training run with the raw and the orthogonalized read, as published and as measured here.
+
+    Here it is the newest median step on each device times the run's steps, at the same vocabulary, length and batch
+    size; evaluations are not in it.
+
+    Returns:
+        Columns task, source, device, steps, baseline and orthogonalized (seconds; NaN where not run), ratio.
+    """
+    rows = []
+    for cell in COSTS:
+        task = {"task": task_label(cell.vocab_size, cell.seq_len, cell.batch_size), "steps": cell.steps}
+        rows.append(task | {"source": cell.short, "device": cell.device}
+                    | {"baseline": cell.baseline, "orthogonalized": cell.orthogonalized})  # fmt: skip
+        found = {}
+        for record in records:
+            if record["settings"]["vocab_size"] == cell.vocab_size:
+                steps = table([record]).query(
+                    "what == 'step' and length == @cell.seq_len and batch == @cell.batch_size"
+                )
+                ms = steps[steps["steps"].isna() | (steps["steps"] == 5)].set_index("contender")["ms"]
+                if {"raw", "orthogonalized"} <= set(ms.dropna().index):
+                    found[record["device_name"]] = cell.steps * ms / 1e3
+        for name, seconds in found.items():
+            here = {"baseline": seconds["raw"], "orthogonalized": seconds["orthogonalized"]}
+            rows.append(task | {"source": "here", "device": name, **here})
+        if not found:
+            rows.append(task | {"source": "here", "device": NOT_RUN, "baseline": np.nan, "orthogonalized": np.nan})
+    shown = pd.DataFrame(rows)
+    return shown.assign(ratio=shown["orthogonalized"] / shown["baseline"])

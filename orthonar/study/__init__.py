@@ -1,0 +1,1 @@
+"""Studies: what to run, running it, and what is recorded."""

@@ -1,0 +1,63 @@
+"""Where a sweep's runs are computed: processes of this machine, or a Dask cluster (the extra orthonar[cluster])."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
+
+import torch
+
+from ..training.environment import revision
+
+_TIMEOUT = 20  # seconds
+
+
+def local_executor(workers: int, device: str = "cpu") -> ProcessPoolExecutor:
+    """Processes on this machine: on CPUs each computes with one thread, GPUs are dealt out to them in turns."""
+    context = multiprocessing.get_context("spawn")
+    numbers = context.Queue()
+    for number in range(workers):
+        numbers.put(number)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(numbers, device))
+
+
+def _begin_worker(numbers, device: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    if torch.device(device).type == "cuda" and torch.device(device).index is None:
+        torch.cuda.set_device(numbers.get() % torch.cuda.device_count())
+    else:
+        torch.set_num_threads(1)
+    revision()  # of the code as it was loaded, whatever becomes of the files while this process works
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def default_workers(device: str) -> int:
+    """One process a GPU, or one a CPU core that this process may use."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.device_count() if torch.device(device).index is None else 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def dask_executor(address: str) -> tuple[Callable[[], Executor], int]:
+    """Something that makes an executor on the cluster at this address, and how many runs it takes at a time.
+
+    A worker that dies does not lose its run: the cluster's scheduler gives it to another one.
+
+    Raises:
+        ImportError: the extra is not installed.
+        OSError: no scheduler answers there.
+    """
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ImportError("--dask needs the extra: pip install 'orthonar[cluster]'") from None
+    client = Client(address, timeout=_TIMEOUT, set_as_default=False)
+    # Runs are pure, but must not be taken for one another's: the store tells which are done, not the cluster.
+    return lambda: client.get_executor(pure=False), max(1, sum(client.ncores().values()))

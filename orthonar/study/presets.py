@@ -1,0 +1,241 @@
+"""What to run: named sweeps as data, each a list of runs in a stated order, the most informative first."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from ..mlstm.writes import DeltaWrite, WriteBack
+from ..model import small_init_std
+from ..reads.base import RawRead
+from ..reads.composites import BlendRead, StraightThroughRead
+from ..reads.filters import MuonRead, PolarRead, RidgeRead
+from ..reads.mesa import MesaRead
+from ..reads.newton_schulz import NewtonSchulzRead
+from ..training.config import RunConfig
+from ..training.record import RunRecord
+
+#: The post's four learning rates.
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+#: The two sides of the post's comparison, by the names that its readers know, each with its settings.
+SIDES: Mapping[str, Mapping] = MappingProxyType(
+    {"baseline": {"read": RawRead()}, "orthogonalized": {"read": NewtonSchulzRead(steps=5)}}
+)
+
+
+#: What in the read does the work, and what in the write: the follow-up's elimination and dose response, and more, by
+#: the names of its table where it has them.
+VARIANTS: Mapping[str, Mapping] = MappingProxyType(
+    {
+        "baseline": {"read": RawRead()},
+        "ns5": {"read": NewtonSchulzRead(steps=5)},
+        "ns0_normalise_only": {"read": NewtonSchulzRead(steps=0)},
+        "ns1": {"read": NewtonSchulzRead(steps=1)},
+        "ns3": {"read": NewtonSchulzRead(steps=3)},
+        "straight_through_forward_only": {"read": StraightThroughRead(NewtonSchulzRead(), RawRead())},
+        "straight_through_backward_only": {"read": StraightThroughRead(RawRead(), NewtonSchulzRead())},
+        "frozen_random_keys": {"read": RawRead(), "frozen_keys": True},
+        "qk_lr_x4": {"read": RawRead(), "qk_lr_factor": 4.0},
+        "delta_write": {"read": RawRead(), "write": DeltaWrite()},
+        "write_back_each_chunk": {"read": NewtonSchulzRead(steps=5), "write": WriteBack(every=16)},
+        "rls_read": {"read": MesaRead()},
+        "blend_half": {"read": BlendRead(0.5)},
+        "ns2": {"read": NewtonSchulzRead(steps=2)},
+        "ridge": {"read": RidgeRead()},
+        "polar": {"read": PolarRead()},
+        "ns8": {"read": NewtonSchulzRead(steps=8)},
+        "muon3": {"read": MuonRead(steps=3)},
+        # Last, since every position waits for the one before: half an hour for what takes others minutes.
+        "write_back": {"read": NewtonSchulzRead(steps=5), "write": WriteBack()},
+    }
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Reads compared on one or more tasks: first a learning rate for each task and read, then seeds at that rate.
+
+    A cell is a task with a read. Its rate is chosen on seeds of its own, which the table of results never uses:
+    choosing and judging on the same seeds would flatter both.
+
+    Args:
+        scale: "paper" for the study's own sizes, "pocket" for smaller ones.
+        tasks: what tells the tasks apart, settings of `RunConfig`, the most informative first.
+        settings: settings that all runs share; what is not named keeps `RunConfig`'s default, the study's.
+        rates: learning rates to choose from.
+        rate_seeds: seeds that the rate is chosen on.
+        seeds: seeds run at the chosen rate; none where the rates themselves are the result.
+        sides: what is compared, settings of `RunConfig` by the names readers know.
+        keep_weights: whether final weights are kept beside the records.
+    """
+
+    scale: str
+    tasks: tuple[Mapping, ...]
+    settings: Mapping = field(default_factory=dict)
+    rates: tuple[float, ...] = RATES
+    rate_seeds: tuple[int, ...] = (100, 101)
+    seeds: tuple[int, ...] = tuple(range(24))
+    sides: Mapping[str, Mapping] = field(default_factory=lambda: SIDES)
+    keep_weights: bool = False
+
+    def cells(self) -> list[tuple[Mapping, str]]:
+        """Every task with every side, in order."""
+        return [(task, side) for task in self.tasks for side in self.sides]
+
+    def run(self, task: Mapping, side: str, lr: float, seed: int, device: str = "cpu") -> RunConfig:
+        """One run's settings."""
+        return RunConfig(**{**self.settings, **task, **self.sides[side]}, lr=lr, seed=seed, device=device)
+
+    def rate_runs(self, task: Mapping, side: str, device: str = "cpu") -> list[RunConfig]:
+        """The runs that a cell's learning rate is chosen by."""
+        return [self.run(task, side, lr, seed, device) for seed in self.rate_seeds for lr in self.rates]
+
+    def chosen_rate(self, task: Mapping, side: str, records: Mapping[str, RunRecord]) -> float | None:
+        """The rate with the highest mean final accuracy, a diverged run counting as 0; None until all are recorded.
+
+        Of rates that are equally good the largest: they stand at chance, and a larger one leaves chance sooner.
+
+        Args:
+            task: one of the tasks.
+            side: one of the sides.
+            records: run records by identity.
+        """
+        means = {}
+        for lr in self.rates:
+            runs = [records.get(self.run(task, side, lr, seed).identity) for seed in self.rate_seeds]
+            if None in runs:
+                return None
+            means[lr] = sum(run.accuracy or 0.0 for run in runs)
+        return max(means, key=lambda lr: (means[lr], lr))
+
+    def seed_runs(self, task: Mapping, side: str, records: Mapping[str, RunRecord], device="cpu") -> list[RunConfig]:
+        """The runs at a cell's chosen rate; none while it is not chosen."""
+        lr = self.chosen_rate(task, side, records)
+        return [] if lr is None else [self.run(task, side, lr, seed, device) for seed in self.seeds]
+
+    def runs(self, records: Iterable[RunRecord], device: str = "cpu") -> list[RunConfig]:
+        """All runs that are known by now, in the order to run them.
+
+        First the choice of rates, a seed at a time over tasks, rates and reads; then the seeds, one at a time over
+        tasks and reads, of the cells whose rate is chosen: whenever it is stopped, every cell has about as many.
+        """
+        records = {record.identity: record for record in records}
+        choice = _in_turns([self.rate_runs(task, side, device) for task, side in self.cells()])
+        return choice + _in_turns([self.seed_runs(task, side, records, device) for task, side in self.cells()])
+
+    def size(self) -> int:
+        """Number of runs when all is done."""
+        return len(self.cells()) * (len(self.rates) * len(self.rate_seeds) + len(self.seeds))
+
+
+def _in_turns(lists: Sequence[list]) -> list:
+    """The first of every list, then the second of every list, and so on."""
+    longest = max(map(len, lists), default=0)
+    return [runs[i] for i in range(longest) for runs in lists if i < len(runs)]
+
+
+def _task(vocab_size: int, seq_len: int) -> Mapping:
+    return MappingProxyType({"vocab_size": vocab_size, "seq_len": seq_len})
+
+
+_PAPER_TASKS = (_task(80, 512), _task(96, 768), _task(96, 1024))
+# The follow-up's recipe: one rate, seeds of its own, a quarter of the post's batch.
+_FOLLOW_UP = MappingProxyType({"batch_size": 16, "probes": True})
+_FOLLOW_UP_RATE = (3e-3,)
+
+
+def _follow_up(vocab_size: int, seq_len: int, sides: Mapping[str, Mapping]) -> Study:
+    task = _task(vocab_size, seq_len)
+    seeds = tuple(range(11, 27))
+    return Study("paper", (task,), _FOLLOW_UP, _FOLLOW_UP_RATE, (), seeds, sides, keep_weights=True)
+
+
+#: The raw read from the study's embedding and from one as small as the layer's projections, which is not the study's.
+INITIALISATIONS: Mapping[str, Mapping] = MappingProxyType(
+    {
+        "standard embedding": {"read": RawRead()},
+        "small embedding": {"read": RawRead(), "embedding_std": small_init_std(94)},
+    }
+)
+ORTHOGONALIZED_SMALL: Mapping[str, Mapping] = MappingProxyType(
+    {"small embedding, orthogonalized": {"read": NewtonSchulzRead(steps=5), "embedding_std": small_init_std(94)}}
+)
+#: The raw read over twice the steps, and at a constant rate.
+SCHEDULES: Mapping[str, Mapping] = MappingProxyType(
+    {
+        "cosine, 4,000 steps": {"read": RawRead(), "steps": 4000},
+        "constant": {"read": RawRead(), "schedule": "constant"},
+    }
+)
+
+# A model and tasks small enough for two CPU cores; its embedding is small, unlike the study's. The post's
+# smallest rate is left out: in so few steps nothing would leave chance with it.
+_POCKET_TASKS = (_task(28, 96), _task(30, 96), _task(32, 96))
+_POCKET_RATES = RATES[1:]
+_POCKET = MappingProxyType(
+    {
+        "embedding_dim": 32, "num_heads": 2, "embedding_std": small_init_std(32),
+        "batch_size": 16, "steps": 600, "eval_every": 50, "eval_batches": 8,
+    }
+)  # fmt: skip
+
+#: Every preset, by name and scale.
+PRESETS: Mapping[str, Mapping[str, Study]] = {
+    "headline": {
+        "paper": Study("paper", _PAPER_TASKS, keep_weights=True),
+        "pocket": Study("pocket", _POCKET_TASKS, _POCKET, rates=_POCKET_RATES, seeds=tuple(range(12))),
+    },
+    # In the order in which they are worth running where an hour is dear.
+    "initialisation": {"paper": _follow_up(80, 512, INITIALISATIONS)},
+    "initialisation-orthogonalized": {"paper": _follow_up(80, 512, ORTHOGONALIZED_SMALL)},
+    "schedule": {"paper": _follow_up(80, 512, SCHEDULES)},
+    "replication": {"paper": _follow_up(80, 512, SIDES)},
+    "replication-1024": {"paper": _follow_up(80, 1024, SIDES)},
+    "learning-rate": {
+        "paper": Study("paper", _PAPER_TASKS[:1], rate_seeds=tuple(range(100, 108)), seeds=()),
+        "pocket": Study(
+            "pocket", _POCKET_TASKS[:1], _POCKET, rates=_POCKET_RATES, rate_seeds=tuple(range(100, 104)), seeds=()
+        ),
+    },
+    # One rate for all, the follow-up's, and its seeds.
+    "ablation": {
+        "paper": _follow_up(80, 512, VARIANTS),
+        "pocket": Study(
+            "pocket",
+            _POCKET_TASKS[1:2],
+            _POCKET | {"probes": True},
+            rates=_FOLLOW_UP_RATE,
+            rate_seeds=(),
+            seeds=tuple(range(11, 15)),
+            sides=VARIANTS,
+        ),
+    },
+}
+
+
+def find_study(preset: str, scale: str | None = None) -> tuple[str, Study]:
+    """A preset by name and scale, and the name of its record file.
+
+    "headline-pocket" is "headline" at the scale "pocket"; without either the scale is "paper".
+
+    Raises:
+        ValueError: naming the preset or scale that does not exist.
+    """
+    known = preset_names()
+    if preset not in known:
+        raise ValueError(f"preset: there is no {preset!r}, only {', '.join(known)}")
+    name, there = known[preset]
+    if scale is not None and preset != name and scale != there:
+        raise ValueError(f"scale: {preset} is at the scale {there}, not {scale!r}")
+    scale = scale or there
+    if scale not in PRESETS[name]:
+        raise ValueError(f"scale: {name} has {', '.join(PRESETS[name])}, not {scale!r}")
+    return name if scale == "paper" else f"{name}-{scale}", PRESETS[name][scale]
+
+
+def preset_names() -> dict[str, tuple[str, str]]:
+    """All names of presets, with what each stands for: a preset and its scale."""
+    return {
+        name if scale == "paper" else f"{name}-{scale}": (name, scale)
+        for name, scales in PRESETS.items()
+        for scale in scales
+    }

@@ -1,0 +1,99 @@
+"""The run records of a folder, and tables of them. A record is never changed and never overwritten."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pandas as pd
+
+from ..training.record import Evaluation, RunRecord, complete_settings
+from .jsonl import Damage, append_line, read_lines
+
+
+def read_records(path: str | os.PathLike, damaged: list[Damage] | None = None) -> list[RunRecord]:
+    """The run records of one file, in order; arguments as of `read_lines`."""
+    return read_lines(path, RunRecord.from_json, damaged)
+
+
+class RunStore:
+    """The run records of one folder: every file of it that ends in .jsonl.
+
+    A run is found by its settings, whichever file holds it and whatever device it ran on. Reading never fails on a
+    damaged line; `damaged` lists what was skipped in the last reading.
+
+    Args:
+        folder: where the files lie; made when the first record is added.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        self.damaged: list[Damage] = []
+
+    def records(self) -> list[RunRecord]:
+        """All records, in the order of file names and lines; of two with the same settings the first alone."""
+        self.damaged = []
+        found: dict[str, RunRecord] = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            for record in read_records(path, self.damaged):
+                found.setdefault(record.identity, record)
+        return list(found.values())
+
+    def add(self, record: RunRecord, name: str) -> bool:
+        """Append a record to the file of this name (without .jsonl), unless that file has the run already.
+
+        Returns:
+            Whether it was added.
+        """
+        path = self.folder / f"{name}.jsonl"
+        return append_line(path, record.to_json(), unless=lambda: record.identity in _identities(path))
+
+
+def _identities(path: Path) -> set[str]:
+    return {record.identity for record in read_records(path, damaged=[])}
+
+
+def run_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row a run: all its settings, then what came out of it and where.
+
+    The read is in `read` (its class) and read.NAME (its settings), those of a read's parts in read.PART.NAME; the write
+    likewise. Beside the settings stand accuracy (final, 0 to 1,
+    NaN where it diverged), escape_step (NaN where 80 % was not reached), solved, outcome, wall_seconds, device_name,
+    torch (its version), revision, started and identity.
+    """
+    rows = []
+    for r in records:
+        settings = {}
+        for name, value in complete_settings(r.settings).items():
+            settings |= _columns(name, value) if isinstance(value, dict) else {name: value}
+        where = (r.device, r.versions.get("torch"), r.revision, r.started, r.identity)
+        outcome = (r.accuracy, r.escape_step, r.outcome == "solved", r.outcome, r.wall_seconds, *where)
+        rows.append(settings | dict(zip(_OUTCOME, outcome, strict=True)))
+    columns = None if rows else ["read", *_OUTCOME]
+    return pd.DataFrame(rows, columns=columns).astype({"accuracy": float, "escape_step": float, "solved": bool})
+
+
+def _columns(prefix: str, variant: dict) -> dict:
+    """A read's or write's settings as columns."""
+    columns = {}
+    for name, value in variant.items():
+        column = prefix if name == "name" else f"{prefix}.{name}"
+        columns |= _columns(column, value) if isinstance(value, dict) else {column: value}
+    return columns
+
+
+_OUTCOME = (
+    "accuracy", "escape_step", "solved", "outcome", "wall_seconds",
+    "device_name", "torch", "revision", "started", "identity",
+)  # fmt: skip
+
+
+def trace_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row an evaluation: the run's identity, step, accuracy, loss, train_loss, seconds, and a column a probe."""
+    rows = []
+    for r in records:
+        for e in r.trace:
+            row = {"identity": r.identity, **asdict(e)}
+            rows.append(row | (row.pop("probes") or {}))
+    columns = ["identity", *(f.name for f in fields(Evaluation) if f.name != "probes")]
+    return pd.DataFrame(rows, columns=None if rows else columns)

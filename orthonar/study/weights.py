@@ -1,0 +1,81 @@
+"""Final weights of recorded runs, in half the bytes: one file a run, named by the run's identity.
+
+float16 keeps 11 bits of each weight: enough to ask a trained model anything that a notebook asks, at 155 KB for the
+study's. A run trained again from its settings on the same processor gives the same weights.
+"""
+
+import io
+import os
+from pathlib import Path
+
+import torch
+
+from ..model import MLSTMModel
+from ..training.config import RunConfig
+from ..training.record import RunRecord
+
+
+def packed(model: MLSTMModel) -> bytes:
+    """A model's weights as the bytes of a file: float16, on no device.
+
+    Args:
+        model: any model.
+
+    Raises:
+        ValueError: a weight is too large for float16.
+    """
+    half = {name: weight.detach().cpu().half() for name, weight in model.state_dict().items()}
+    if not all(weight.isfinite().all() for weight in half.values()):
+        raise ValueError("weights: some are not finite in float16")
+    file = io.BytesIO()
+    torch.save(half, file)
+    return file.getvalue()
+
+
+def weights_path(folder: str | os.PathLike, record: RunRecord) -> Path:
+    """Where a run's weights lie beside its record.
+
+    Args:
+        folder: the folder of the records.
+        record: the run.
+    """
+    return Path(folder) / "weights" / f"{record.identity}.pt"
+
+
+def save_weights(folder: str | os.PathLike, record: RunRecord, content: bytes) -> None:
+    """Write a run's weights in one piece, unless they are there.
+
+    Args:
+        folder: the folder of the records.
+        record: the run.
+        content: what `packed` made.
+
+    Raises:
+        OSError: the file cannot be written; nothing is left of it.
+    """
+    path = weights_path(folder, record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def trained_model(folder: str | os.PathLike, record: RunRecord) -> MLSTMModel:
+    """The model that a recorded run ended with, up to the rounding of its weights; float32, on the CPU.
+
+    Args:
+        folder: the folder of the records.
+        record: the run.
+
+    Raises:
+        FileNotFoundError: the run kept no weights.
+    """
+    half = torch.load(weights_path(folder, record), map_location="cpu", weights_only=True)
+    model = MLSTMModel(RunConfig.from_settings(record.settings | {"device": "cpu"}).model)
+    model.load_state_dict({name: weight.float() for name, weight in half.items()})
+    return model

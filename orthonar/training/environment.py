@@ -1,0 +1,60 @@
+"""What a run's numbers depend on beside its settings: versions, device, source revision."""
+
+import platform
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..paths import project_root
+from ..version import VERSION
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run's numbers depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "orthonar": VERSION,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """A device as a reader would name it: the GPU's or the processor's model."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"{_processor()}, {threads} thread{'s'[: threads > 1]}"
+    return str(device)
+
+
+@lru_cache
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "CPU"
+
+
+@lru_cache
+def revision() -> str | None:
+    """Commit of the checkout that this package runs from, or None outside one."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(project_root()), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+    if not (project_root() / "orthonar" / "training" / "environment.py").samefile(__file__):
+        return None
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        return commit + ("+changes" if git("status", "--porcelain", "--", "orthonar").strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,177 @@
+"""One training step of the study's recipe: taken operator by operator, or captured once as a CUDA graph and replayed.
+
+Both do the same: a fresh batch from the run's own generator, forward, cross-entropy of all next tokens, backward, the
+gradient's norm clipped, AdamW, the schedule. Neither waits for the host, unless the read does.
+"""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..engine.chunkwise import looks_for_cancellation
+from ..model import MLSTMModel
+
+# Steps taken before a graph is captured, so that all that is set up on first use is set up; they count as the others.
+_WARM_UP = 3
+
+
+class TrainingStep:
+    """A model in training, operator by operator.
+
+    Args:
+        config: the settings, an `orthonar.RunConfig`.
+        device: where to compute.
+    """
+
+    def __init__(self, config, device: torch.device):
+        self.config, self.device, self.task = config, device, config.task
+        self.taken = 0
+        self.model = MLSTMModel(config.model, generator=generator(config.seed, "weights")).to(device)
+        self.batches = generator(config.seed, "batches", device)
+        #: Sum of the losses since it was last set to zero, on the device.
+        self.total = torch.zeros((), device=device)
+        self.optimizer = self._make_optimizer()
+
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        config, projections = self.config, [self.model.layer.q_proj.weight, self.model.layer.k_proj.weight]
+        if config.frozen_keys:
+            projections.pop().requires_grad_(False)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [{"params": trained, "factor": 1.0}]
+        if config.qk_lr_factor != 1:
+            others = [p for p in trained if all(p is not q for q in projections)]
+            groups = [{"params": others, "factor": 1.0}, {"params": projections, "factor": config.qk_lr_factor}]
+        for group in groups:
+            group["lr"] = self._first_rate(group["factor"])
+        return torch.optim.AdamW(
+            groups, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=True, **self._options
+        )
+
+    #: What else the optimizer is to be told.
+    _options = MappingProxyType({})
+
+    def _first_rate(self, factor: float) -> float | Tensor:
+        return factor * self.config.lr
+
+    def take(self) -> None:
+        """Take one step."""
+        self._step()
+        self.taken += 1
+
+    def on_its_stream(self) -> AbstractContextManager:
+        """What is computed inside follows the steps taken."""
+        return nullcontext()
+
+    def _step(self) -> None:
+        tokens, targets = self.task.sample(self.config.batch_size, self.batches, self.device)
+        loss = cross_entropy(self.model(tokens).flatten(0, 1), targets.flatten())
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self._set_rate()
+        self.optimizer.step()
+        self.total += loss.detach()
+
+    def _set_rate(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["factor"] * self.config.lr * relative_rate(self.config, self.taken)
+
+
+class ScheduledOnDevice(TrainingStep):
+    """The same with the schedule on the device too: every step asks for the very same operations."""
+
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        rates = [self.config.lr * relative_rate(self.config, step) for step in range(self.config.steps)]
+        self._rates = torch.tensor(rates, dtype=torch.float32, device=self.device)
+        self._next = torch.zeros(1, dtype=torch.int64, device=self.device)
+        # Only GPUs know "capturable": a step counter on the device.
+        self._options = {"capturable": self.device.type == "cuda"}
+        return super()._make_optimizer()
+
+    def _first_rate(self, factor: float) -> Tensor:
+        return torch.zeros((), dtype=torch.float32, device=self.device)
+
+    def _set_rate(self) -> None:
+        rate = self._rates.index_select(0, self._next)[0]
+        for group in self.optimizer.param_groups:
+            group["lr"].copy_(group["factor"] * rate)
+        self._next += 1
+
+
+class GraphStep(ScheduledOnDevice):
+    """The same captured as a CUDA graph, on a stream of its own: a step costs the host one call."""
+
+    def __init__(self, config, device: torch.device):
+        super().__init__(config, device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self.stream = torch.cuda.Stream(device)
+        self.stream.wait_stream(torch.cuda.current_stream(device))
+
+    def take(self) -> None:
+        """Take one step; the fourth captures the graph first."""
+        with self.on_its_stream():
+            if self.taken < _WARM_UP:
+                self._step()
+            else:
+                if self._graph is None:
+                    self._capture()
+                self._graph.replay()
+        self.taken += 1
+
+    def on_its_stream(self) -> AbstractContextManager:
+        return torch.cuda.stream(self.stream)
+
+    def _capture(self) -> None:
+        self.optimizer.zero_grad()  # so that the graph has gradients of its own
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.batches)
+        with torch.cuda.graph(graph, stream=self.stream):
+            self._step()
+        self._graph = graph
+
+
+def make_training_step(config, device: torch.device) -> TrainingStep:
+    """The step that the setting engine asks for, see `takes_graph`."""
+    return (GraphStep if takes_graph(config, device) else TrainingStep)(config, device)
+
+
+def takes_graph(config, device: torch.device) -> bool:
+    """Whether a run's steps are captured as a CUDA graph: "auto" does so on CUDA devices wherever it is possible.
+
+    Raises:
+        ValueError: a graph was asked for, and the cell looks at its results on the way.
+    """
+    if device.type != "cuda" or config.engine == "eager":
+        return False
+    waits = _waits_for_host(config, device)
+    if waits and config.engine == "graph":
+        raise ValueError(
+            f"engine: no graph can be captured of {config.read!r} in its {config.form} form on {device}, "
+            "which looks at results on the way"
+        )
+    return not waits
+
+
+def _waits_for_host(config, device: torch.device) -> bool:
+    # The plain form checks its decompositions.
+    if config.form == "parallel" or any(leaf.waits_for_host for leaf in config.read.leaves):
+        return True
+    by_token = config.form == "recurrent" or config.write.sequential
+    task = config.model.head_size, config.seq_len, config.precision
+    return not by_token and looks_for_cancellation(config.read, device, *task)
+
+
+def relative_rate(config, step: int) -> float:
+    """Learning rate of a step (from 0), over the peak."""
+    return 1.0 if config.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / config.steps))
+
+
+def generator(seed: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one use of a run's seed, unrelated to those of the other uses."""
+    entropy = np.random.SeedSequence([seed, *stream.encode()]).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(entropy) >> 1)

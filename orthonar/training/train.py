@@ -1,0 +1,173 @@
+"""One training run of the study's recipe, from its settings to its record."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..model import MLSTMModel
+from ..reads.base import RawRead
+from ..reads.newton_schulz import NewtonSchulzRead
+from .config import RunConfig
+from .environment import device_name, revision, versions
+from .probes import contents, dynamics, with_read
+from .record import SOLVED_AT, Evaluation, RunRecord
+from .step import generator, make_training_step
+
+#: Reads that a run with probes is evaluated under too, beside its own, by the names that stand in its trace.
+SWAPS = {"accuracy_read_raw": RawRead(), "accuracy_read_orthogonalized": NewtonSchulzRead(steps=5)}
+
+
+def train(config: RunConfig, on_evaluation: Callable[[Evaluation], None] | None = None) -> RunRecord:
+    """Train one model and return its run record.
+
+    AdamW on the cross-entropy of all next tokens, a fresh batch each step, the gradient's norm clipped; evaluated on a
+    fixed validation set at the scored positions. Two configurations that differ in the read alone start from the same
+    weights and see the same batches. A loss that is not finite ends the run at the next evaluation, as diverged.
+
+    Args:
+        config: the settings.
+        on_evaluation: called with each line of the trace as soon as it is known.
+
+    Returns:
+        RunRecord; the same for the same settings on the same processor, its times aside.
+    """
+    return train_together([config], None if on_evaluation is None else lambda _, line: on_evaluation(line))[0]
+
+
+def train_together(
+    configs: Sequence[RunConfig], on_evaluation: Callable[[RunConfig, Evaluation], None] | None = None
+) -> list[RunRecord]:
+    """Train several models in turns, a step each, and return their run records.
+
+    Every run comes out as if it were alone. On a GPU each has a stream and a graph of its own: what one model leaves
+    idle of the device, the others use. Their records' times are those of the company, and their device says so.
+
+    Args:
+        configs: the settings, all on one device.
+        on_evaluation: called with a run's settings and each line of its trace as soon as it is known.
+
+    Returns:
+        Their records, in order.
+    """
+    return [record for record, _ in train_models(configs, on_evaluation)]
+
+
+def train_models(
+    configs: Sequence[RunConfig], on_evaluation: Callable[[RunConfig, Evaluation], None] | None = None
+) -> list[tuple[RunRecord, MLSTMModel]]:
+    """Do as `train_together`, and return the trained models beside their records."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    runs = fit_together(configs, on_evaluation)
+    company = f", {len(configs)} runs at once" if len(configs) > 1 else ""
+    trained = []
+    for run in runs:
+        final = run.trace[-1].accuracy
+        record = RunRecord(
+            settings=run.config.settings(),
+            trace=run.trace,
+            outcome="diverged" if final is None else "solved" if final >= SOLVED_AT else "plateau",
+            wall_seconds=round(run.seconds, 3),
+            device=device_name(torch.device(run.config.device)) + company,
+            versions=versions(),
+            revision=revision(),
+            started=started,
+        )
+        trained.append((record, run.model))
+    return trained
+
+
+class Run:
+    """One run on its way: a model in training and its trace so far.
+
+    Args:
+        config: the settings.
+        on_evaluation: called with the settings and each line of the trace.
+    """
+
+    def __init__(self, config: RunConfig, on_evaluation: Callable[[RunConfig, Evaluation], None] | None = None):
+        self.config, self._on_evaluation = config, on_evaluation
+        device = torch.device(config.device)
+        self._step = make_training_step(config, device)
+        self._validation = config.task.validation_set(config.seed, config.eval_batches, config.batch_size, device)
+        if config.probes:
+            self._probe_draws = generator(config.seed, "probes", device)
+        self.trace: list[Evaluation] = []
+        self.seconds = 0.0
+        self.finished = False
+        self._since = 0
+
+    @property
+    def model(self) -> MLSTMModel:
+        """The model, in whatever state it is."""
+        return self._step.model
+
+    def advance(self, begin: float) -> None:
+        """Take one step, and evaluate if it is time; begin is the clock's time at which training began."""
+        self._step.take()
+        step = self._step.taken
+        if step % self.config.eval_every == 0 or step == self.config.steps:
+            with self._step.on_its_stream():
+                self._evaluate(step, begin)
+
+    def _evaluate(self, step: int, begin: float) -> None:
+        train_loss = self._step.total.item() / (step - self._since)
+        accuracy, loss = evaluate(self.model, self._validation)
+        finite = math.isfinite(train_loss) and math.isfinite(loss)
+        self.seconds = time.perf_counter() - begin
+        numbers = (accuracy, loss, train_loss) if finite else (None, None, None)
+        probes = self._probe(step == self.config.steps) if self.config.probes and finite else None
+        self.trace.append(Evaluation(step, *numbers, round(self.seconds, 3), probes))
+        if self._on_evaluation is not None:
+            self._on_evaluation(self.config, self.trace[-1])
+        self.finished = step == self.config.steps or not finite
+        self._step.total.zero_()
+        self._since = step
+
+    def _probe(self, last: bool) -> dict[str, float]:
+        task, tokens = self.config.task, self._validation[0][0]
+        draws = self._probe_draws
+        batches = [task.sample(self.config.batch_size, draws, draws.device) for _ in range(2)]
+        probes = dynamics(self.model, tokens, batches)
+        if last:
+            probes |= contents(self.model, task, tokens)
+            for name, read in SWAPS.items():
+                probes[name] = evaluate(with_read(self.model, read), self._validation)[0]
+        return probes
+
+
+def fit_together(configs: Sequence[RunConfig], on_evaluation=None) -> list[Run]:
+    """Train several models in turns; `train_together` is this with records of it."""
+    runs = [Run(config, on_evaluation) for config in configs]
+    begin = time.perf_counter()
+    going = runs
+    while going:
+        for run in going:
+            run.advance(begin)
+        going = [run for run in going if not run.finished]
+    return runs
+
+
+@torch.no_grad()
+def evaluate(model: MLSTMModel, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy (nats) at the scored positions of some batches.
+
+    Args:
+        model: the model.
+        batches: pairs of tokens and targets (B, S), -100 where nothing is scored; see `NoisyRecall.validation_set`.
+
+    Returns:
+        (accuracy, loss), the mean over all scored positions.
+    """
+    right = loss = scored = 0
+    for tokens, targets in batches:
+        logits = model(tokens)
+        here = targets != -100
+        right = right + ((logits.argmax(-1) == targets) & here).sum()
+        loss = loss + cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").double()
+        scored = scored + here.sum()
+    return (right / scored).item(), (loss / scored).item()
