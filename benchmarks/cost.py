@@ -105,7 +105,13 @@ class Case:
                 self.contender, config, self.batch, self.length - 1, degree=self.degree, steps=self.steps
             )
         if self.what == "read" and self.contender != "mesanet":
-            return operations.chunkwise_cell(self.batch, self.length, config.num_heads, config.head_size, self.degree)
+            return operations.chunkwise_cell(
+                self.batch,
+                self.length,
+                config.mixer.num_heads,
+                config.mixer.head_size(config.embedding_dim),
+                self.degree,
+            )
         return None
 
 
@@ -159,7 +165,7 @@ def make_call(case: Case, vocab_size: int, device: str) -> Callable[[], object]:
     if case.contender == "mesanet":
         return mesanet_call(case, generator)
     config = MLSTMConfig()
-    shape = (case.batch, config.num_heads, case.length, config.head_size)
+    shape = (case.batch, config.mixer.num_heads, case.length, config.mixer.head_size(config.embedding_dim))
     new = {"generator": generator, "device": device}
     x = [torch.randn(s, **new).requires_grad_() for s in (*[shape] * 3, *[shape[:3]] * 2)]
     probe = torch.randn(shape, **new)
@@ -185,7 +191,7 @@ def mesanet_call(case: Case, generator: torch.Generator) -> Callable[[], object]
     from fla.ops.mesa_net import chunk_mesa_net
 
     config, device = MLSTMConfig(), generator.device
-    shape = (case.batch, case.length, config.num_heads, config.head_size)
+    shape = (case.batch, case.length, config.mixer.num_heads, config.mixer.head_size(config.embedding_dim))
     new = {"generator": generator, "device": device}
     q, k, v, probe = (torch.randn(shape, **new).bfloat16() for _ in range(4))
     k = torch.nn.functional.normalize(k, dim=-1)

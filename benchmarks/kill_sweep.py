@@ -26,7 +26,7 @@ from orthonar.study.sweep import Sweep
 STUDY = Study(
     "tiny",
     ({"vocab_size": 16, "seq_len": 16, "noise_vocab_size": 4},),
-    {"embedding_dim": 8, "num_heads": 2, "batch_size": 2, "steps": 20, "eval_every": 5, "eval_batches": 1},
+    {"embedding_dim": 8, "num_heads": 2, "batch_size": 2, "steps": 20, "eval_every": 5, "validation_sequences": 2},
     rates=(1e-3, 1e-2),
     rate_seeds=(1000, 1001),
     seeds=tuple(range(80)),

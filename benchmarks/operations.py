@@ -7,7 +7,7 @@ the sizes given: neither head sizes that are padded for speed, nor chunks that a
 A pair of dense products with gradients to both factors costs three times its forward pass.
 """
 
-from orthonar.model import MLSTMConfig
+from orthonar.model import ModelConfig
 
 #: Chunk sizes of the chunkwise form where none is asked for.
 CHUNK_FOR_FILTER, CHUNK_FOR_RAW = 16, 32
@@ -80,7 +80,7 @@ def stock_cell(batch: int, length: int, heads: int, size: int) -> int:
     return 12 * batch * heads * length**2 * size
 
 
-def layers(config: MLSTMConfig, batch: int, length: int, stock: bool = False) -> int:
+def layers(config: ModelConfig, batch: int, length: int, stock: bool = False) -> int:
     """Operations of the study's model around the cell.
 
     At each of P positions 4 E I for the up-projection, 2 I K for the convolution, 2 I E for the down-projection and
@@ -96,19 +96,20 @@ def layers(config: MLSTMConfig, batch: int, length: int, stock: bool = False) ->
     Returns:
         Floating-point operations, forward and backward.
     """
-    e, i, v, k = config.embedding_dim, config.inner_dim, config.vocab_size, config.conv_kernel_size
+    e, v, mixer = config.embedding_dim, config.vocab_size, config.mixer
+    i, k = mixer.inner_dim(e), mixer.conv_kernel_size
     each = 6 * e * i + 2 * e * v + 2 * i * k
     if stock:
         once = batch * 2 * i * k * (k - 1)
-        each += 6 * i * config.qkv_block_size + 12 * i * config.num_heads
+        each += 6 * i * mixer.qkv_block_size + 12 * i * mixer.num_heads
     else:
         once = 12 * i**2
-        each += 6 * i * config.head_size + 8 * i * config.num_heads
+        each += 6 * i * mixer.head_size(e) + 8 * i * mixer.num_heads
     return 3 * (batch * length * each + once)
 
 
 def step_operations(
-    contender: str, config: MLSTMConfig, batch: int, length: int, degree: int | None = None, steps: int | None = None
+    contender: str, config: ModelConfig, batch: int, length: int, degree: int | None = None, steps: int | None = None
 ) -> int:
     """Operations of a whole training step of the study's model.
 
@@ -123,7 +124,7 @@ def step_operations(
     Returns:
         Floating-point operations, forward and backward.
     """
-    sizes = (batch, length, config.num_heads, config.head_size)
+    sizes = (batch, length, config.mixer.num_heads, config.mixer.head_size(config.embedding_dim))
     cell = {
         "plain": lambda: plain_cell(*sizes, steps),
         "stock": lambda: stock_cell(*sizes),

@@ -26,10 +26,10 @@ class StockModel(nn.Module):
         self.layer = mLSTMLayer(
             mLSTMLayerConfig(
                 embedding_dim=width,
-                num_heads=config.num_heads,
-                proj_factor=config.proj_factor,
-                conv1d_kernel_size=config.conv_kernel_size,
-                qkv_proj_blocksize=config.qkv_block_size,
+                num_heads=config.mixer.num_heads,
+                proj_factor=config.mixer.proj_factor,
+                conv1d_kernel_size=config.mixer.conv_kernel_size,
+                qkv_proj_blocksize=config.mixer.qkv_block_size,
                 context_length=context_length,
                 bias=False,
                 dropout=0.0,

@@ -2,27 +2,35 @@
 
 from .data.noisy_recall import NoisyRecall
 from .mlstm.cell import MLSTMState, mlstm_sequence
+from .mlstm.layer import MLSTM
 from .mlstm.writes import AdditiveWrite, DeltaWrite, WriteBack
-from .model import MLSTMConfig, MLSTMModel
+from .model import MLSTMConfig, MLSTMModel, ModelConfig, SequenceModel
 from .reads.base import RawRead
 from .reads.composites import BlendRead, StraightThroughRead
 from .reads.filters import MuonRead, PolarRead, RidgeRead
 from .reads.mesa import MesaRead
 from .reads.newton_schulz import NewtonSchulzRead, newton_schulz
 from .training.config import RunConfig
+from .training.optimizers import AdamW
 from .training.record import RunRecord
+from .training.schedules import Constant, Cosine
 from .training.train import evaluate, train
 from .version import VERSION
 
 __version__ = VERSION
 __all__ = [
+    "AdamW",
     "AdditiveWrite",
     "BlendRead",
+    "Constant",
+    "Cosine",
     "DeltaWrite",
+    "MLSTM",
     "MLSTMConfig",
     "MLSTMModel",
     "MLSTMState",
     "MesaRead",
+    "ModelConfig",
     "MuonRead",
     "NewtonSchulzRead",
     "NoisyRecall",
@@ -31,6 +39,7 @@ __all__ = [
     "RidgeRead",
     "RunConfig",
     "RunRecord",
+    "SequenceModel",
     "StraightThroughRead",
     "WriteBack",
     "evaluate",

@@ -1,65 +1,282 @@
-"""Settings: checked, made plain, and written as data and back; one clear error that names the setting."""
+"""Settings: small frozen objects, checked and made plain when they are made, written as plain data and back.
 
+A class of settings derives from `Settings` and is decorated with `settings`; `integer`, `number`, `flag`, `choice` and
+`part` declare its fields. Whatever is accepted is stored as a plain Python value, so that equal settings are equal,
+print alike and can be written; everything else is one ValueError that names the setting, before anything is computed.
+
+A setting that a class does not have itself is that of the first of its parts that has it: `RunConfig(lr=0.01)` sets
+the learning rate of its optimizer, and `config.lr` tells it.
+"""
+
+import dataclasses
+import difflib
+import functools
+import inspect
 import math
-from dataclasses import fields, is_dataclass
-from inspect import isabstract
+from collections.abc import Callable
 from numbers import Integral, Real
+from typing import Any, dataclass_transform
 
 import numpy as np
 
 
-def checked_integer(name: str, value: int, least: int) -> int:
-    """The value as a plain int, NumPy's included; ValueError naming the setting if it is none or too small."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+def checked_integer(name: str, value: int, least: int, most: float = math.inf) -> int:
+    """The value as a plain int, NumPy's included; ValueError naming the setting if it is not one within the bounds."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or not least <= value <= most:
+        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise ValueError(f"{name} must be an integer of {bounds}, not {value!r}")
     return int(value)
 
 
-def checked_number(name: str, value: float, least: float, most: float) -> float:
-    """The value as a plain float, NumPy's included; ValueError naming the setting if it is none or out of range."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real) or not least <= value <= most:
-        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, not {value!r}")
-    return float(value)
+def checked_number(
+    name: str,
+    value: float,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> float:
+    """The value as a plain, finite float, NumPy's included; ValueError naming the setting if it is out of bounds."""
+    try:
+        plain = math.nan if isinstance(value, bool | np.bool_) or not isinstance(value, Real) else float(value)
+    except OverflowError:
+        plain = math.inf
+    if not (least <= plain <= most and above < plain < below and math.isfinite(plain)):
+        bounds = [
+            f"{word} {bound:g}"
+            for word, bound in (("at least", least), ("above", above), ("at most", most), ("below", below))
+            if math.isfinite(bound)
+        ]
+        raise ValueError(f"{name} must be a finite number{' ' * bool(bounds)}{' and '.join(bounds)}, not {value!r}")
+    return plain
 
 
-def checked_positive(name: str, value: float, below: float = math.inf) -> float:
-    """The value as a plain float; ValueError naming the setting if it is not above 0, finite and below that."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real) or not 0 < value < below:
-        wanted = "positive, finite number" if below == math.inf else f"number above 0 and below {below:g}"
-        raise ValueError(f"{name} must be a {wanted}, not {value!r}")
-    return float(value)
+def integer(default: int | None, *, least: int, most: float = math.inf, optional: bool = False) -> Any:
+    """A field that holds a whole number.
+
+    Args:
+        default: its default.
+        least, most: its bounds, included.
+        optional: whether None is a value too.
+    """
+
+    def plain(name: str, value: int | None) -> int | None:
+        return None if optional and value is None else checked_integer(name, value, least, most)
+
+    return _field(default, plain)
 
 
-def variant_settings(variant) -> dict:
-    """A variant as plain data: its class's name under "name", and its settings, variants among them too."""
-    values = {f.name: getattr(variant, f.name) for f in fields(variant)}
-    return {"name": type(variant).__name__} | {
-        name: variant_settings(value) if is_dataclass(value) else value for name, value in values.items()
+def number(default: float | None, *, optional: bool = False, **bounds: float) -> Any:
+    """A field that holds a finite number.
+
+    Args:
+        default: its default.
+        optional: whether None is a value too.
+        bounds: `least` and `most` (included), `above` and `below` (excluded).
+    """
+
+    def plain(name: str, value: float | None) -> float | None:
+        return None if optional and value is None else checked_number(name, value, **bounds)
+
+    return _field(default, plain)
+
+
+def flag(default: bool) -> Any:
+    """A field that is True or False."""
+
+    def plain(name: str, value: bool) -> bool:
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name} must be True or False, not {value!r}")
+        return bool(value)
+
+    return _field(default, plain)
+
+
+def choice(default: str, options: tuple[str, ...]) -> Any:
+    """A field that holds one of some words."""
+
+    def plain(name: str, value: str) -> str:
+        if not isinstance(value, str) or value not in options:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, not {value!r}")
+        return str(value)
+
+    return _field(default, plain)
+
+
+def variant(default: Callable[[], Any], kind: type) -> Any:
+    """A field that holds a settings object of one kind, taken whole: a read, a write.
+
+    Args:
+        default: makes its default.
+        kind: class that what it holds must be of; a name or plain data stand for the one that they describe.
+    """
+    return dataclasses.field(default_factory=default, metadata={"plain": _of_kind(kind)})
+
+
+def part(default: Callable[[], Any], kind: type) -> Any:
+    """A field that holds a settings object whose own settings can be named in its owner's place.
+
+    Args:
+        default: makes its default.
+        kind: class that what it holds must be of; a name or plain data stand for the one that they describe.
+    """
+    return dataclasses.field(default_factory=default, metadata={"plain": _of_kind(kind), "part": True})
+
+
+def _field(default: Any, plain: Callable[[str, Any], Any]) -> Any:
+    return dataclasses.field(default=default, metadata={"plain": plain})
+
+
+def _of_kind(kind: type) -> Callable[[str, Any], Any]:
+    def plain(name: str, value: Any) -> Any:
+        if isinstance(value, str):
+            return kind_named(name, kind, value)()
+        if isinstance(value, dict):
+            return variant_from_settings(name, kind, value)
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} must be of the kind {kind.__module__}.{kind.__name__}, not {value!r}")
+        return value
+
+    return plain
+
+
+class Settings:
+    """What all settings have in common; see the module."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if (plain := field.metadata.get("plain")) is not None:
+                object.__setattr__(self, field.name, plain(field.name, getattr(self, field.name)))
+
+    def __getattr__(self, name: str) -> Any:
+        # Asked only for what the object has not itself.
+        for field in dataclasses.fields(self):
+            held = self.__dict__.get(field.name) if field.metadata.get("part") else None
+            if held is not None and name in setting_names(held, {}):
+                return getattr(held, name)
+        raise AttributeError(f"{type(self).__name__} has no setting {name!r}")
+
+
+@dataclass_transform(field_specifiers=(integer, number, flag, choice, variant, part, dataclasses.field))
+def settings(kind: type) -> type:
+    """Make a class a frozen dataclass whose constructor takes the settings of its parts too, and names unknown ones."""
+    kind = dataclasses.dataclass(frozen=True)(kind)
+    construct = kind.__init__
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    parts = [f for f in fields.values() if f.metadata.get("part")]
+
+    @functools.wraps(construct)
+    def init(self, *args, **given):
+        named = {name: given.pop(name) for name in list(given) if name not in fields}
+        for field in parts:
+            if not named:
+                break
+            held = field.metadata["plain"](field.name, given.get(field.name, field.default_factory()))
+            names = setting_names(held, named)
+            its = {name: named.pop(name) for name in list(named) if name in names}
+            given[field.name] = dataclasses.replace(held, **its) if its else held
+        for name in named:
+            near = difflib.get_close_matches(name, setting_names(kind, given), n=1)
+            raise ValueError(f"{name} is not a setting of {kind.__name__}" + (f": {near[0]}?" if near else ""))
+        construct(self, *args, **given)
+
+    init.__signature__ = inspect.signature(construct)
+    kind.__init__ = init
+    return kind
+
+
+def setting_names(owner: Any, given: dict[str, Any]) -> list[str]:
+    """Every name of a setting: an owner's fields, and those of its parts.
+
+    Args:
+        owner: a settings object, or a class of them.
+        given: parts that stand in the place of the owner's, or of the defaults of its class.
+    """
+    names = []
+    for field in dataclasses.fields(owner):
+        names.append(field.name)
+        if field.metadata.get("part"):
+            held = field.default_factory() if isinstance(owner, type) else getattr(owner, field.name)
+            names += setting_names(field.metadata["plain"](field.name, given.get(field.name, held)), given)
+    return names
+
+
+# As plain data
+
+
+def kind_name(kind: type) -> str:
+    """What a class of settings is called in plain data: its attribute `kind`, or its own name."""
+    return getattr(kind, "kind", kind.__name__)
+
+
+def flat_settings(owner: Any) -> dict[str, Any]:
+    """Settings as one level of plain data: a part by its kind, and beside it its settings, under their own names.
+
+    Args:
+        owner: a settings object.
+    """
+    flat = {}
+    for field in dataclasses.fields(owner):
+        value = getattr(owner, field.name)
+        if field.metadata.get("part"):
+            flat |= {field.name: kind_name(type(value))} | flat_settings(value)
+        else:
+            flat[field.name] = variant_settings(value) if dataclasses.is_dataclass(value) else value
+    return flat
+
+
+def variant_settings(of: Any) -> dict:
+    """A settings object as plain data: its kind under "name", and its settings, such objects among them too."""
+    values = {f.name: getattr(of, f.name) for f in dataclasses.fields(of)}
+    return {"name": kind_name(type(of))} | {
+        name: variant_settings(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()
     }
 
 
 def variant_from_settings(what: str, base: type, settings: dict):
-    """The variant that `variant_settings` described.
+    """The settings object that `variant_settings` described.
 
     Args:
-        what: what it is a variant of, for the error.
-        base: the class that all variants of it derive from; they need only have been imported.
+        what: what it is, for the error.
+        base: the class that all its kinds derive from; they need only have been imported.
         settings: what `variant_settings` returned.
 
     Raises:
-        ValueError: there is no such variant or setting.
+        ValueError: there is no such kind or setting, or two kinds of that name.
     """
+    if not isinstance(settings, dict):
+        raise ValueError(f"{what} must be described by a name and settings, not {settings!r}")
     settings = dict(settings)
-    name = settings.pop("name", None)
-    kinds = {kind.__name__: kind for kind in _subclasses(base) if not isabstract(kind)}
-    if name not in kinds:
-        raise ValueError(f"{what}: there is no {name!r}, only {', '.join(sorted(kinds))}")
-    unknown = settings.keys() - {f.name for f in fields(kinds[name])}
+    kind = kind_named(what, base, settings.pop("name", None))
+    unknown = settings.keys() - {f.name for f in dataclasses.fields(kind)}
     if unknown:
-        raise ValueError(f"{what}: {name} has no setting {', '.join(sorted(unknown))}")
-    # No setting of a variant is a dictionary, unless it is a variant.
+        raise ValueError(f"{what}: {kind_name(kind)} has no setting {', '.join(sorted(unknown))}")
+    # A dictionary among the settings describes a settings object of the same base.
     nested = {k: variant_from_settings(what, base, v) if isinstance(v, dict) else v for k, v in settings.items()}
-    return kinds[name](**nested)
+    return kind(**nested)
+
+
+def kind_named(what: str, base: type, name: str | None) -> type:
+    """The one kind of settings of a base class that is called so.
+
+    Args:
+        what: what it is wanted for, for the error.
+        base: the class that all kinds derive from; they need only have been imported.
+        name: see `kind_name`.
+
+    Raises:
+        ValueError: there is no such kind, or there are two.
+    """
+    known = [base, *_subclasses(base)]
+    kinds = [kind for kind in known if dataclasses.is_dataclass(kind) and not inspect.isabstract(kind)]
+    found = list(dict.fromkeys(kind for kind in kinds if kind_name(kind) == name))
+    if not found:
+        raise ValueError(f"{what}: there is no {name!r}, only {', '.join(sorted({kind_name(k) for k in kinds}))}")
+    if len(found) > 1:
+        where = " and ".join(f"{kind.__module__}.{kind.__qualname__}" for kind in found)
+        raise ValueError(f"{what}: {name!r} is the name of {where}")
+    return found[0]
 
 
 def _subclasses(kind: type) -> list[type]:

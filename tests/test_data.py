@@ -381,7 +381,7 @@ def test_randomness_comes_from_the_generator_alone():
     generator = torch.Generator().manual_seed(5)
     batches = [task.sample(3, generator) for _ in range(2)]
     task.generate(np.random.default_rng(0), training=True)
-    task.validation_set(0, num_batches=1, batch_size=2)
+    task.validation_set(0, sequences=2, batch_size=2)
     assert global_states() == before
 
     assert not torch.equal(batches[0][0], batches[1][0])
@@ -432,7 +432,7 @@ def test_sample_in_a_cuda_graph():
 
 def test_validation_set_is_the_exact_generators():
     task = NoisyRecall(20, 12, 4, 0.5)
-    batches = task.validation_set(seed=8, num_batches=3, batch_size=2)
+    batches = task.validation_set(seed=8, sequences=6, batch_size=2)
     assert [tuple(x.shape) for batch in batches for x in batch] == [(2, 11)] * 6
     assert all(x.dtype == torch.int64 and x.is_contiguous() for batch in batches for x in batch)
     rng = np.random.default_rng(10_008)
@@ -441,7 +441,7 @@ def test_validation_set_is_the_exact_generators():
             exact_inputs, exact_targets = task.generate(rng, training=False)
             assert inputs[row].tolist() == exact_inputs.tolist()
             assert targets[row].tolist() == exact_targets.tolist()
-    other = task.validation_set(seed=9, num_batches=3, batch_size=2)
+    other = task.validation_set(seed=9, sequences=6, batch_size=2)
     assert not torch.equal(batches[0][0], other[0][0])
 
 
@@ -484,8 +484,8 @@ def test_sizes_are_checked(value):
         task.sample(value)
     with pytest.raises(ValueError, match="batch_size"):
         task.validation_set(0, batch_size=value)
-    with pytest.raises(ValueError, match="num_batches"):
-        task.validation_set(0, num_batches=value)
+    with pytest.raises(ValueError, match="sequences"):
+        task.validation_set(0, sequences=value)
 
 
 def test_wrong_arguments_are_refused():

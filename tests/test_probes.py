@@ -24,7 +24,7 @@ from orthonar.training.train import fit_together
 
 SETTINGS = {
     "vocab_size": 12, "seq_len": 16, "noise_vocab_size": 4, "embedding_dim": 8, "num_heads": 2, "batch_size": 4,
-    "steps": 6, "eval_every": 3, "eval_batches": 2,
+    "steps": 6, "eval_every": 3, "validation_sequences": 8,
 }  # fmt: skip
 TASK = NoisyRecall(12, 16, 4)
 

@@ -79,7 +79,7 @@ def test_every_preset_expands_without_repeats(name, scale):
 
     def accuracy(config):
         side = next(s for s, own in study.sides.items() if all(getattr(config, k) == v for k, v in own.items()))
-        return 0.9 if config.lr == best[side] else 0.1
+        return 0.9 if config.optimizer.lr == best[side] else 0.1
 
     runs = study.runs([record_of(c, accuracy(c)) for c in first])
     assert runs[: len(first)] == first
@@ -204,7 +204,7 @@ def test_damage_is_told_and_the_run_done_again(tmp_path):
 
 def test_a_failing_run_does_not_stop_the_others(tmp_path):
     def fails_once(config):
-        if config.seed == 1 and config.read == RawRead() and config.vocab_size == 16:
+        if config.seed == 1 and config.model.mixer.read == RawRead() and config.task.vocab_size == 16:
             raise MemoryError("too large")
         return record_of(config)
 
@@ -291,7 +291,7 @@ def test_workers_that_are_killed_are_replaced(tmp_path):
 
 def test_a_run_that_takes_its_worker_down_is_given_up(tmp_path):
     def dies(config):
-        if config.seed == 0 and config.read == RawRead():
+        if config.seed == 0 and config.model.mixer.read == RawRead():
             raise cf.process.BrokenProcessPool("gone")
         return record_of(config)
 

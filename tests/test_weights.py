@@ -19,7 +19,9 @@ def test_a_run_is_asked_again_after_its_end(tmp_path):
     config, record, content = trained()
     save_weights(tmp_path, record, content)
     model = trained_model(tmp_path, record)
-    validation = config.task.validation_set(config.seed, config.eval_batches, config.batch_size, torch.device("cpu"))
+    validation = config.task.validation_set(
+        config.seed, config.validation_sequences, config.batch_size, torch.device("cpu")
+    )
     accuracy, loss = evaluate(model, validation)
     assert accuracy == record.accuracy
     assert loss == pytest.approx(record.trace[-1].loss, rel=1e-3)

@@ -388,7 +388,7 @@ def test_impossible_settings_are_named(kind, name, value):
         kind(**{name: value})
 
 
-@pytest.mark.parametrize("no_write", [None, "delta", DeltaWrite, RawRead(), {"name": "DeltaWrite"}], ids=str)
+@pytest.mark.parametrize("no_write", [None, "delta", DeltaWrite, RawRead()], ids=str)
 def test_what_is_no_write_is_named(no_write):
     inputs = inputs_of("random", 2, 3)
     for function in (
@@ -396,7 +396,7 @@ def test_what_is_no_write_is_named(no_write):
         lambda: mlstm_sequence(*inputs, write=no_write),
         lambda: MLSTMConfig(write=no_write),
     ):
-        with pytest.raises(ValueError, match="^write must be a write"):
+        with pytest.raises(ValueError, match="^write( must be|: there is no)"):
             function()
 
 

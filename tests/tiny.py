@@ -7,7 +7,7 @@ from orthonar.training.record import Evaluation, RunRecord
 TASKS = ({"vocab_size": 16, "seq_len": 16}, {"vocab_size": 20, "seq_len": 16})
 SETTINGS = {
     "noise_vocab_size": 4, "embedding_dim": 8, "num_heads": 2, "batch_size": 2, "steps": 4, "eval_every": 2,
-    "eval_batches": 1,
+    "validation_sequences": 2,
 }  # fmt: skip
 TINY = Study("tiny", TASKS, SETTINGS, rates=(1e-3, 1e-2), rate_seeds=(100, 101), seeds=(0, 1, 2))
 

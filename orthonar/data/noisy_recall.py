@@ -5,13 +5,11 @@ Axis letters: B sequences in a batch, P pairs in a sequence, K keys.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from numbers import Real
-
 import numpy as np
 import torch
 
-from ..settings import checked_integer
+from ..settings import checked_integer, flag, integer, number, settings
+from .base import Task
 
 IGNORE_INDEX = -100
 """Target of the positions that are not scored; `torch.nn.functional.cross_entropy` ignores it by default."""
@@ -22,8 +20,8 @@ VALIDATION_SEED_OFFSET = 10_000
 _RANDOM_BITS = 31  # what `Tensor.random_` fills an int32 with
 
 
-@dataclass(frozen=True)
-class NoisyRecall:
+@settings
+class NoisyRecall(Task):
     """MAD's noisy in-context recall: recall a key's value, among pairs of distractors.
 
     A sequence consists of `num_pairs` pairs. All but the last are distractor pairs with probability
@@ -65,24 +63,14 @@ class NoisyRecall:
         ValueError: a setting is of the wrong type or impossible; the message names it.
     """
 
-    vocab_size: int = 80
-    seq_len: int = 512
-    noise_vocab_size: int = 16
-    frac_noise: float = 0.8
-    multi_query: bool = True
+    vocab_size: int = integer(80, least=1)
+    seq_len: int = integer(512, least=4)
+    noise_vocab_size: int = integer(16, least=0)
+    frac_noise: float = number(0.8, least=0, most=1)
+    multi_query: bool = flag(True)
 
     def __post_init__(self):
-        for name, least in (("vocab_size", 1), ("seq_len", 4), ("noise_vocab_size", 0)):
-            # Stored as plain Python numbers, so that equal tasks print and serialise equally.
-            object.__setattr__(self, name, checked_integer(name, getattr(self, name), least))
-        if not isinstance(self.multi_query, bool | np.bool_):
-            raise ValueError(f"multi_query must be a bool, not {self.multi_query!r}")
-        object.__setattr__(self, "multi_query", bool(self.multi_query))
-        is_number = isinstance(self.frac_noise, Real) and not isinstance(self.frac_noise, bool)
-        if not is_number or not 0 <= self.frac_noise <= 1:
-            raise ValueError(f"frac_noise must be a number between 0 and 1, not {self.frac_noise!r}")
-        object.__setattr__(self, "frac_noise", float(self.frac_noise))
-
+        super().__post_init__()
         if self.seq_len % 2:
             raise ValueError(f"seq_len must be even, since tokens come in pairs, not {self.seq_len}")
         if self.frac_noise > 0 and self.noise_vocab_size < 1:
@@ -285,7 +273,7 @@ class NoisyRecall:
         return codes.add_(steps.clamp_(0, 0.5).mul_(2 * to_place).int())
 
     def validation_set(
-        self, seed: int, num_batches: int = 16, batch_size: int = 64, device: torch.device | str | None = None
+        self, seed: int, sequences: int = 1024, batch_size: int = 64, device: torch.device | str | None = None
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Generate a run's fixed validation set, token for token the study's.
 
@@ -294,8 +282,8 @@ class NoisyRecall:
 
         Args:
             seed: the run's seed, at least -10,000.
-            num_batches: number of batches.
-            batch_size: number of sequences in a batch, B.
+            sequences: number of sequences; the study has 16 of its training batches.
+            batch_size: number of sequences in a batch, B; the last may be smaller. The sequences do not depend on it.
             device: where the tensors go; None for torch's default device.
 
         Returns:
@@ -306,14 +294,15 @@ class NoisyRecall:
             ValueError: an argument is not an integer or too small.
         """
         seed = checked_integer("seed", seed, -VALIDATION_SEED_OFFSET)
-        num_batches = checked_integer("num_batches", num_batches, 1)
+        sequences = checked_integer("sequences", sequences, 1)
         batch_size = checked_integer("batch_size", batch_size, 1)
         device = torch.get_default_device() if device is None else device
         rng = np.random.default_rng(VALIDATION_SEED_OFFSET + seed)
         batches = []
-        for _ in range(num_batches):
-            sequences = np.array([self.generate(rng, training=False) for _ in range(batch_size)])
-            inputs, targets = torch.from_numpy(sequences).to(device).unbind(1)
+        for done in range(0, sequences, batch_size):
+            count = min(batch_size, sequences - done)
+            drawn = np.array([self.generate(rng, training=False) for _ in range(count)])
+            inputs, targets = torch.from_numpy(drawn).to(device).unbind(1)
             batches.append((inputs.contiguous(), targets.contiguous()))
         return batches
 

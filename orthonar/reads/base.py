@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..settings import checked_positive, variant_from_settings, variant_settings
+from ..settings import checked_number, variant_from_settings, variant_settings
 from .chebyshev import odd_chebyshev
 from .singular_values import map_singular_values
 
@@ -123,9 +123,9 @@ class FilterRead(LeafRead):
     tolerance: float | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "eps", checked_positive("eps", self.eps))
+        object.__setattr__(self, "eps", checked_number("eps", self.eps, above=0))
         if self.tolerance is not None:
-            object.__setattr__(self, "tolerance", checked_positive("tolerance", self.tolerance, below=1))
+            object.__setattr__(self, "tolerance", checked_number("tolerance", self.tolerance, above=0, below=1))
 
     @abstractmethod
     def scalar_map(self, s: Tensor) -> Tensor:

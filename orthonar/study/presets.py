@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from ..mlstm.layer import small_init_std
 from ..mlstm.writes import DeltaWrite, WriteBack
-from ..model import small_init_std
 from ..reads.base import RawRead
 from ..reads.composites import BlendRead, StraightThroughRead
 from ..reads.filters import MuonRead, PolarRead, RidgeRead
@@ -13,6 +13,7 @@ from ..reads.mesa import MesaRead
 from ..reads.newton_schulz import NewtonSchulzRead
 from ..training.config import RunConfig
 from ..training.record import RunRecord
+from ..training.schedules import Constant
 
 #: The post's four learning rates.
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
@@ -163,7 +164,7 @@ ORTHOGONALIZED_SMALL: Mapping[str, Mapping] = MappingProxyType(
 SCHEDULES: Mapping[str, Mapping] = MappingProxyType(
     {
         "cosine, 4,000 steps": {"read": RawRead(), "steps": 4000},
-        "constant": {"read": RawRead(), "schedule": "constant"},
+        "constant": {"read": RawRead(), "schedule": Constant()},
     }
 )
 
@@ -174,7 +175,7 @@ _POCKET_RATES = RATES[1:]
 _POCKET = MappingProxyType(
     {
         "embedding_dim": 32, "num_heads": 2, "embedding_std": small_init_std(32),
-        "batch_size": 16, "steps": 600, "eval_every": 50, "eval_batches": 8,
+        "batch_size": 16, "steps": 600, "eval_every": 50, "validation_sequences": 128,
     }
 )  # fmt: skip
 

@@ -22,6 +22,7 @@ from .. import paths
 from ..mlstm.writes import AdditiveWrite
 from ..training.config import RunConfig
 from ..training.record import RunRecord, telling_settings
+from ..training.schedules import Constant
 from ..training.train import train_models
 from .executors import dask_executor, default_workers, local_executor
 from .presets import Study, find_study
@@ -52,15 +53,16 @@ class Progress:
 
 def describe(config: RunConfig) -> str:
     """A run in a few words: read, what else is not the study's, task, learning rate, seed."""
-    words = [_in_words(config.read)]
-    words += [_in_words(config.write)] if config.write != AdditiveWrite() else []
-    words += [] if config.embedding_std == 1 else [f"embedding std {config.embedding_std:.2g}"]
-    words += ["constant lr"] if config.schedule == "constant" else []
+    model, task = config.model, config.task
+    words = [_in_words(model.mixer.read)]
+    words += [_in_words(model.mixer.write)] if model.mixer.write != AdditiveWrite() else []
+    words += [] if model.embedding_std == 1 else [f"embedding std {model.embedding_std:.2g}"]
+    words += ["constant lr"] if config.schedule == Constant() else []
     words += [f"{config.steps} steps"]
     words += ["frozen keys"] if config.frozen_keys else []
     words += [f"queries and keys lr x {config.qk_lr_factor:g}"] if config.qk_lr_factor != 1 else []
-    task = f"vocabulary {config.vocab_size}, length {config.seq_len}, lr {config.lr:g}, seed {config.seed}"
-    return f"{', '.join(words)}, {task}"
+    words += [f"vocabulary {task.vocab_size}, length {task.seq_len}"]
+    return f"{', '.join(words)}, lr {config.optimizer.lr:g}, seed {config.seed}"
 
 
 def _in_words(variant) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from ..model import MLSTMModel
+from ..model import SequenceModel
 from ..training.config import RunConfig
 from ..training.record import RunRecord
 
 
-def packed(model: MLSTMModel) -> bytes:
+def packed(model: SequenceModel) -> bytes:
     """A model's weights as the bytes of a file: float16, on no device.
 
     Args:
@@ -65,7 +65,7 @@ def save_weights(folder: str | os.PathLike, record: RunRecord, content: bytes) -
         partial.unlink(missing_ok=True)
 
 
-def trained_model(folder: str | os.PathLike, record: RunRecord) -> MLSTMModel:
+def trained_model(folder: str | os.PathLike, record: RunRecord) -> SequenceModel:
     """The model that a recorded run ended with, up to the rounding of its weights; float32, on the CPU.
 
     Args:
@@ -76,6 +76,6 @@ def trained_model(folder: str | os.PathLike, record: RunRecord) -> MLSTMModel:
         FileNotFoundError: the run kept no weights.
     """
     half = torch.load(weights_path(folder, record), map_location="cpu", weights_only=True)
-    model = MLSTMModel(RunConfig.from_settings(record.settings | {"device": "cpu"}).model)
+    model = SequenceModel(RunConfig.from_settings(record.settings | {"device": "cpu"}).model)
     model.load_state_dict({name: weight.float() for name, weight in half.items()})
     return model

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from ..data.noisy_recall import NoisyRecall
-from ..model import MLSTMModel
+from ..model import SequenceModel
 from ..reads.base import Read
 
 # A singular value counts as no smaller than this share of the largest: beyond, float32 knows nothing.
@@ -20,16 +20,17 @@ _SMALLEST_SHARE = 1e-7
 _RIDGE = 1e-3
 
 
-def with_read(model: MLSTMModel, read: Read) -> MLSTMModel:
+def with_read(model: SequenceModel, read: Read) -> SequenceModel:
     """A model with the same parameters, not copies of them, that reads its memory in another way.
 
     Args:
         model: any model.
         read: the read to swap in; no read has parameters.
     """
-    device = next(model.parameters()).device
-    twin = MLSTMModel(dataclasses.replace(model.config, read=read)).to(device)
+    with torch.device("meta"):
+        twin = SequenceModel(dataclasses.replace(model.config, read=read))
     twin.load_state_dict(model.state_dict(), assign=True)
+    twin.train(model.training)
     return twin
 
 
@@ -41,7 +42,7 @@ class Memory(NamedTuple):
 
 
 @torch.no_grad()
-def memory(model: MLSTMModel, tokens: Tensor) -> Memory:
+def memory(model: SequenceModel, tokens: Tensor) -> Memory:
     """Run a model over tokens (B, S) and return what its memory holds at the end."""
     keys = []
     hook = model.layer.mlstm_cell.register_forward_pre_hook(lambda _, arguments: keys.append(arguments[1]))
@@ -81,7 +82,7 @@ def condition(c_state: Tensor) -> Tensor:
     return 1 / (s[..., -1] / largest).clamp_min(_SMALLEST_SHARE)
 
 
-def gradient_coherence(model: MLSTMModel, batches: list[tuple[Tensor, Tensor]]) -> float:
+def gradient_coherence(model: SequenceModel, batches: list[tuple[Tensor, Tensor]]) -> float:
     """Cosine between two batches' gradients of the training loss by the query and key projections.
 
     Args:
@@ -175,7 +176,7 @@ def _ridge(x: Tensor, y: Tensor):
     return lambda features: (features - x_mean) @ weights + y_mean
 
 
-def dynamics(model: MLSTMModel, tokens: Tensor, batches: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+def dynamics(model: SequenceModel, tokens: Tensor, batches: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """What shows how training moves, as it stands in a run's trace; cheap enough for every evaluation.
 
     Args:
@@ -194,7 +195,7 @@ def dynamics(model: MLSTMModel, tokens: Tensor, batches: list[tuple[Tensor, Tens
     }
 
 
-def contents(model: MLSTMModel, task: NoisyRecall, tokens: Tensor) -> dict[str, float]:
+def contents(model: SequenceModel, task: NoisyRecall, tokens: Tensor) -> dict[str, float]:
     """What a decoder finds in a model's memory, as it stands at the end of a run's trace.
 
     Args:

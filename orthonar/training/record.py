@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 
-from ..model import small_init_std
+from ..mlstm.layer import small_init_std
 
 #: Version of the record's layout; a change of meaning raises it.
 SCHEMA = 1
@@ -105,15 +105,26 @@ class RunRecord:
 
 def _implied(settings: dict) -> dict:
     """Settings that older records do not have, with the value that was theirs."""
-    return {
-        "precision": "float32",
-        "write": {"name": "AdditiveWrite"},
+    implied = {
+        "task": "NoisyRecall",
+        "model": "ModelConfig",
+        "mixer": "MLSTM",
+        "optimizer": "AdamW",
         "frozen_keys": False,
         "qk_lr_factor": 1.0,
         "probes": False,
         # Before it was a setting, the embedding was drawn as small as the layer's projections.
         "embedding_std": small_init_std(settings["embedding_dim"]),
     }
+    if settings.get("mixer", "MLSTM") == "MLSTM":
+        implied |= {
+            "write": {"name": "AdditiveWrite"},
+            "proj_factor": 2.0,
+            "conv_kernel_size": 4,
+            "qkv_block_size": 4,
+            "precision": "float32",
+        }
+    return implied
 
 
 def complete_settings(settings: dict) -> dict:
@@ -122,12 +133,18 @@ def complete_settings(settings: dict) -> dict:
     Args:
         settings: as they stand in a record.
     """
-    return _implied(settings) | settings
+    complete = _implied(settings) | settings
+    if "eval_batches" in complete:  # of the size of training batches
+        complete["validation_sequences"] = complete.pop("eval_batches") * complete["batch_size"]
+    return complete
 
 
 def telling_settings(settings: dict) -> dict:
     """The settings that tell runs apart: not where it was computed, nor what older records do not have but imply."""
-    implied = _implied(settings)
+    implied, settings = _implied(settings), dict(settings)
+    sequences = settings.get("validation_sequences")
+    if sequences is not None and sequences % settings["batch_size"] == 0:  # as in older records
+        settings["eval_batches"] = settings.pop("validation_sequences") // settings["batch_size"]
     return {
         name: value
         for name, value in settings.items()

@@ -4,7 +4,6 @@ Both do the same: a fresh batch from the run's own generator, forward, cross-ent
 gradient's norm clipped, AdamW, the schedule. Neither waits for the host, unless the read does.
 """
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 
@@ -13,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..engine.chunkwise import looks_for_cancellation
-from ..model import MLSTMModel
+from ..model import SequenceModel
 
 # Steps taken before a graph is captured, so that all that is set up on first use is set up; they count as the others.
 _WARM_UP = 3
@@ -31,14 +29,16 @@ class TrainingStep:
     def __init__(self, config, device: torch.device):
         self.config, self.device, self.task = config, device, config.task
         self.taken = 0
-        self.model = MLSTMModel(config.model, generator=generator(config.seed, "weights")).to(device)
+        self.model = SequenceModel(config.model, generator=generator(config.seed, "weights")).to(device)
         self.batches = generator(config.seed, "batches", device)
         #: Sum of the losses since it was last set to zero, on the device.
         self.total = torch.zeros((), device=device)
         self.optimizer = self._make_optimizer()
 
-    def _make_optimizer(self) -> torch.optim.AdamW:
-        config, projections = self.config, [self.model.layer.q_proj.weight, self.model.layer.k_proj.weight]
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        config, projections = self.config, []
+        if config.frozen_keys or config.qk_lr_factor != 1:
+            projections = [self.model.layer.q_proj.weight, self.model.layer.k_proj.weight]
         if config.frozen_keys:
             projections.pop().requires_grad_(False)
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -48,15 +48,13 @@ class TrainingStep:
             groups = [{"params": others, "factor": 1.0}, {"params": projections, "factor": config.qk_lr_factor}]
         for group in groups:
             group["lr"] = self._first_rate(group["factor"])
-        return torch.optim.AdamW(
-            groups, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=True, **self._options
-        )
+        return config.optimizer.build(groups, **self._options)
 
     #: What else the optimizer is to be told.
     _options = MappingProxyType({})
 
     def _first_rate(self, factor: float) -> float | Tensor:
-        return factor * self.config.lr
+        return factor * self.config.optimizer.lr
 
     def take(self) -> None:
         """Take one step."""
@@ -79,14 +77,14 @@ class TrainingStep:
 
     def _set_rate(self) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = group["factor"] * self.config.lr * relative_rate(self.config, self.taken)
+            group["lr"] = group["factor"] * scheduled_rate(self.config, self.taken)
 
 
 class ScheduledOnDevice(TrainingStep):
     """The same with the schedule on the device too: every step asks for the very same operations."""
 
-    def _make_optimizer(self) -> torch.optim.AdamW:
-        rates = [self.config.lr * relative_rate(self.config, step) for step in range(self.config.steps)]
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        rates = [scheduled_rate(self.config, step) for step in range(self.config.steps)]
         self._rates = torch.tensor(rates, dtype=torch.float32, device=self.device)
         self._next = torch.zeros(1, dtype=torch.int64, device=self.device)
         # Only GPUs know "capturable": a step counter on the device.
@@ -148,27 +146,17 @@ def takes_graph(config, device: torch.device) -> bool:
     """
     if device.type != "cuda" or config.engine == "eager":
         return False
-    waits = _waits_for_host(config, device)
+    waits = config.model.mixer.needs_host_sync(config.model.embedding_dim, config.task.seq_len, device)
     if waits and config.engine == "graph":
         raise ValueError(
-            f"engine: no graph can be captured of {config.read!r} in its {config.form} form on {device}, "
-            "which looks at results on the way"
+            f"engine: no graph can be captured of {config.model.mixer!r} on {device}, which looks at results on the way"
         )
     return not waits
 
 
-def _waits_for_host(config, device: torch.device) -> bool:
-    # The plain form checks its decompositions.
-    if config.form == "parallel" or any(leaf.waits_for_host for leaf in config.read.leaves):
-        return True
-    by_token = config.form == "recurrent" or config.write.sequential
-    task = config.model.head_size, config.seq_len, config.precision
-    return not by_token and looks_for_cancellation(config.read, device, *task)
-
-
-def relative_rate(config, step: int) -> float:
-    """Learning rate of a step (from 0), over the peak."""
-    return 1.0 if config.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / config.steps))
+def scheduled_rate(config, step: int) -> float:
+    """Learning rate of a step (from 0), of parameters without a factor of their own."""
+    return config.optimizer.lr * config.schedule.relative_rate(step, config.steps)
 
 
 def generator(seed: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..model import MLSTMModel
+from ..model import SequenceModel
 from ..reads.base import RawRead
 from ..reads.newton_schulz import NewtonSchulzRead
 from .config import RunConfig
@@ -59,7 +59,7 @@ def train_together(
 
 def train_models(
     configs: Sequence[RunConfig], on_evaluation: Callable[[RunConfig, Evaluation], None] | None = None
-) -> list[tuple[RunRecord, MLSTMModel]]:
+) -> list[tuple[RunRecord, SequenceModel]]:
     """Do as `train_together`, and return the trained models beside their records."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     runs = fit_together(configs, on_evaluation)
@@ -93,8 +93,9 @@ class Run:
         self.config, self._on_evaluation = config, on_evaluation
         device = torch.device(config.device)
         self._step = make_training_step(config, device)
-        self._validation = config.task.validation_set(config.seed, config.eval_batches, config.batch_size, device)
-        if config.probes:
+        with self._step.on_its_stream():  # where they are used
+            sizes = config.validation_sequences, config.batch_size
+            self._validation = config.task.validation_set(config.seed, *sizes, device)
             self._probe_draws = generator(config.seed, "probes", device)
         self.trace: list[Evaluation] = []
         self.seconds = 0.0
@@ -102,7 +103,7 @@ class Run:
         self._since = 0
 
     @property
-    def model(self) -> MLSTMModel:
+    def model(self) -> SequenceModel:
         """The model, in whatever state it is."""
         return self._step.model
 
@@ -153,8 +154,8 @@ def fit_together(configs: Sequence[RunConfig], on_evaluation=None) -> list[Run]:
 
 
 @torch.no_grad()
-def evaluate(model: MLSTMModel, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy (nats) at the scored positions of some batches.
+def evaluate(model: SequenceModel, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy (nats) at the scored positions of some batches, in evaluation mode.
 
     Args:
         model: the model.
@@ -164,10 +165,15 @@ def evaluate(model: MLSTMModel, batches: list[tuple[Tensor, Tensor]]) -> tuple[f
         (accuracy, loss), the mean over all scored positions.
     """
     right = loss = scored = 0
-    for tokens, targets in batches:
-        logits = model(tokens)
-        here = targets != -100
-        right = right + ((logits.argmax(-1) == targets) & here).sum()
-        loss = loss + cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").double()
-        scored = scored + here.sum()
+    training = model.training
+    model.eval()
+    try:
+        for tokens, targets in batches:
+            logits = model(tokens)
+            here = targets != -100
+            right = right + ((logits.argmax(-1) == targets) & here).sum()
+            loss = loss + cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").double()
+            scored = scored + here.sum()
+    finally:
+        model.train(training)
     return (right / scored).item(), (loss / scored).item()

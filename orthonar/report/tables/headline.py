@@ -178,4 +178,4 @@ def published_points(study: Study) -> pd.DataFrame:
 
 def _published(study: Study, task) -> list[PublishedCell]:
     config = study.run(task, next(iter(study.sides)), study.rates[0], 0)
-    return published_cells(config.vocab_size, config.seq_len, config.batch_size)
+    return published_cells(config.task.vocab_size, config.task.seq_len, config.batch_size)

@@ -23,7 +23,7 @@ def study_runs(study: Study, records: Iterable[RunRecord], stage: str = "seeds")
     parts = []
     for task, side in study.cells():
         runs = study.seed_runs(task, side, found) if stage == "seeds" else study.rate_runs(task, side)
-        table = run_table(found[c.identity] for c in runs if c.identity in found)
+        table = run_table(found[c.identity] for c in runs if c.identity in found).drop(columns="task", errors="ignore")
         table.insert(0, "side", side)
         table.insert(0, "task", _label(study, task))
         parts.append(table)
@@ -35,4 +35,4 @@ def study_runs(study: Study, records: Iterable[RunRecord], stage: str = "seeds")
 
 def _label(study: Study, task) -> str:
     config = study.run(task, next(iter(study.sides)), study.rates[0], 0)
-    return task_label(config.vocab_size, config.seq_len, config.batch_size)
+    return task_label(config.task.vocab_size, config.task.seq_len, config.batch_size)
