@@ -19,11 +19,14 @@ from typing import Any, dataclass_transform
 
 import numpy as np
 
+#: Largest whole number that every reader of JSON takes for itself.
+_LARGEST = 2**53
 
-def checked_integer(name: str, value: int, least: int, most: float = math.inf) -> int:
+
+def checked_integer(name: str, value: int, least: int, most: int = _LARGEST) -> int:
     """The value as a plain int, NumPy's included; ValueError naming the setting if it is not one within the bounds."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or not least <= value <= most:
-        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        bounds = f"at least {least}" if most == _LARGEST else f"from {least} to {most}"
         raise ValueError(f"{name} must be an integer of {bounds}, not {value!r}")
     return int(value)
 
@@ -52,7 +55,7 @@ def checked_number(
     return plain
 
 
-def integer(default: int | None, *, least: int, most: float = math.inf, optional: bool = False) -> Any:
+def integer(default: int | None, *, least: int, most: int = _LARGEST, optional: bool = False) -> Any:
     """A field that holds a whole number.
 
     Args:

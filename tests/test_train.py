@@ -207,16 +207,16 @@ def test_a_run_learns():
     assert record.outcome == "solved"
 
 
-# Engines and company
+# Engines and concurrent runs
 
 
 def losses(step: TrainingStep, steps: int) -> list[float]:
     """The loss of every step."""
     found = []
     for _ in range(steps):
-        step.total.zero_()
-        step.take()
-        found.append(step.total.item())
+        step.loss_sum.zero_()
+        step.step()
+        found.append(step.loss_sum.item())
     return found
 
 

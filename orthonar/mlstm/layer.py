@@ -52,7 +52,7 @@ class MLSTM(Mixer):
     """
 
     num_heads: int = integer(4, least=1)
-    proj_factor: float = number(2.0, above=0)
+    proj_factor: float = number(2.0, above=0, most=64)
     conv_kernel_size: int = integer(4, least=1)
     qkv_block_size: int = integer(4, least=1)
     read: Read = variant(RawRead, Read)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .. import paths
 from ..mlstm.writes import AdditiveWrite
 from ..training.config import RunConfig
-from ..training.record import RunRecord, telling_settings
+from ..training.record import RunRecord, identifying_settings
 from ..training.schedules import Constant
 from ..training.train import train_models
 from .executors import dask_executor, default_workers, local_executor
@@ -82,17 +82,17 @@ def estimate(config: RunConfig, records: list[RunRecord]) -> float | None:
     """
 
     def kind(settings: dict) -> tuple:
-        return tuple(sorted((k, str(v)) for k, v in telling_settings(settings).items() if k not in ("seed", "lr")))
+        return tuple(sorted((k, str(v)) for k, v in identifying_settings(settings).items() if k not in ("seed", "lr")))
 
     def tokens(settings: dict) -> int:
         return settings["steps"] * settings["batch_size"] * settings["seq_len"]
 
-    mine = telling_settings(config.settings())
+    mine = identifying_settings(config.settings())
     complete = [r for r in records if r.outcome != "diverged"]
     if same := [r.wall_seconds for r in complete if kind(r.settings) == kind(mine)]:
         return statistics.median(same)
     alike = ("read", "write", "embedding_dim", "num_heads", "form")
-    near = [r for r in complete if all(telling_settings(r.settings).get(k) == mine.get(k) for k in alike)]
+    near = [r for r in complete if all(identifying_settings(r.settings).get(k) == mine.get(k) for k in alike)]
     if near:
         return statistics.median(r.wall_seconds / tokens(r.settings) for r in near) * tokens(mine)
     return None

@@ -139,7 +139,7 @@ def complete_settings(settings: dict) -> dict:
     return complete
 
 
-def telling_settings(settings: dict) -> dict:
+def identifying_settings(settings: dict) -> dict:
     """The settings that tell runs apart: not where it was computed, nor what older records do not have but imply."""
     implied, settings = _implied(settings), dict(settings)
     sequences = settings.get("validation_sequences")
@@ -154,4 +154,4 @@ def telling_settings(settings: dict) -> dict:
 
 def identity(settings: dict) -> str:
     """A short hash of the settings that tell runs apart."""
-    return hashlib.sha256(json.dumps(telling_settings(settings), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(identifying_settings(settings), sort_keys=True).encode()).hexdigest()[:16]

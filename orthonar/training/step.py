@@ -1,4 +1,4 @@
-"""One training step of the study's recipe: taken operator by operator, or captured once as a CUDA graph and replayed.
+"""One training step of the study's recipe: done operator by operator, or captured once as a CUDA graph and replayed.
 
 Both do the same: a fresh batch from the run's own generator, forward, cross-entropy of all next tokens, backward, the
 gradient's norm clipped, AdamW, the schedule. Neither waits for the host, unless the read does.
@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from ..model import SequenceModel
 
-# Steps taken before a graph is captured, so that all that is set up on first use is set up; they count as the others.
+# Steps done before a graph is captured, so that all that is set up on first use is set up; they count as the others.
 _WARM_UP = 3
 
 
@@ -28,11 +28,11 @@ class TrainingStep:
 
     def __init__(self, config, device: torch.device):
         self.config, self.device, self.task = config, device, config.task
-        self.taken = 0
+        self.steps_done = 0
         self.model = SequenceModel(config.model, generator=generator(config.seed, "weights")).to(device)
         self.batches = generator(config.seed, "batches", device)
         #: Sum of the losses since it was last set to zero, on the device.
-        self.total = torch.zeros((), device=device)
+        self.loss_sum = torch.zeros((), device=device)
         self.optimizer = self._make_optimizer()
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
@@ -56,16 +56,16 @@ class TrainingStep:
     def _first_rate(self, factor: float) -> float | Tensor:
         return factor * self.config.optimizer.lr
 
-    def take(self) -> None:
+    def step(self) -> None:
         """Take one step."""
-        self._step()
-        self.taken += 1
+        self._compute()
+        self.steps_done += 1
 
     def on_its_stream(self) -> AbstractContextManager:
-        """What is computed inside follows the steps taken."""
+        """What is computed inside follows the steps done."""
         return nullcontext()
 
-    def _step(self) -> None:
+    def _compute(self) -> None:
         tokens, targets = self.task.sample(self.config.batch_size, self.batches, self.device)
         loss = cross_entropy(self.model(tokens).flatten(0, 1), targets.flatten())
         self.optimizer.zero_grad()
@@ -73,11 +73,11 @@ class TrainingStep:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self._set_rate()
         self.optimizer.step()
-        self.total += loss.detach()
+        self.loss_sum += loss.detach()
 
     def _set_rate(self) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = group["factor"] * scheduled_rate(self.config, self.taken)
+            group["lr"] = group["factor"] * scheduled_rate(self.config, self.steps_done)
 
 
 class ScheduledOnDevice(TrainingStep):
@@ -110,16 +110,16 @@ class GraphStep(ScheduledOnDevice):
         self.stream = torch.cuda.Stream(device)
         self.stream.wait_stream(torch.cuda.current_stream(device))
 
-    def take(self) -> None:
+    def step(self) -> None:
         """Take one step; the fourth captures the graph first."""
         with self.on_its_stream():
-            if self.taken < _WARM_UP:
-                self._step()
+            if self.steps_done < _WARM_UP:
+                self._compute()
             else:
                 if self._graph is None:
                     self._capture()
                 self._graph.replay()
-        self.taken += 1
+        self.steps_done += 1
 
     def on_its_stream(self) -> AbstractContextManager:
         return torch.cuda.stream(self.stream)
@@ -129,7 +129,7 @@ class GraphStep(ScheduledOnDevice):
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.batches)
         with torch.cuda.graph(graph, stream=self.stream):
-            self._step()
+            self._compute()
         self._graph = graph
 
 

@@ -45,7 +45,7 @@ def train_together(
     """Train several models in turns, a step each, and return their run records.
 
     Every run comes out as if it were alone. On a GPU each has a stream and a graph of its own: what one model leaves
-    idle of the device, the others use. Their records' times are those of the company, and their device says so.
+    idle of the device, the others use. Their records' times are those of all of them, and their device says how many.
 
     Args:
         configs: the settings, all on one device.
@@ -63,7 +63,7 @@ def train_models(
     """Do as `train_together`, and return the trained models beside their records."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     runs = fit_together(configs, on_evaluation)
-    company = f", {len(configs)} runs at once" if len(configs) > 1 else ""
+    others = f", {len(configs)} runs at once" if len(configs) > 1 else ""
     trained = []
     for run in runs:
         final = run.trace[-1].accuracy
@@ -72,7 +72,7 @@ def train_models(
             trace=run.trace,
             outcome="diverged" if final is None else "solved" if final >= SOLVED_AT else "plateau",
             wall_seconds=round(run.seconds, 3),
-            device=device_name(torch.device(run.config.device)) + company,
+            device=device_name(torch.device(run.config.device)) + others,
             versions=versions(),
             revision=revision(),
             started=started,
@@ -109,14 +109,14 @@ class Run:
 
     def advance(self, begin: float) -> None:
         """Take one step, and evaluate if it is time; begin is the clock's time at which training began."""
-        self._step.take()
-        step = self._step.taken
+        self._step.step()
+        step = self._step.steps_done
         if step % self.config.eval_every == 0 or step == self.config.steps:
             with self._step.on_its_stream():
                 self._evaluate(step, begin)
 
     def _evaluate(self, step: int, begin: float) -> None:
-        train_loss = self._step.total.item() / (step - self._since)
+        train_loss = self._step.loss_sum.item() / (step - self._since)
         accuracy, loss = evaluate(self.model, self._validation)
         finite = math.isfinite(train_loss) and math.isfinite(loss)
         self.seconds = time.perf_counter() - begin
@@ -126,7 +126,7 @@ class Run:
         if self._on_evaluation is not None:
             self._on_evaluation(self.config, self.trace[-1])
         self.finished = step == self.config.steps or not finite
-        self._step.total.zero_()
+        self._step.loss_sum.zero_()
         self._since = step
 
     def _probe(self, last: bool) -> dict[str, float]:

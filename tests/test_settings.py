@@ -1,0 +1,132 @@
+"""Settings: whatever is accepted is plain, can be written, and is read back as the same run; the rest is named."""
+
+import dataclasses
+import json
+import math
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orthonar import (
+    MLSTM,
+    AdamW,
+    BlendRead,
+    Constant,
+    ModelConfig,
+    NewtonSchulzRead,
+    NoisyRecall,
+    PolarRead,
+    RawRead,
+    RidgeRead,
+    RunConfig,
+)
+from orthonar.settings import flat_settings, kind_named, setting_names, variant_from_settings, variant_settings
+from orthonar.training.schedules import Schedule
+
+ODD = st.sampled_from(
+    [
+        0, 1, 2, 3, 4, 8, 16, -1, 0.0, 0.5, 1.0, 2.0, 1e-30, 1e300, 10**400, math.inf, -math.inf, math.nan, True, False,
+        None, "", "cosine", "2", b"2", [], {}, (), (2,), Decimal(2), Fraction(1, 2), 1j, object(), int, len,
+        np.int64(4), np.uint8(4), np.float32(0.5), np.float64(0.5), np.bool_(True), np.array(2), np.array([2]),
+        torch.tensor(2), torch.tensor(0.5), RawRead(), RawRead, NoisyRecall(), {"name": "RawRead"}, {"name": "nothing"},
+    ]
+)  # fmt: skip
+PARTS = [
+    RunConfig(), NoisyRecall(), ModelConfig(), MLSTM(), AdamW(), Constant(), NewtonSchulzRead(),
+    PolarRead(), RidgeRead(), BlendRead(),
+]  # fmt: skip
+PLAIN = (int, float, bool, str, type(None))
+
+
+def is_plain(value) -> bool:
+    """Whether JSON writes the value and reads back the very same, types included."""
+    if isinstance(value, dict):
+        return all(type(name) is str and is_plain(held) for name, held in value.items())
+    return type(value) in PLAIN and not (isinstance(value, float) and not math.isfinite(value))
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_what_is_accepted_is_plain_and_all_else_is_named(part, data):
+    names = [field.name for field in dataclasses.fields(part)]
+    name, value = data.draw(st.sampled_from(names)) if names else None, data.draw(ODD)
+    if name is None:
+        return
+    try:
+        made = dataclasses.replace(part, **{name: value})
+    except ValueError as error:
+        held = [field.name for field in dataclasses.fields(part)]
+        # A combination may be refused in the name of the setting that does not go with it.
+        assert any(other in str(error) for other in (name, *held)), error
+        return
+    plain = variant_settings(made)
+    assert is_plain(plain), plain
+    assert json.loads(json.dumps(plain)) == plain
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_run_that_is_accepted_is_written_and_read_back_as_itself(data):
+    names = setting_names(RunConfig, {})
+    given_settings = data.draw(st.dictionaries(st.sampled_from(names), ODD, min_size=1, max_size=3))
+    try:
+        config = RunConfig(**given_settings)
+    except ValueError:
+        return
+    written = json.loads(json.dumps(config.settings()))
+    again = RunConfig.from_settings(written)
+    assert again == config
+    assert again.identity == config.identity
+
+
+def test_equal_settings_are_one_run():
+    a = RunConfig(lr=1, batch_size=np.int64(16), probes=np.bool_(False), frac_noise=np.float64(0.5), read=RawRead())
+    b = RunConfig(lr=1.0, batch_size=16, probes=False, frac_noise=Fraction(1, 2), read={"name": "RawRead"})
+    assert a == b and a.identity == b.identity
+    assert RunConfig(schedule="constant") == RunConfig(schedule=Constant())
+
+
+def test_a_setting_is_that_of_the_part_that_has_it():
+    config = RunConfig(vocab_size=96, lr=0.01, num_heads=2, read=NewtonSchulzRead())
+    assert config.task.vocab_size == config.model.vocab_size == config.vocab_size == 96
+    assert config.optimizer.lr == config.lr == 0.01
+    assert config.model.mixer == MLSTM(num_heads=2, read=NewtonSchulzRead())
+    assert RunConfig(task=NoisyRecall(96), lr=0.01, mixer=config.model.mixer) == config
+    assert dataclasses.replace(config, lr=0.1).model == config.model
+    with pytest.raises(AttributeError, match="no setting 'learning_rate'"):
+        _ = config.learning_rate
+
+
+def test_no_two_parts_share_a_settings_name():
+    """But for the vocabulary, which is the task's: else a record's one level of settings could not tell them apart."""
+    names = setting_names(RunConfig, {})
+    assert sorted(n for n in set(names) if names.count(n) > 1) == ["vocab_size"]
+    assert list(flat_settings(RunConfig())) == list(dict.fromkeys(names))
+
+
+def test_two_kinds_of_one_name_are_an_error():
+    @dataclasses.dataclass(frozen=True)
+    class Level(Schedule):
+        kind = "constant"
+
+        def relative_rate(self, step, steps):
+            return 1.0
+
+    try:
+        for ask in (
+            lambda: kind_named("schedule", Schedule, "constant"),
+            lambda: variant_from_settings("schedule", Schedule, {"name": "constant"}),
+            lambda: RunConfig(schedule="constant"),
+        ):
+            with pytest.raises(
+                ValueError, match="schedule: 'constant' is the name of .*schedules.Constant and .*Level"
+            ):
+                ask()
+    finally:
+        Level.kind = "no longer in the way"
