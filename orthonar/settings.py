@@ -47,19 +47,24 @@ def variant_from_settings(what: str, base: type, settings: dict):
         settings: what `variant_settings` returned.
 
     Raises:
-        ValueError: there is no such variant or setting.
+        ValueError: there is no such variant or setting, or there are two of that name.
     """
     settings = dict(settings)
     name = settings.pop("name", None)
-    kinds = {kind.__name__: kind for kind in _subclasses(base) if not isabstract(kind)}
-    if name not in kinds:
-        raise ValueError(f"{what}: there is no {name!r}, only {', '.join(sorted(kinds))}")
-    unknown = settings.keys() - {f.name for f in fields(kinds[name])}
+    # A class that is defined anew in its place, as in a notebook, is the same variant.
+    kinds = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in _subclasses(base) if not isabstract(kind)}
+    named = {place: kind for place, kind in kinds.items() if kind.__name__ == name}
+    if not named:
+        raise ValueError(f"{what}: there is no {name!r}, only {', '.join(sorted(k.__name__ for k in kinds.values()))}")
+    if len(named) > 1:
+        raise ValueError(f"{what}: {name!r} may be any of {', '.join(sorted(named))}; their names must differ")
+    (kind,) = named.values()
+    unknown = settings.keys() - {f.name for f in fields(kind)}
     if unknown:
         raise ValueError(f"{what}: {name} has no setting {', '.join(sorted(unknown))}")
     # No setting of a variant is a dictionary, unless it is a variant.
     nested = {k: variant_from_settings(what, base, v) if isinstance(v, dict) else v for k, v in settings.items()}
-    return kinds[name](**nested)
+    return kind(**nested)
 
 
 def _subclasses(kind: type) -> list[type]:

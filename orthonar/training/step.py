@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..engine.chunkwise import looks_for_cancellation
+from ..engine.chunkwise import needs_host_sync
 from ..model import MLSTMModel
 
 # Steps taken before a graph is captured, so that all that is set up on first use is set up; they count as the others.
@@ -163,7 +163,7 @@ def _waits_for_host(config, device: torch.device) -> bool:
         return True
     by_token = config.form == "recurrent" or config.write.sequential
     task = config.model.head_size, config.seq_len, config.precision
-    return not by_token and looks_for_cancellation(config.read, device, *task)
+    return not by_token and needs_host_sync(config.read, device, *task)
 
 
 def relative_rate(config, step: int) -> float:
