@@ -273,13 +273,13 @@ def kind_named(what: str, base: type, name: str | None) -> type:
     """
     known = [base, *_subclasses(base)]
     kinds = [kind for kind in known if dataclasses.is_dataclass(kind) and not inspect.isabstract(kind)]
-    found = list(dict.fromkeys(kind for kind in kinds if kind_name(kind) == name))
+    # A class that is defined anew in its place, as in a notebook, is the same kind.
+    found = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in kinds if kind_name(kind) == name}
     if not found:
         raise ValueError(f"{what}: there is no {name!r}, only {', '.join(sorted({kind_name(k) for k in kinds}))}")
     if len(found) > 1:
-        where = " and ".join(f"{kind.__module__}.{kind.__qualname__}" for kind in found)
-        raise ValueError(f"{what}: {name!r} is the name of {where}")
-    return found[0]
+        raise ValueError(f"{what}: {name!r} is the name of {' and '.join(sorted(found))}; their names must differ")
+    return next(iter(found.values()))
 
 
 def _subclasses(kind: type) -> list[type]:

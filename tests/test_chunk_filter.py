@@ -9,7 +9,7 @@ import torch
 
 import orthonar.engine.chunk_filter as module
 from orthonar import NewtonSchulzRead
-from orthonar.engine import chunks as blocks
+from orthonar.engine import blocks
 from orthonar.engine.chunk_filter import chunk_filter
 
 CHUNKS, LENGTH, SIZE = 7, 5, 4

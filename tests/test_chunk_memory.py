@@ -6,7 +6,7 @@ Axes: N chunks, L positions in a chunk, D head size.
 import pytest
 import torch
 
-from orthonar.engine import chunks as blocks
+from orthonar.engine import blocks
 from orthonar.engine.chunk_memory import chunk_reads, chunk_writes
 
 CHUNKS, LENGTH, SIZE = 7, 5, 4
@@ -20,19 +20,19 @@ def operands(dtype=torch.float64) -> dict[str, torch.Tensor]:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     q, k, v = (normal(CHUNKS, LENGTH, SIZE).to(dtype) for _ in range(3))
-    write = 3 * normal(CHUNKS, LENGTH)
+    log_input = 3 * normal(CHUNKS, LENGTH)
     peak_start = normal(CHUNKS, 1)
     # Not quite the running maximum: a gradient that only holds there would not be noticed.
-    peak = torch.maximum(write.cummax(1).values, peak_start) + 0.1 * normal(CHUNKS, LENGTH).abs()
-    tensors = {"q": q, "k": k, "v": v, "write": write, "peak": peak, "peak_start": peak_start}
+    peak = torch.maximum(log_input.cummax(1).values, peak_start) + 0.1 * normal(CHUNKS, LENGTH).abs()
+    tensors = {"q": q, "k": k, "v": v, "log_input": log_input, "peak": peak, "peak_start": peak_start}
     tensors |= {"c_start": normal(CHUNKS, SIZE, SIZE).to(dtype), "n_start": normal(CHUNKS, SIZE)}
     return {name: x.requires_grad_() for name, x in tensors.items()}
 
 
-def plain_reads(q, k, v, write, peak, peak_start, c_start, n_start):
+def plain_reads(q, k, v, log_input, peak, peak_start, c_start, n_start):
     """C_t^T q_t and n_t . q_t from explicit states."""
     causal = torch.ones(LENGTH, LENGTH).tril().bool()
-    w = (write[:, None, :] - peak[:, :, None]).masked_fill(~causal, -torch.inf).exp()
+    w = (log_input[:, None, :] - peak[:, :, None]).masked_fill(~causal, -torch.inf).exp()
     a = (peak_start - peak).exp()
     c = a[..., None, None] * c_start[:, None] + torch.einsum("ntu,nud,nue->ntde", w, k, v)
     n = a[..., None] * n_start[:, None] + torch.einsum("ntu,nud->ntd", w, k)
@@ -86,7 +86,7 @@ def test_fused_reads(dtype, kept, tolerance):
 @pytest.mark.needs_triton
 @pytest.mark.parametrize("size", [3, 700])
 def test_fused_states(size):
-    from orthonar.engine.chunkwise import _Scan
+    from orthonar.engine.chunk_states import _Scan
     from orthonar.engine.kernels.states import fused_scan
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -100,7 +100,7 @@ def test_fused_states(size):
 
 def test_writes(per_block):
     x = operands()
-    tensors = x["k"], x["v"], x["write"]
+    tensors = x["k"], x["v"], x["log_input"]
     got = results(lambda *t: chunk_writes(*t, torch.float64), tensors)
     for mine, wanted in zip(got, results(plain_writes, tensors), strict=True):
         torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-12)
@@ -119,7 +119,7 @@ def test_n_dot_q_keeps_what_is_left_of_cancelling_terms():
     x = {name: value.detach() for name, value in operands(torch.float32).items()}
     x["k"][:, 1] = -x["k"][:, 0] * (1 + 2**-20)
     x["k"][:, 2:] = 0
-    x["write"][:, 1] = x["write"][:, 0]
+    x["log_input"][:, 1] = x["log_input"][:, 0]
     x["n_start"] = torch.zeros_like(x["n_start"])
     wanted = plain_reads(*(value.double() for value in x.values()))[1]
     torch.testing.assert_close(chunk_reads(*x.values())[1], wanted, rtol=1e-8, atol=0)
@@ -131,7 +131,7 @@ def test_dtypes(dtype):
     x["c_start"] = x["c_start"].detach().to(dtype).requires_grad_()
     numerator, n_dot_q = chunk_reads(*x.values())
     assert (numerator.dtype, n_dot_q.dtype) == (torch.float32, torch.float64)
-    c_added, n_added = chunk_writes(x["k"], x["v"], x["write"], dtype)
+    c_added, n_added = chunk_writes(x["k"], x["v"], x["log_input"], dtype)
     assert (c_added.dtype, n_added.dtype) == (dtype, torch.float64)
     (numerator.sum() + n_dot_q.sum() + c_added.sum() + n_added.sum()).backward()
     assert all(value.grad.dtype == value.dtype for value in x.values())

@@ -8,8 +8,6 @@ from oracle import NAMES, hostile_inputs, relative_errors, run_with_grads
 
 import orthonar.engine.chunk_filter as chunk_filter_module
 from orthonar import BlendRead, NewtonSchulzRead, RawRead, RidgeRead, StraightThroughRead, mlstm_sequence
-from orthonar.engine.gates import normaliser
-from orthonar.mlstm.cell import MLSTMState, _write
 
 
 def cell(read, form: str = "chunkwise", **options):
@@ -37,20 +35,34 @@ def test_a_blend_is_linear_in_alpha(form):
     assert max(relative_errors(h, grads, (mixed[0], mixed[1:])).values()) <= 1e-12
 
 
+def numerator_by_hand(read, c, q):
+    """Of the few reads that these tests use, from their formulas."""
+    if isinstance(read, RawRead):
+        return c.mT @ q
+    x = c / torch.linalg.matrix_norm(c, keepdim=True)
+    identity = torch.eye(c.shape[-1], dtype=c.dtype)
+    if isinstance(read, RidgeRead):
+        return (1 + read.ridge) * torch.linalg.inv(x.mT @ x + read.ridge * identity) @ x.mT @ q
+    for _ in range(read.steps):
+        x = x @ (3 * identity - x.mT @ x) / 2
+    return x.mT @ q
+
+
 def straight_through_by_hand(value_read, gradient_read):
     """The definition: numerator of one, gradients of the other's numerator, over the divisor with its own gradients."""
 
     def function(q, k, v, igate_preact, fgate_preact):
-        size = q.shape[-1]
-        state, h = MLSTMState.zeros(len(q), q.shape[1], size, dtype=q.dtype), []
+        size, h = q.shape[-1], []
+        c, n, m = q.new_zeros(*q.shape[:2], size, size), q.new_zeros(*q.shape[:2], size, 1), q.new_zeros(q.shape[:2])
         for t in range(q.shape[2]):
-            now = (x[:, :, t] for x in (k / math.sqrt(size), v, igate_preact, fgate_preact))
-            state = _write(state, *now)
-            value, other = (
-                (read.matrix(state.c_state).mT @ q[:, :, t, :, None])[..., 0] for read in (value_read, gradient_read)
-            )
-            divisor = normaliser((state.n_state * q[:, :, t]).sum(-1), state.m_state)
-            h.append((other + (value - other).detach()) / divisor[..., None])
+            q_t, k_t, v_t = (x[:, :, t, :, None] for x in (q, k / math.sqrt(size), v))
+            carried = torch.nn.functional.logsigmoid(fgate_preact[:, :, t]) + m
+            m = torch.where(igate_preact[:, :, t] >= carried, igate_preact[:, :, t], carried)
+            forget, gate = ((x - m).exp()[..., None, None] for x in (carried, igate_preact[:, :, t]))
+            c, n = forget * c + gate * k_t @ v_t.mT, forget * n + gate * k_t
+            value, other = (numerator_by_hand(read, c, q_t) for read in (value_read, gradient_read))
+            divisor = torch.maximum((n.mT @ q_t).abs(), (-m).exp()[..., None, None]) + 1e-6
+            h.append(((other + (value - other).detach()) / divisor)[..., 0])
         return torch.stack(h, 2)
 
     return function

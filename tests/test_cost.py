@@ -84,7 +84,7 @@ class TestCell:
 
     @pytest.mark.parametrize(("steps", "length", "chunk_size"), [(1, LENGTH, None), (3, LENGTH, 7), (5, 9, 16)])
     def test_chunkwise_filter(self, steps, length, chunk_size, monkeypatch):
-        monkeypatch.setattr("orthonar.engine.chunkwise._LARGEST_CANCELLATION", math.inf)  # no chunk is read again
+        monkeypatch.setattr("orthonar.engine.chunk_filter._LARGEST_CANCELLATION", math.inf)  # no chunk is read again
         count = self.count(NewtonSchulzRead(steps=steps), "chunkwise", length, chunk_size)
         degree = degree_of(steps, torch.float64)
         assert count == operations.chunkwise_cell(BATCH, length, HEADS, SIZE, degree, chunk_size)
@@ -94,7 +94,7 @@ class TestCell:
 @pytest.mark.parametrize("contender", ["plain", "stock", "raw", "orthogonalized"])
 def test_whole_model(contender, width, heads, vocab_size, monkeypatch):
     """Layers and cell together, in float32, at head sizes that need no padding."""
-    monkeypatch.setattr("orthonar.engine.chunkwise._LARGEST_CANCELLATION", math.inf)
+    monkeypatch.setattr("orthonar.engine.chunk_filter._LARGEST_CANCELLATION", math.inf)
     read = RawRead() if contender in ("stock", "raw") else NewtonSchulzRead(steps=3)
     form = "parallel" if contender == "plain" else "chunkwise"
     config = MLSTMConfig(vocab_size, width, heads, read=read, form=form)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from orthonar import MuonRead, NewtonSchulzRead, PolarRead, RidgeRead
-from orthonar.reads.base import times
+from orthonar.reads.base import transpose_matvec
 
 
 def with_singular_values(values, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,7 +35,7 @@ def test_polar_read_is_the_polar_factor_above_the_cutoff():
     q = queries(c)
     for dtype in (torch.float64, torch.float32):
         got = PolarRead().vector(c.to(dtype), q.to(dtype)).double()
-        torch.testing.assert_close(got, times(polar, q), rtol=0, atol=2e-5)
+        torch.testing.assert_close(got, transpose_matvec(polar, q), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("cutoff", [0.05, 0.15, 0.5, 1.0])
@@ -89,7 +89,7 @@ def test_ridge_read_solves_the_least_squares_problem(ridge):
     c, _ = with_singular_values([[1.0, 0.5, 0.2, 0.1], [1.0, 0.0, 0.0, 0.0]])
     q = queries(c)
     x = (c / torch.linalg.matrix_norm(c, keepdim=True)).numpy()
-    got = times(RidgeRead(ridge=ridge).matrix(c), q).numpy()
+    got = transpose_matvec(RidgeRead(ridge=ridge).matrix(c), q).numpy()
     for i in range(2):
         stacked = np.concatenate([x[i], math.sqrt(ridge) * np.eye(4)])
         wanted = np.linalg.lstsq(stacked, np.append(q[i].numpy(), np.zeros(4)), rcond=None)[0]

@@ -1,4 +1,4 @@
-"""When the fused programs are used, and that they compile for GPUs that are not here.
+"""When the fused kernels are used, and that they compile for GPUs that are not here.
 
 What they compute is tested beside what they are compared with: test_chunk_memory.py and test_mlstm.py.
 """
@@ -31,7 +31,7 @@ def test_a_cpu_uses_them_only_when_asked():
 
 def test_asked_for_where_they_cannot_run(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(ValueError, match="form: the fused programs cannot run here: they need a GPU, not cpu"):
+    with pytest.raises(ValueError, match="form: the fused kernels cannot run here: they need a GPU, not cpu"):
         mlstm_sequence(*sequence(), form="fused")
 
 
@@ -48,7 +48,7 @@ def test_unknown_precision_is_named():
 
 @pytest.mark.needs_triton
 @pytest.mark.parametrize("filtered", [False, True])
-def test_trial_finds_programs_that_are_right(filtered):
+def test_trial_finds_kernels_that_are_right(filtered):
     device = CUDA if torch.cuda.is_available() else CPU
     assert fused.trial_error(device, 5, 4, filtered, "float32") < 1e-5
 
@@ -61,7 +61,7 @@ def test_trial_where_no_gradients_are_wanted(mode):
 
 
 @pytest.mark.needs_triton
-def test_trial_finds_programs_that_are_wrong(monkeypatch):
+def test_trial_finds_kernels_that_are_wrong(monkeypatch):
     right = fused.fused_reads
     monkeypatch.setattr(fused, "fused_reads", lambda *x: tuple(1.01 * y for y in right(*x)))
     device = CUDA if torch.cuda.is_available() else CPU
@@ -101,7 +101,7 @@ assert not any(name.startswith(("orthonar.engine.kernels", "triton.language")) f
 
 @pytest.mark.needs_triton
 @pytest.mark.parametrize("capability", [75, 90])
-def test_programs_compile(capability, tmp_path):
+def test_kernels_compile(capability, tmp_path):
     """To machine code, for a GPU with and one without TF32, at a small head size."""
     command = [
         sys.executable,
@@ -117,7 +117,7 @@ def test_programs_compile(capability, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if f" {capability} " in line]
     assert len(rows) == 11
-    # A program of 64 KiB of shared memory fits on the oldest.
+    # A kernel of 64 KiB of shared memory fits on the oldest.
     assert all(int(row[-2]) <= 64 << 10 for row in rows)
 
 

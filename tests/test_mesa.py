@@ -93,7 +93,7 @@ def test_bound_on_the_iterations_suffices(ridge, dtype):
     b = u.sum(-1)[:, None] / 24**0.5
     rounded = _System(*(x.to(dtype) for x in exact))
     x = _conjugate_gradients(b.to(dtype), rounded, _iterations(1 + 1 / ridge)).double()
-    left = torch.linalg.vector_norm(b - exact.times(x))
+    left = torch.linalg.vector_norm(b - exact.matvec(x))
     # float32 has rounding on top, the worse the condition.
     assert left <= (1.01e-4 if dtype == torch.float64 else 1e-4 + 1e-6 / ridge)
 

@@ -24,6 +24,8 @@ from oracle import (
     saved_elements,
 )
 
+import orthonar.engine.chunk as chunk_module
+import orthonar.engine.chunk_filter as chunk_filter_module
 import orthonar.engine.chunkwise as chunkwise_module
 from orthonar import MLSTMState, NewtonSchulzRead, RawRead, mlstm_sequence
 
@@ -36,7 +38,7 @@ SHORT = 20  # for the recurrent form, which is slow: the pairs that straddle a c
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_form = pytest.mark.parametrize("form", FORMS)
 every_read = pytest.mark.parametrize("read", ["raw", "five_steps"])
-# The interpreter is slow: without a GPU the fused programs are run with fewer steps.
+# The interpreter is slow: without a GPU the fused kernels are run with fewer steps.
 GPU = torch.cuda.is_available()
 every_fused_read = pytest.mark.parametrize("read", ["raw", "five_steps" if GPU else "two_steps"])
 # Examples drawn the same way on every run: the suite must not pass on one day and fail on the next.
@@ -453,13 +455,13 @@ def test_long_sequences(read):
 @pytest.fixture
 def reread(monkeypatch) -> list[list[int]]:
     """Notes which chunks are read by the plain form."""
-    original, calls = chunkwise_module._reread, []
+    original, calls = chunk_filter_module._reread, []
 
     def spy(y, indices, read, plain):
         calls.append(indices.tolist())
         return original(y, indices, read, plain)
 
-    monkeypatch.setattr(chunkwise_module, "_reread", spy)
+    monkeypatch.setattr(chunk_filter_module, "_reread", spy)
     return calls
 
 
@@ -489,8 +491,8 @@ def test_cancelled_chunks_are_read_by_the_plain_form(family, chunks, reread):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_plain_form_of_cancelled_chunks_is_right(dtype, at_once, reread, monkeypatch):
     """Every chunk sent through the fallback, in parts."""
-    monkeypatch.setattr(chunkwise_module, "_PLAIN_CHUNKS_AT_ONCE", at_once)
-    monkeypatch.setattr(chunkwise_module, "_LARGEST_CANCELLATION", 0.0)
+    monkeypatch.setattr(chunk_module, "_PLAIN_CHUNKS_AT_ONCE", at_once)
+    monkeypatch.setattr(chunk_filter_module, "_LARGEST_CANCELLATION", 0.0)
     inputs = inputs_of("random", LENGTH).to(dtype)
     h, grads = run_with_grads(cell("five_steps"), inputs)
     assert sum(reread, []) == [0, 1, 2, 3, 4, 5]
@@ -500,7 +502,7 @@ def test_plain_form_of_cancelled_chunks_is_right(dtype, at_once, reread, monkeyp
 
 def test_guarded_series_stays_finite_without_the_fallback(monkeypatch):
     """Whatever the norm's rounding, the spectrum stays in [0, 1], where the series cannot grow."""
-    monkeypatch.setattr(chunkwise_module, "_reread", lambda y, indices, read, plain: y)
+    monkeypatch.setattr(chunk_filter_module, "_reread", lambda y, indices, read, plain: y)
     for family in (name for name in FAMILIES if "opposite" in name):
         h, grads = run_with_grads(cell("five_steps"), inputs_of(family, LENGTH).to(torch.float32))
         assert all(torch.isfinite(x).all() for x in (h, *grads)), family

@@ -95,7 +95,6 @@ def test_raw_read_is_the_memory_itself():
     c_state, q = memories()
     read = RawRead()
     assert read.matrix(c_state) is c_state
-    assert read.coefficients(torch.float32) is None
     torch.testing.assert_close(read.vector(c_state, q), torch.einsum("...de,...d->...e", c_state, q))
 
 

@@ -1,4 +1,4 @@
-"""The one door to `orthonar.engine.kernels`: whether its programs can run somewhere, and loading them where they do."""
+"""The one door to `orthonar.engine.kernels`: whether its kernels can run somewhere, and loading them where they do."""
 
 import importlib.util
 import os
@@ -8,38 +8,29 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
-#: Precisions of float32 products in the programs.
+#: Precisions of float32 products in the kernels.
 PRECISIONS = ("float32", "tf32")
 
 _LARGEST_HEAD = 64
 _OLDEST_CAPABILITY = (7, 5)
 # The trial's filter: any coefficients that are not 0 would do.
 _TRIAL_COEFFICIENTS, _TRIAL_EPS = tuple((-1) ** k / (k + 1) ** 2 for k in range(16)), 1e-6
-# How far the first result may be from the plain form's: a broken program is caught, rounding is not.
+# How far the first result may be from the plain form's: a broken kernel is caught, rounding is not.
 _TRIAL_TOLERANCE = {"float32": 1e-4, "tf32": 5e-2}
 
 
-def fused_reads(q, k, v, write, peak, peak_start, c_start, n_start, coefficients, eps, limit, precision):
-    """What every position of every chunk reads, before the normaliser, and n_t . q_t.
-
-    Args:
-        q, k, v, write, peak, peak_start, c_start, n_start: as of `orthonar.engine.chunk_memory.chunk_reads`.
-        coefficients: a filter's Chebyshev coefficients, for the dtype of q; None for the raw read.
-        eps: smallest norm that a filter divides by.
-        limit: largest cancellation of writes that float32 is enough for.
-        precision: of float32 products.
-
-    Returns:
-        (N, L, D), in the dtype of q for a filter, in that of c_start for the raw read, and (N, L) in float64.
-    """
-    from .kernels.chunk_filter import fused_chunk_filter
+def fused_reads(q, k, v, log_input, peak, peak_start, c_start, n_start, precision):
+    """C_t^T q_t and n_t . q_t; see `orthonar.engine.kernels.chunk_reads`."""
     from .kernels.chunk_reads import fused_chunk_reads
 
-    gates = write, peak, peak_start
-    z, n_dot_q = fused_chunk_reads(q, k, v, *gates, c_start, n_start, precision)
-    if coefficients is not None:
-        z = fused_chunk_filter(z, k, v, *gates, c_start, coefficients, eps, limit, precision)
-    return z, n_dot_q
+    return fused_chunk_reads(q, k, v, log_input, peak, peak_start, c_start, n_start, precision)
+
+
+def fused_filter(z, k, v, log_input, peak, peak_start, c_start, coefficients, eps, limit, precision):
+    """What a filter makes of the raw numerators z; see `orthonar.engine.kernels.chunk_filter`."""
+    from .kernels.chunk_filter import fused_chunk_filter
+
+    return fused_chunk_filter(z, k, v, log_input, peak, peak_start, c_start, coefficients, eps, limit, precision)
 
 
 def fused_states(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +41,7 @@ def fused_states(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor
 
 
 def can_fuse(device: torch.device, head_size: int, chunk_size: int, filtered: bool, precision: str) -> bool:
-    """Whether the programs run on a device; a GPU where they do not is warned about once.
+    """Whether the kernels run on a device; a GPU where they do not is warned about once.
 
     Args:
         device: where the tensors are.
@@ -61,14 +52,16 @@ def can_fuse(device: torch.device, head_size: int, chunk_size: int, filtered: bo
     """
     if device.type != "cuda":
         return False
-    reason = obstacle(device, head_size, chunk_size, filtered, precision)
+    reason = why_unsupported(device, head_size, chunk_size, filtered, precision)
     if reason is not None:
-        _warn_once(f"orthonar: the fused programs cannot be used, PyTorch's operators are slower: {reason}")
+        _warn_once(f"orthonar: the fused kernels cannot be used, PyTorch's operators are slower: {reason}")
     return reason is None
 
 
-def obstacle(device: torch.device, head_size: int, chunk_size: int, filtered: bool, precision: str) -> str | None:
-    """Why the programs cannot run on a device, None if they can; arguments as of `can_fuse`.
+def why_unsupported(
+    device: torch.device, head_size: int, chunk_size: int, filtered: bool, precision: str
+) -> str | None:
+    """Why the kernels cannot run on a device, None if they can; arguments as of `can_fuse`.
 
     On a GPU they are tried out first, on one chunk against the plain form.
     """
@@ -110,22 +103,24 @@ def trial_error(device: torch.device, head_size: int, chunk_size: int, filtered:
         torch.randn(shape, generator=generator).to(device).requires_grad_() for shape in shapes
     )
     gates = torch.rand(1, chunk_size + 1, generator=generator, dtype=torch.float64).to(device)
-    write, peak_start = gates[:, 1:].detach().requires_grad_(), gates[:, :1]
-    peak = torch.cat([peak_start, write], 1).cummax(1).values[:, 1:]
-    inputs = q, k, v, write, c_start, n_start
+    log_input, peak_start = gates[:, 1:].detach().requires_grad_(), gates[:, :1]
+    peak = torch.cat([peak_start, log_input], 1).cummax(1).values[:, 1:]
+    inputs = q, k, v, log_input, c_start, n_start
 
     c_state = (peak_start - peak).exp()[..., None, None] * c_start[:, None].double()
-    weights = (write[:, None, :] - peak[:, :, None]).tril().exp().tril()
+    weights = (log_input[:, None, :] - peak[:, :, None]).tril().exp().tril()
     c_state = c_state + torch.einsum("ntu,nud,nue->ntde", weights, k.double(), v.double())
     n_state = (peak_start - peak).exp()[..., None] * n_start[:, None].double() + weights @ k.double()
-    coefficients = _TRIAL_COEFFICIENTS if filtered else None
-    read_matrix = _filtered_matrix(c_state, coefficients, _TRIAL_EPS) if filtered else c_state
+    read_matrix = _filtered_matrix(c_state, _TRIAL_COEFFICIENTS, _TRIAL_EPS) if filtered else c_state
     expected = (
         torch.einsum("ntde,ntd->nte", read_matrix, q.double()),
         (n_state * q).sum(-1),
     )
-    states = c_start.to(kept), n_start.double()
-    got = fused_reads(q, k, v, write, peak, peak_start, *states, coefficients, _TRIAL_EPS, 16.0, precision)
+    memory, gates = c_start.to(kept), (log_input, peak, peak_start)
+    z, n_dot_q = fused_reads(q, k, v, *gates, memory, n_start.double(), precision)
+    if filtered:
+        z = fused_filter(z, k, v, *gates, memory, _TRIAL_COEFFICIENTS, _TRIAL_EPS, 16.0, precision)
+    got = z, n_dot_q
     scale = [torch.randn(e.shape, generator=generator, dtype=torch.float64).to(device) for e in expected]
     expected_grads = torch.autograd.grad(expected, inputs, scale, retain_graph=True)
     got_grads = torch.autograd.grad(got, inputs, [s.to(g.dtype) for s, g in zip(scale, got)])

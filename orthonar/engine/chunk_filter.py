@@ -23,11 +23,67 @@ The filter is a polynomial g(x) = sum_k c_k V_k(2 x - 1) in Chebyshev polynomial
 recurrence run backwards with a source at each step.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .chunks import blocks_of
+from .backends import fused_filter
+from .blocks import blocks_of
+from .chunk import Chunk, Reading
+
+# Writes that cancel each other leave a memory much smaller than they were, and what is shared by a chunk is squared:
+# rounding is magnified by (sum of the writes' squared norms) / ||C||^2. Chunks beyond this are read by the plain form.
+_LARGEST_CANCELLATION = 16.0
+
+
+def filtered_reading(
+    chunk: Chunk, coefficients: tuple[float, ...], eps: float, plainly: Callable[[Tensor, Tensor, Tensor], Reading]
+) -> Reading:
+    """g(A_t) X_t^T q_t with X_t = C_t / max(||C_t||_F, eps) and A_t = X_t^T X_t, and n_t . q_t.
+
+    Args:
+        chunk: the chunks.
+        coefficients: c_0 ... c_n of g, see `chunk_filter`.
+        eps: smallest norm divided by.
+        plainly: the same read by memory matrices, as `Chunk.read_by_matrices` wants it: for chunks whose writes cancel.
+
+    Returns:
+        (N, L, D) in the dtype of the chunk's queries, and (N, L) in float64.
+    """
+    numerator, n_dot_q = chunk.raw
+    if chunk.fused:
+        operands = numerator, chunk.k, chunk.v, *chunk.gates, chunk.c_start
+        return Reading(fused_filter(*operands, coefficients, eps, _LARGEST_CANCELLATION, chunk.precision), n_dot_q)
+
+    k, v, dtype = chunk.k, chunk.v, chunk.q.dtype
+    log_a, log_w = chunk.gates.log_decay[..., None].to(dtype), chunk.gates.log_weights.to(dtype)
+    c_start = chunk.c_start.to(dtype)
+    a, w = log_a[..., 0].exp(), log_w.exp()
+    gram = c_start.mT @ c_start
+    kc, kk = k @ c_start, k @ k.mT
+    # ||C_t||^2 = a^2 ||C_0||^2 + 2 a sum_u w_u k_u . C_0 v_u + sum_uu' w_u w_u' (k_u . k_u') (v_u . v_u')
+    of_start = a * a * gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+    of_both = 2 * a * (w @ (kc * v).sum(-1, keepdim=True))[..., 0]
+    overlaps = kk * (v @ v.mT)
+    squared = of_start + of_both + ((w @ overlaps) * w).sum(-1)
+    with torch.no_grad():
+        without_cancelling = of_start + (w * w @ overlaps.diagonal(dim1=-2, dim2=-1)[..., None])[..., 0]
+        cancelled = squared * _LARGEST_CANCELLATION < without_cancelling
+    # Where the norm is not to be trusted, an upper bound of it keeps the spectrum in [0, 1].
+    squared = torch.where(cancelled, without_cancelling, squared)
+    log_norm = 0.5 * squared.clamp_min(eps**2).log()[..., None]
+    shared = torch.cat([gram, kc, v], 1)
+    y = chunk_filter(numerator * (-log_norm).exp(), shared, kk, log_a - log_norm, log_w - log_norm, coefficients)
+    if cancelled.any():
+        y = _reread(y, cancelled.any(-1).nonzero()[:, 0], chunk, plainly)
+    return Reading(y, n_dot_q)
+
+
+def _reread(y: Tensor, indices: Tensor, chunk: Chunk, plainly: Callable) -> Tensor:
+    """y with the chunks of these indices replaced by the plain form's result, computed in float64."""
+    return y.index_copy(0, indices, chunk[indices].read_by_matrices(plainly).numerator.to(y.dtype))
 
 
 def chunk_filter(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .chunks import blocks_of
+from .blocks import blocks_of
 
 
 def chunk_writes(k: Tensor, v: Tensor, log_w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,14 @@ def chunk_writes(k: Tensor, v: Tensor, log_w: Tensor, dtype: torch.dtype) -> tup
 
 
 def chunk_reads(
-    q: Tensor, k: Tensor, v: Tensor, write: Tensor, peak: Tensor, peak_start: Tensor, c_start: Tensor, n_start: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_input: Tensor,
+    peak: Tensor,
+    peak_start: Tensor,
+    c_start: Tensor,
+    n_start: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """What each position reads, C_t^T q_t, and n_t . q_t. Differentiable once, gradients computed in the dtype of q.
 
@@ -41,7 +48,7 @@ def chunk_reads(
         q: queries, (N, L, D).
         k: keys, (N, L, D).
         v: values, (N, L, D).
-        write: G, (N, L), float64.
+        log_input: G, (N, L), float64.
         peak: (N, L), float64.
         peak_start: peak of the position before the chunk, (N, 1), float64.
         c_start: C_0, (N, D, D), in the dtype that C_t^T q_t is computed in.
@@ -50,7 +57,7 @@ def chunk_reads(
     Returns:
         (N, L, D) in the dtype of q, and (N, L) in float64.
     """
-    return _ChunkReads.apply(q, k, v, write, peak, peak_start, c_start, n_start)
+    return _ChunkReads.apply(q, k, v, log_input, peak, peak_start, c_start, n_start)
 
 
 class _ChunkWrites(torch.autograd.Function):
@@ -82,35 +89,35 @@ class _ChunkWrites(torch.autograd.Function):
 
 class _ChunkReads(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, write, peak, peak_start, c_start, n_start):
+    def forward(ctx, q, k, v, log_input, peak, peak_start, c_start, n_start):
         numerator, n_dot_q = torch.empty_like(q), torch.empty_like(peak)
         a = (peak_start - peak).exp()
         for b in _blocks(q):
             q64 = q[b].double()
-            scores = (q64 @ k[b].double().mT).mul_(_weights(write[b], peak[b]))
+            scores = (q64 @ k[b].double().mT).mul_(_weights(log_input[b], peak[b]))
             torch.addcmul(scores.sum(-1), (q64 @ n_start[b, :, None])[..., 0], a[b], out=n_dot_q[b])
             c = c_start[b]
             carried = (q[b].to(c.dtype) @ c).mul_(a[b, :, None].to(c.dtype))
             numerator[b] = carried.baddbmm_(scores.to(c.dtype), v[b].to(c.dtype))
-        ctx.save_for_backward(q, k, v, write, peak, a, c_start, n_start)
+        ctx.save_for_backward(q, k, v, log_input, peak, a, c_start, n_start)
         return numerator, n_dot_q
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_numerator, grad_n_dot_q):
-        q, k, v, write, peak, a, c_start, n_start = ctx.saved_tensors
-        inputs = q, k, v, write, peak, a, c_start, n_start
+        q, k, v, log_input, peak, a, c_start, n_start = ctx.saved_tensors
+        inputs = q, k, v, log_input, peak, a, c_start, n_start
         grads = [torch.empty_like(t) for t in inputs]
-        grad_q, grad_k, grad_v, grad_write, grad_peak, grad_log_a, grad_c, grad_n = grads
+        grad_q, grad_k, grad_v, grad_log_input, grad_peak, grad_log_a, grad_c, grad_n = grads
         dtype = q.dtype
         for b in _blocks(q):
             q_b, k_b, v_b, g, c = (t[b].to(dtype) for t in (q, k, v, grad_numerator, c_start))
-            weights = _weights(write[b], peak[b]).to(dtype)
+            weights = _weights(log_input[b], peak[b]).to(dtype)
             scores = (q_b @ k_b.mT).mul_(weights)
             grad_v[b] = scores.mT @ g
             grad_scores = (g @ v_b.mT).add_(grad_n_dot_q[b, :, None])
             in_logs = scores.mul_(grad_scores)
-            torch.sum(in_logs, 1, dtype=torch.float64, out=grad_write[b])
+            torch.sum(in_logs, 1, dtype=torch.float64, out=grad_log_input[b])
             torch.sum(in_logs, 2, dtype=torch.float64, out=grad_peak[b])
             grad_scores.mul_(weights)
             grad_k[b] = grad_scores.mT @ q_b
@@ -124,12 +131,12 @@ class _ChunkReads(torch.autograd.Function):
             grad_c[b] = q_b.mT @ g.mul(decay)
             torch.bmm(carried_n[:, None], q[b].double(), out=grad_n[b, None])
         grad_peak.add_(grad_log_a).neg_()
-        return grad_q, grad_k, grad_v, grad_write, grad_peak, grad_log_a.sum(1, keepdim=True), grad_c, grad_n
+        return grad_q, grad_k, grad_v, grad_log_input, grad_peak, grad_log_a.sum(1, keepdim=True), grad_c, grad_n
 
 
-def _weights(write: Tensor, peak: Tensor) -> Tensor:
+def _weights(log_input: Tensor, peak: Tensor) -> Tensor:
     """w_tu, (n, L, L), zero where u > t; it must not see u > t, where exp may overflow."""
-    return torch.sub(write[:, None, :], peak[:, :, None]).tril_().exp_().tril_()
+    return torch.sub(log_input[:, None, :], peak[:, :, None]).tril_().exp_().tril_()
 
 
 def _blocks(x: Tensor) -> list[slice]:

@@ -25,7 +25,7 @@ _LARGEST_EXPONENT = 80.0
 class GateLogs(NamedTuple):
     """Log-space gates of a whole sequence, float64, each (B, NH, S)."""
 
-    write: Tensor  #: G_t = i_t - F_t; the weight of write u at position t is exp(G_u - peak_t).
+    log_input: Tensor  #: G_t = i_t - F_t; the weight of write u at position t is exp(G_u - peak_t).
     peak: Tensor  #: max(m_0, max_{u <= t} G_u), never decreasing.
     scale: Tensor  #: m_t = F_t + peak_t.
 
@@ -42,13 +42,13 @@ def gate_logs(igate_preact: Tensor, fgate_preact: Tensor, m_initial: Tensor) -> 
         GateLogs; the memory in the frame of m_t is exp(peak_0 - peak_t) C_0 + sum_u exp(G_u - peak_t) k_u v_u^T.
     """
     log_f = logsigmoid(fgate_preact.double()).cumsum(-1)
-    write = igate_preact.double() - log_f
+    log_input = igate_preact.double() - log_f
     m_initial = m_initial.double()[..., None]
-    peak = newest_max(write.cummax(-1).values, m_initial)
-    return GateLogs(write, peak, log_f + peak)
+    peak = max_ties_to_first(log_input.cummax(-1).values, m_initial)
+    return GateLogs(log_input, peak, log_f + peak)
 
 
-def newest_max(new: Tensor, old: Tensor) -> Tensor:
+def max_ties_to_first(new: Tensor, old: Tensor) -> Tensor:
     """The larger of two tensors; where they are equal, the gradient goes to the first alone."""
     return torch.where(new >= old, new, old)
 
@@ -67,16 +67,34 @@ def normaliser(n_dot_q: Tensor, scale: Tensor) -> Tensor:
     return torch.maximum(n_dot_q.abs(), floor) + 1e-6
 
 
-def log_weights(write: Tensor, peak: Tensor) -> Tensor:
+def log_weights(log_input: Tensor, peak: Tensor) -> Tensor:
     """Causal matrix of log weights within each chunk: G_u - peak_t where u <= t, else -inf.
 
     Args:
-        write: G, (..., L), float64.
+        log_input: G, (..., L), float64.
         peak: (..., L), float64.
 
     Returns:
         (..., L, L), rows t, columns u, float64; exp of it is the matrix D of the mLSTM's parallel form.
     """
-    length = write.shape[-1]
-    future = torch.ones(length, length, dtype=torch.bool, device=write.device).triu(1)
-    return (write[..., None, :] - peak[..., :, None]).masked_fill(future, -torch.inf)
+    length = log_input.shape[-1]
+    future = torch.ones(length, length, dtype=torch.bool, device=log_input.device).triu(1)
+    return (log_input[..., None, :] - peak[..., :, None]).masked_fill(future, -torch.inf)
+
+
+class ChunkGates(NamedTuple):
+    """Log-space gates of chunks: C_t = exp(peak_start - peak_t) C_0 + sum_{u <= t} exp(G_u - peak_t) k_u v_u^T."""
+
+    log_input: Tensor  #: G, (N, L), float64.
+    peak: Tensor  #: (N, L), float64.
+    peak_start: Tensor  #: peak of the position before the chunk, (N, 1), float64.
+
+    @property
+    def log_decay(self) -> Tensor:
+        """Log of what is left of the start state at each position, (N, L), float64."""
+        return self.peak_start - self.peak
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Log of what is left of each write at each position, (N, L, L), float64; see the function of that name."""
+        return log_weights(self.log_input, self.peak)

@@ -12,7 +12,7 @@ another one: the recurrence above is the write of the mLSTM, `orthonar.mlstm.wri
 """
 
 import math
-from functools import partial
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ..engine.backends import PRECISIONS
-from ..engine.chunkwise import chunkwise
-from ..engine.gates import newest_max, normaliser
+from ..engine.chunkwise import Additions, chunkwise
+from ..engine.gates import max_ties_to_first, normaliser
+from ..engine.keys import unit_keys
 from ..reads.base import RawRead, Read, check_read
 from ..settings import checked_integer
 from .writes import AdditiveWrite, Write, check_write
@@ -33,7 +34,8 @@ FORMS = ("chunkwise", "fused", "parallel", "recurrent")
 class MLSTMState(NamedTuple):
     """What an mLSTM layer remembers; its size does not depend on how much it has read."""
 
-    #: C exp(-m), (B, NH, DH, DH), rows keys, columns values; [C, H] exp(-m), (B, NH, DH, 2 DH), for reads that want it.
+    #: C exp(-m), (B, NH, DH, DH), rows keys, columns values; [C exp(-m), K], (B, NH, DH, 2 DH), for reads that want
+    #: keys too: K is stored multiplied by exp(-m) if they are kept under the gates.
     c_state: Tensor
     n_state: Tensor  #: n exp(-m), (B, NH, DH).
     m_state: Tensor  #: the log-scale m, (B, NH).
@@ -79,10 +81,10 @@ def mlstm_sequence(
         read: `RawRead()`, `NewtonSchulzRead(steps)` or any other read.
         write: `AdditiveWrite()`, the mLSTM's own, or any other write; every write goes with every form.
         form: "chunkwise" (no memory matrix per position is formed; time linear in S), "fused" (the same, an error
-            where the fused programs, which "chunkwise" uses on GPUs that can run them, cannot run), "parallel" (the
+            where the fused kernels, which "chunkwise" uses on GPUs that can run them, cannot run), "parallel" (the
             plain reference: forms every C_t) or "recurrent" (token by token).
         chunk_size: positions that share a start state in the chunkwise form; None chooses by the read.
-        precision: of the products in the fused programs: "float32", or "tf32", a third of the work with 10 bits of
+        precision: of the products in the fused kernels: "float32", or "tf32", a third of the work with 10 bits of
             mantissa instead of 23 on GPUs that have it; the other forms compute in the dtype of q either way.
         initial_state: the state to start from; None is the empty memory.
         position: how many positions came before, for writes that count them (`WriteBack`).
@@ -100,56 +102,88 @@ def mlstm_sequence(
         initial_state = MLSTMState.zeros(batch, heads, size, read=read, dtype=q.dtype, device=q.device)
     if write.sequential and form == "chunkwise":
         form = "recurrent"  # chunks of one position would share nothing
-    cell = partial(_additive, read=read, form=form, chunk_size=chunk_size, precision=precision)
-    h, state = write.run(cell, (q, k, v, igate_preact, fgate_preact), initial_state, position)
+    h, state = [], initial_state
+    for start, stop in _segments(q.shape[2], position, write.period):
+        here = (x[:, :, start:stop] for x in (q, k, v, igate_preact, fgate_preact))
+        part, state = _segment(*here, state, read, write, form, chunk_size, precision)
+        if write.period is not None and (position + stop) % write.period == 0:
+            state = state._replace(c_state=write.replacement(state.c_state))
+        h.append(part)
+    h = h[0] if len(h) == 1 else torch.cat(h, 2)
     return (h, state) if return_state else h
 
 
-def _additive(q, k, v, igate_preact, fgate_preact, state, *, read, form, chunk_size, precision):
-    """What is read, and the last state, with the mLSTM's own write."""
+def _segments(length: int, position: int, period: int | None) -> Iterator[tuple[int, int]]:
+    """Where to start and stop, so that every position whose number is a multiple of the period ends a segment."""
+    start = 0
+    while start < length:
+        stop = length if period is None else min(start + period - (position + start) % period, length)
+        yield start, stop
+        start = stop
+
+
+def _segment(q, k, v, igate_preact, fgate_preact, state, read, write, form, chunk_size, precision):
+    """What is read, and the last state, for positions between which the memory is not replaced."""
+    added = write.additions(k, v, igate_preact, fgate_preact, state)
+    gates = igate_preact, fgate_preact
     if form in ("chunkwise", "fused"):
         fused = form == "fused" or None
-        h, *state = chunkwise(q, k, v, igate_preact, fgate_preact, read, chunk_size, state, fused, precision)
+        h, *state = chunkwise(q, added, *gates, read, chunk_size, state, fused, precision)
         return h, MLSTMState(*state)
-    k = k / math.sqrt(k.shape[-1])
-    v = torch.cat([v, k], -1) if read.writes_keys else v
-    run = _parallel if form == "parallel" else _recurrent
-    return run(q, k, v, igate_preact, fgate_preact, read, state)
+    states = _states(added, *gates, read.keys, state)
+    return _parallel(q, states, read) if form == "parallel" else _recurrent(q, states, read)
 
 
 def _columns(head_size: int, read: Read | None) -> int:
-    """Columns of the memory: C, or [C, H]."""
-    return 2 * head_size if read is not None and read.writes_keys else head_size
+    """Columns of the memory: C, or [C, K]."""
+    return 2 * head_size if read is not None and read.keys is not None else head_size
 
 
-def _write(state: MLSTMState, k: Tensor, v: Tensor, igate_preact: Tensor, fgate_preact: Tensor) -> MLSTMState:
-    """The state after one more token; keys already scaled, (B, NH, DH), gates (B, NH)."""
-    carried = logsigmoid(fgate_preact) + state.m_state
-    m_state = newest_max(igate_preact, carried)
-    forget, write = (carried - m_state).exp()[..., None], (igate_preact - m_state).exp()[..., None]
-    c_state = forget[..., None] * state.c_state + (write * k)[..., :, None] * v[..., None, :]
-    return MLSTMState(c_state, forget * state.n_state + write * k, m_state)
+def _states(added: Additions, igate_preact: Tensor, fgate_preact: Tensor, keys: str | None, state: MLSTMState):
+    """The state after every position, one after the other."""
+    size = added.k.shape[-1]
+    k_added = added.k / math.sqrt(size) if added.gated else added.k
+    for t in range(added.k.shape[2]):
+        carried = logsigmoid(fgate_preact[:, :, t]) + state.m_state
+        m_state = max_ties_to_first(igate_preact[:, :, t], carried)
+        forget = (carried - m_state).exp()[..., None]
+        weighted = k_t = k_added[:, :, t]
+        if added.gated:
+            weighted = (igate_preact[:, :, t] - m_state).exp()[..., None] * k_t
+        n_added = weighted if added.n_value is None else weighted * added.n_value[:, :, t, None].to(weighted.dtype)
+
+        c_state, k_state = state.c_state[..., :size], state.c_state[..., size:]
+        c_state = forget[..., None] * c_state + _outer(weighted, added.v[:, :, t])
+        if keys == "gated":
+            c_state = torch.cat([c_state, forget[..., None] * k_state + _outer(weighted, k_t)], -1)
+        elif keys == "ungated":
+            unit, _ = unit_keys(added.k[:, :, t])
+            c_state = torch.cat([c_state, k_state + _outer(unit, unit)], -1)
+        state = MLSTMState(c_state, forget * state.n_state + n_added, m_state)
+        yield state
 
 
-def _recurrent(q, k, v, igate_preact, fgate_preact, read, state):
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    return left[..., :, None] * right[..., None, :]
+
+
+def _recurrent(q: Tensor, states: Iterator[MLSTMState], read: Read) -> tuple[Tensor, MLSTMState]:
     h = []
-    for t in range(q.shape[2]):
-        state = _write(state, k[:, :, t], v[:, :, t], igate_preact[:, :, t], fgate_preact[:, :, t])
-        q_t = q[:, :, t]
-        n_dot_q = (state.n_state * q_t).sum(-1)
-        numerator = read.evaluate(lambda leaf, c=state.c_state, q=q_t: leaf.vector(leaf.of(c), q))
-        h.append(numerator / normaliser(n_dot_q, state.m_state)[..., None])
+    for q_t, state in zip(q.unbind(2), states, strict=True):
+        reading = read.evaluate(lambda leaf, c=state.c_state, n=state.n_state, q=q_t: leaf.read_token(c, n, q))
+        h.append(_normalised(*reading, state.m_state))
     return torch.stack(h, 2), state
 
 
-def _parallel(q, k, v, igate_preact, fgate_preact, read, state):
-    states = []
-    for t in range(q.shape[2]):
-        state = _write(state, k[:, :, t], v[:, :, t], igate_preact[:, :, t], fgate_preact[:, :, t])
-        states.append(state)
+def _parallel(q: Tensor, states: Iterator[MLSTMState], read: Read) -> tuple[Tensor, MLSTMState]:
+    states = list(states)
     c_state, n_state, m_state = (torch.stack(parts, 2) for parts in zip(*states, strict=True))
-    numerator = read.evaluate(lambda leaf: torch.einsum("bhtde,bhtd->bhte", leaf.matrix(leaf.of(c_state)), q))
-    return numerator / normaliser((n_state * q).sum(-1), m_state)[..., None], state
+    reading = read.evaluate(lambda leaf: leaf.read_plainly(c_state, n_state, q))
+    return _normalised(*reading, m_state), states[-1]
+
+
+def _normalised(numerator: Tensor, n_dot_q: Tensor, m_state: Tensor) -> Tensor:
+    return numerator / normaliser(n_dot_q, m_state)[..., None]
 
 
 def _check(

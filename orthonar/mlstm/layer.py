@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..engine.backends import PRECISIONS
-from ..engine.chunkwise import looks_for_cancellation
+from ..engine.chunkwise import needs_host_sync
 from ..mixer import Mixer, MixerLayer
 from ..reads.base import RawRead, Read
 from ..settings import choice, integer, number, settings, variant
@@ -88,7 +88,7 @@ class MLSTM(Mixer):
             return True
         by_token = self.form == "recurrent" or self.write.sequential
         sizes = self.head_size(width), length, self.precision
-        return not by_token and looks_for_cancellation(self.read, device, *sizes)
+        return not by_token and needs_host_sync(self.read, device, *sizes)
 
 
 class LayerState(NamedTuple):

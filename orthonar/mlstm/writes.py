@@ -1,9 +1,9 @@
 """What it means to write to the memory: how C_t comes from C_{t-1}, a key, a value and the gates.
 
-A write is a small frozen object. The mLSTM's own adds, and the forms of the cell in `orthonar.mlstm` compute that;
-every other write is put together from it, by treating a sequence in segments or by adding other values than those
-given, so that every form and every read that is a function of C goes with every write. All writes share n and m: the
-divisor max(|n . q|, exp(-m)) + 1e-6 and the frame exp(-m) are the additive write's, and what a write changes is C.
+A write is a small frozen object. It says what is added at every position, given what was in the memory before, and,
+if it wants that, what the memory is replaced by now and then. The forms of the cell in `orthonar.mlstm.cell` do the
+rest, so that every form and every read that is a function of C goes with every write. All writes share the gates, m
+and the frame exp(-m).
 
 A class that derives from `Write` is a write: nothing has to be registered.
 
@@ -12,7 +12,6 @@ Axes: B batch, NH heads, S sequence, DH head size, NC chunks, L positions in a c
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,7 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..engine.chunkwise import Additions
 from ..engine.gates import gate_logs, log_weights
+from ..engine.keys import unit_keys
 from ..reads.base import Read
 from ..reads.newton_schulz import check_iteration, newton_schulz
 from ..settings import checked_integer, checked_number, variant_from_settings, variant_settings
@@ -32,38 +33,44 @@ _CHUNK = 16
 class Write(ABC):
     """How the memory is written: what the cell, the model and the run records take for a write."""
 
-    #: Whether keys can be written beside the values, for reads that want the memory [C, H].
+    #: Whether keys can be kept beside C, for reads that want the memory [C, K].
     takes_keys: ClassVar[bool] = False
+
+    @abstractmethod
+    def additions(self, k: Tensor, v: Tensor, igate_preact: Tensor, fgate_preact: Tensor, state) -> Additions:
+        """What is added to the memory at every position until it is next replaced.
+
+        Args:
+            k: keys, unscaled, (B, NH, S, DH).
+            v: values, (B, NH, S, DH).
+            igate_preact: input gate pre-activation (the log of the gate), (B, NH, S).
+            fgate_preact: forget gate pre-activation (before the sigmoid), (B, NH, S).
+            state: the `orthonar.MLSTMState` before the first of these positions.
+        """
+
+    @property
+    def period(self) -> int | None:
+        """Positions from one replacement of the memory to the next; None if it is never replaced."""
+        return None
+
+    def replacement(self, c_state: Tensor) -> Tensor:
+        """What memories (..., DH, DH) are replaced by after every `period`-th position; by themselves here."""
+        return c_state
 
     @property
     def sequential(self) -> bool:
         """Whether the memory is another one after every single position, so that no two can be treated together."""
-        return False
-
-    @abstractmethod
-    def run(self, cell: Callable, inputs: tuple[Tensor, ...], state, position: int) -> tuple[Tensor, tuple]:
-        """Run the mLSTM over a sequence with this write.
-
-        Args:
-            cell: does it with the additive write, for the five inputs and a state: outputs and the last state.
-            inputs: q, k (unscaled), v, (B, NH, S, DH), and the pre-activations of the input and the forget gate,
-                (B, NH, S).
-            state: the `MLSTMState` to start from.
-            position: how many positions it has seen.
-
-        Returns:
-            h, (B, NH, S, DH), and the last state.
-        """
+        return self.period == 1
 
 
 @dataclass(frozen=True)
 class AdditiveWrite(Write):
     """The mLSTM's own write, C_t = f_t C_{t-1} + i_t k_t v_t^T (Beck et al. 2024, arXiv 2405.04517, equation 19)."""
 
-    takes_keys = True
+    takes_keys: ClassVar[bool] = True
 
-    def run(self, cell, inputs, state, position):
-        return cell(*inputs, state)
+    def additions(self, k, v, igate_preact, fgate_preact, state):
+        return Additions(k, v)
 
 
 @dataclass(frozen=True)
@@ -113,26 +120,16 @@ class WriteBack(Write):
         check_iteration(self.steps, self.eps)
         object.__setattr__(self, "every", checked_integer("every", self.every, 1))
 
+    def additions(self, k, v, igate_preact, fgate_preact, state):
+        return Additions(k, v)
+
     @property
-    def sequential(self):
-        return self.every == 1
+    def period(self) -> int:
+        return self.every
 
     def replacement(self, c_state: Tensor) -> Tensor:
-        """What memories (..., DH, DH) are replaced by."""
         empty = torch.linalg.vector_norm(c_state, dim=(-2, -1), keepdim=True) <= self.eps
         return torch.where(empty, c_state, newton_schulz(c_state, self.steps, self.eps))
-
-    def run(self, cell, inputs, state, position):
-        length = inputs[0].shape[2]
-        h, start = [], 0
-        while start < length:
-            stop = min(start + self.every - (position + start) % self.every, length)
-            part, state = cell(*(x[:, :, start:stop] for x in inputs), state)
-            h.append(part)
-            if (position + stop) % self.every == 0:
-                state = state._replace(c_state=self.replacement(state.c_state))
-            start = stop
-        return torch.cat(h, 2), state
 
 
 @dataclass(frozen=True)
@@ -172,50 +169,69 @@ class DeltaWrite(Write):
         object.__setattr__(self, "erase", checked_number("erase", self.erase, 0, 1))
         check_iteration(0, self.eps)
 
-    def run(self, cell, inputs, state, position):
-        q, k, v, *gates = inputs
-        return cell(q, k, self._corrected(k, v, *gates, state), *gates, state)
-
-    def _corrected(self, k: Tensor, v: Tensor, igate_preact: Tensor, fgate_preact: Tensor, state) -> Tensor:
-        """w_t for every position, (B, NH, S, DH), in the dtype of v."""
-        length, size = k.shape[2:]
-        chunk = min(_CHUNK, length)
-        missing = -length % chunk
-
-        def chunks(x: Tensor) -> Tensor:
-            return x.unflatten(2, (-1, chunk))
-
+    def additions(self, k, v, igate_preact, fgate_preact, state):
+        unit, length = unit_keys(k.double() / math.sqrt(k.shape[-1]), self.eps)
+        # Solved for length_t w_t, in which no number is larger than what it stands for in the memory.
         logs = gate_logs(igate_preact, fgate_preact, state.m_state)
-        # Padding positions write nothing and keep what is there.
-        write = chunks(F.pad(logs.write, (0, missing), value=-torch.inf))
-        peak = chunks(torch.cat([logs.peak, logs.peak[..., -1:].expand(-1, -1, missing)], -1))
-        peak_start = torch.cat([state.m_state.double()[..., None], peak[..., :-1, -1]], -1)[..., None]
-        a, w = (peak_start - peak).exp()[..., None], log_weights(write, peak).exp()
+        gates, c_state = (logs.log_input, logs.peak, state.m_state), state.c_state.double()
+        corrected = _corrected(unit, length * v.double(), *gates, c_state, self.erase)
+        return Additions(k, (corrected / length).to(v.dtype))
 
-        k, v = (chunks(F.pad(x.double(), (0, 0, 0, missing))) for x in (k / math.sqrt(size), v))
-        norm = torch.linalg.vector_norm(k, dim=-1, keepdim=True).clamp_min(self.eps)
-        unit = k / norm
-        # Solved for norm_t w_t, in which no number is larger than what it stands for in the memory.
-        system = torch.eye(chunk, dtype=k.dtype, device=k.device) + self.erase * (w * (unit @ unit.mT)).tril(-1)
-        sides = torch.cat([norm * v, self.erase * a * unit], -1)
-        by_values, by_start = torch.linalg.solve_triangular(system, sides, upper=False, unitriangular=True).chunk(2, -1)
 
-        added = (w[..., -1, :, None] * unit).mT
-        c_state, corrected = state.c_state.double(), []
-        for c in range(write.shape[2]):
-            corrected.append(by_values[:, :, c] - by_start[:, :, c] @ c_state)
-            c_state = a[:, :, c, -1:] * c_state + added[:, :, c] @ corrected[-1]
-        return (torch.stack(corrected, 2) / norm).flatten(2, 3)[:, :, :length].to(state.c_state.dtype)
+def _corrected(
+    unit: Tensor, value: Tensor, log_input: Tensor, peak: Tensor, m_initial: Tensor, c_state: Tensor, erase: float
+) -> Tensor:
+    """x_t = value_t - erase (f'_t C_{t-1})^T u_t for the memory C_t = f'_t C_{t-1} + w_tt u_t x_t^T that the x_t make.
+
+    With w_tu = exp(G_u - peak_t) and a_t what is left of C_0, the x_t of a chunk solve the unit lower triangular system
+
+        x_t + erase sum_{u < t} w_tu (u_t . u_u) x_u = value_t - erase a_t C_0^T u_t
+
+    Args:
+        unit: u, of at most unit length, (B, NH, S, DH).
+        value: (B, NH, S, E).
+        log_input: G, (B, NH, S).
+        peak: (B, NH, S).
+        m_initial: the log-scale of C_0, (B, NH).
+        c_state: C_0, (B, NH, DH, E).
+        erase: the share of the full correction.
+
+    Returns:
+        x, (B, NH, S, E); all tensors are in float64.
+    """
+    length = unit.shape[2]
+    chunk = min(_CHUNK, length)
+    missing = -length % chunk
+
+    def chunks(x: Tensor) -> Tensor:
+        return x.unflatten(2, (-1, chunk))
+
+    # Padding positions write nothing and keep what is there.
+    log_input = chunks(F.pad(log_input, (0, missing), value=-torch.inf))
+    peak = chunks(torch.cat([peak, peak[..., -1:].expand(-1, -1, missing)], -1))
+    peak_start = torch.cat([m_initial.double()[..., None], peak[..., :-1, -1]], -1)[..., None]
+    a, w = (peak_start - peak).exp()[..., None], log_weights(log_input, peak).exp()
+
+    unit, value = (chunks(F.pad(x, (0, 0, 0, missing))) for x in (unit, value))
+    system = torch.eye(chunk, dtype=unit.dtype, device=unit.device) + erase * (w * (unit @ unit.mT)).tril(-1)
+    sides = torch.cat([value, erase * a * unit], -1)
+    solved = torch.linalg.solve_triangular(system, sides, upper=False, unitriangular=True)
+    by_value, by_start = solved.split([value.shape[-1], unit.shape[-1]], -1)
+
+    added = (w[..., -1, :, None] * unit).mT
+    corrected = []
+    for c in range(unit.shape[2]):
+        corrected.append(by_value[:, :, c] - by_start[:, :, c] @ c_state)
+        c_state = a[:, :, c, -1:] * c_state + added[:, :, c] @ corrected[-1]
+    return torch.stack(corrected, 2).flatten(2, 3)[:, :, :length]
 
 
 def check_write(name: str, write: Write, read: Read) -> None:
-    """Raise a ValueError naming the setting if it is no write, or none that can serve this read."""
+    """Raise a ValueError naming the setting if it is not a write, or not one that can serve this read."""
     if not isinstance(write, Write):
         raise ValueError(f"{name} must be a write of orthonar.mlstm.writes, not {write!r}")
-    if read.writes_keys and not write.takes_keys:
-        raise ValueError(
-            f"{name} must be AdditiveWrite() for a read that has keys written too, {read!r}, not {write!r}"
-        )
+    if read.keys is not None and not write.takes_keys:
+        raise ValueError(f"{name} must be AdditiveWrite() for a read that has keys kept too, {read!r}, not {write!r}")
 
 
 def write_settings(write: Write) -> dict:

@@ -1,10 +1,10 @@
 """What it means to read the memory: a map from the memory matrix C and a query q to a vector.
 
-A read is a small frozen object, one of two kinds. A *leaf* shows the cell the same map in three ways: the matrix that
-it puts in the place of C (the plain form, and every test's oracle), the result for one memory and one query (one token
-at a time), and what the chunkwise form needs, which never forms C: for a filter, y = g(X^T X) X^T q with
-X = C / max(||C||_F, eps), the Chebyshev coefficients of g. A *composite* says how the results of other reads are put
-together, in every form of the cell alike.
+A read is a small frozen object, one of two kinds. A *leaf* says which matrix it puts in the place of C; that is the
+plain form, every test's oracle, and all that a leaf must say. A leaf may also know how to read one memory with one
+query faster than that (one token at a time), and how to read chunks of a sequence without forming C: a filter,
+y = g(X^T X) X^T q with X = C / max(||C||_F, eps), does so by the Chebyshev coefficients of g. A *composite* says how
+the results of other reads are put together, in every form of the cell alike.
 
 This file holds the kinds and the raw read, the files beside it one kind of read each. A class that derives from one of
 these is a read: nothing has to be registered.
@@ -19,6 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..engine.chunk import Chunk, Reading
+from ..engine.chunk_filter import filtered_reading
 from ..settings import checked_number, variant_from_settings, variant_settings
 from .chebyshev import odd_chebyshev
 from .singular_values import map_singular_values
@@ -36,13 +38,24 @@ class Read(ABC):
         """The leaves whose results this read needs."""
 
     @abstractmethod
-    def evaluate(self, result: Callable[["LeafRead"], Tensor]) -> Tensor:
+    def evaluate(self, reading: Callable[["LeafRead"], Reading]) -> Reading:
         """This read's result, from a function that gives the result of each of its leaves."""
 
     @property
-    def writes_keys(self) -> bool:
-        """Whether keys are to be written beside the values, so that the memory is [C, H], H = sum_u w_u k_u k_u^T."""
-        return any(leaf.needs_keys for leaf in self.leaves)
+    def keys(self) -> str | None:
+        """What is to be kept of the keys beside C, so that the memory is [C, K].
+
+        None for nothing; "gated" for K_t = sum_u w_tu k_u k_u^T, the keys written in the place of values under the
+        gates that C has; "ungated" for K_t = sum_{u <= t} k^_u k^_u^T with k^ = k / max(||k||, 1e-6), whatever the
+        gates.
+
+        Raises:
+            ValueError: the parts of this read want different things.
+        """
+        kinds = {leaf.keys for leaf in self.leaves} - {None}
+        if len(kinds) > 1:
+            raise ValueError(f"read must keep keys in one way, not gated for one part and ungated for another: {self}")
+        return kinds.pop() if kinds else None
 
     @property
     def precise(self) -> bool:
@@ -51,10 +64,10 @@ class Read(ABC):
 
 
 class LeafRead(Read):
-    """A read that is not made of others."""
+    """A read that is not made of others: `matrix` is all that a subclass must give, any function of the memory."""
 
-    #: Whether the read wants the memory [C, H] instead of C.
-    needs_keys: ClassVar[bool] = False
+    #: What it wants kept of the keys, see `Read.keys`.
+    keys: ClassVar[str | None] = None
     #: Whether it divides by what is left of the memory where writes cancel, and so must know that to the last digit.
     needs_precision: ClassVar[bool] = True
     #: Whether it looks at what it computes on the way, iterates until that is good enough, say: on a GPU the host must
@@ -65,44 +78,72 @@ class LeafRead(Read):
     def leaves(self) -> tuple["LeafRead", ...]:
         return (self,)
 
-    def evaluate(self, result: Callable[["LeafRead"], Tensor]) -> Tensor:
-        return result(self)
-
-    def of(self, c_state: Tensor) -> Tensor:
-        """The part of the memory that this leaf reads: a composite's memory may be wider, [C, H]."""
-        rows, columns = c_state.shape[-2:]
-        return c_state if self.needs_keys or rows == columns else c_state[..., :rows]
+    def evaluate(self, reading: Callable[["LeafRead"], Reading]) -> Reading:
+        return reading(self)
 
     @abstractmethod
-    def matrix(self, c_state: Tensor) -> Tensor:
-        """The matrix in the place of C, (..., DH, DH), by the definition: the oracle of all other forms."""
+    def matrix(self, memory: Tensor) -> Tensor:
+        """The matrix in the place of C, by the definition: the oracle of all other forms.
 
-    @abstractmethod
-    def vector(self, c_state: Tensor, q: Tensor) -> Tensor:
-        """The read for memories (..., DH, DH) and queries (..., DH)."""
+        Args:
+            memory: C, (..., DH, DH), or [C, K], (..., DH, 2 DH), for reads that want keys.
 
-    def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """The dtype in which this read is computed, plain form aside, for arguments in dtype."""
-        return dtype
+        Returns:
+            (..., DH, DH).
+        """
 
-    def coefficients(self, dtype: torch.dtype) -> tuple[float, ...] | None:
-        """What makes this read a filter, see `FilterRead.coefficients`; None if it is none."""
-        return None
+    def normaliser_state(self, memory: Tensor, n_state: Tensor) -> Tensor:
+        """The vector in the place of n (..., DH), for memories as of `matrix`; n itself for almost every read."""
+        return n_state
+
+    def vector(self, memory: Tensor, q: Tensor) -> Tensor:
+        """`matrix`^T q, (..., DH), for memories as of `matrix` and queries (..., DH), the fast way."""
+        return transpose_matvec(self.matrix(memory), q)
+
+    def read_plainly(self, memory: Tensor, n_state: Tensor, q: Tensor) -> Reading:
+        """The reading by `matrix`: the plain form.
+
+        Args:
+            memory: the cell's, (..., DH, DH) or (..., DH, 2 DH), with keys whether this read wants them or not.
+            n_state: n, (..., DH).
+            q: queries, (..., DH).
+        """
+        memory = self.memory_part(memory)
+        n_read = self.normaliser_state(memory, n_state)
+        return Reading(transpose_matvec(self.matrix(memory), q), (n_read * q).sum(-1))
+
+    def read_token(self, memory: Tensor, n_state: Tensor, q: Tensor) -> Reading:
+        """The reading of one memory by one query, by `vector`; arguments as of `read_plainly`."""
+        memory = self.memory_part(memory)
+        return Reading(self.vector(memory, q), (self.normaliser_state(memory, n_state) * q).sum(-1))
+
+    def read_chunk(self, chunk: Chunk) -> Reading:
+        """The reading of every position of chunks, (N, L, D) and (N, L); here by forming every memory, in float64.
+
+        A subclass that knows a faster way overrides this.
+        """
+        numerator, n_dot_q = chunk.read_by_matrices(self.read_plainly)
+        return Reading(numerator.to(chunk.q.dtype), n_dot_q)
+
+    def memory_part(self, memory: Tensor) -> Tensor:
+        """The part of the cell's memory that this leaf reads: a composite's memory may be wider, [C, K]."""
+        rows, columns = memory.shape[-2:]
+        return memory if self.keys is not None or rows == columns else memory[..., :rows]
 
 
 @dataclass(frozen=True)
 class RawRead(LeafRead):
     """The mLSTM's own read, C^T q (Beck et al. 2024, arXiv 2405.04517, equation 21)."""
 
-    needs_precision = False
+    needs_precision: ClassVar[bool] = False
 
-    def matrix(self, c_state: Tensor) -> Tensor:
+    def matrix(self, memory: Tensor) -> Tensor:
         """The memory itself, (..., DH, DH)."""
-        return c_state
+        return memory
 
-    def vector(self, c_state: Tensor, q: Tensor) -> Tensor:
-        """C^T q for memories (..., DH, DH) and queries (..., DH)."""
-        return times(c_state, q)
+    def read_chunk(self, chunk: Chunk) -> Reading:
+        numerator, n_dot_q = chunk.raw
+        return Reading(numerator.to(chunk.q.dtype), n_dot_q)
 
 
 @dataclass(frozen=True)
@@ -131,27 +172,34 @@ class FilterRead(LeafRead):
     def scalar_map(self, s: Tensor) -> Tensor:
         """f(s) for float64 singular values s in [-1, 1], element by element; odd and smooth in s."""
 
-    def matrix(self, c_state: Tensor) -> Tensor:
+    def matrix(self, memory: Tensor) -> Tensor:
         """U f(S) V^T for X = U S V^T, (..., DH, DH), in float64 inside."""
-        return map_singular_values(self.normalised(c_state.double()), self.scalar_map).to(c_state.dtype)
+        return map_singular_values(self.normalised(memory.double()), self.scalar_map).to(memory.dtype)
 
     def normalised(self, c_state: Tensor) -> Tensor:
         """X = C / max(||C||_F, eps)."""
         return c_state / torch.linalg.vector_norm(c_state, dim=(-2, -1), keepdim=True).clamp_min(self.eps)
 
-    def vector(self, c_state: Tensor, q: Tensor) -> Tensor:
+    def vector(self, memory: Tensor, q: Tensor) -> Tensor:
         """The read for memories (..., DH, DH) and queries (..., DH): matrix-vector products only."""
         dtype = self.working_dtype(q.dtype)
-        x, c = self.normalised(c_state.to(dtype)), self.coefficients(q.dtype)
+        x, c = self.normalised(memory.to(dtype)), self.coefficients(q.dtype)
         # Chebyshev polynomials of the third kind: V_0 = 1, V_1 = 2 s - 1 and V_{k+1} = 2 s V_k - V_{k-1} at
         # s = 2 A - I. With V_{-1} = V_0 the recurrence gives V_1 too.
-        previous = current = times(x, q.to(dtype))
+        previous = current = transpose_matvec(x, q.to(dtype))
         y = c[0] * current
         for c_k in c[1:]:
-            applied = times(x, (x @ current[..., None])[..., 0])
+            applied = transpose_matvec(x, (x @ current[..., None])[..., 0])
             previous, current = current, 4 * applied - 2 * current - previous
             y = y + c_k * current
         return y.to(q.dtype)
+
+    def read_chunk(self, chunk: Chunk) -> Reading:
+        """The reading by the Chebyshev series, no memory formed; where writes cancel, by `matrix` in float64."""
+        dtype = chunk.q.dtype
+        chunk = chunk.to(self.working_dtype(dtype))
+        numerator, n_dot_q = filtered_reading(chunk, self.coefficients(dtype), self.eps, self.read_plainly)
+        return Reading(numerator.to(dtype), n_dot_q)
 
     def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """float64 for maps with a slope above 30, whatever the dtype: the slope multiplies the rounding of A."""
@@ -162,7 +210,7 @@ class FilterRead(LeafRead):
         return _coefficients(self, 4 * torch.finfo(dtype).eps if self.tolerance is None else self.tolerance)
 
 
-def times(matrix: Tensor, q: Tensor) -> Tensor:
+def transpose_matvec(matrix: Tensor, q: Tensor) -> Tensor:
     """M^T q for matrices (..., M, N) and vectors (..., M)."""
     return (q[..., None, :] @ matrix)[..., 0, :]
 
@@ -179,7 +227,7 @@ def _coefficients(read: FilterRead, tolerance: float) -> tuple[float, ...]:
 
 
 def check_read(name: str, read: Read) -> None:
-    """Raise a ValueError naming the setting if it is no read."""
+    """Raise a ValueError naming the setting if it is not a read."""
     if not isinstance(read, Read):
         raise ValueError(f"{name} must be a read of orthonar.reads, not {read!r}")
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..engine.chunk import Reading
 from ..settings import checked_number
 from .base import LeafRead, RawRead, Read, check_read
 from .newton_schulz import NewtonSchulzRead
@@ -29,12 +30,13 @@ class CompositeRead(Read):
     def leaves(self) -> tuple[LeafRead, ...]:
         return tuple(leaf for part in self.parts for leaf in part.leaves)
 
-    def evaluate(self, result: Callable[[LeafRead], Tensor]) -> Tensor:
-        return self.combine(*(part.evaluate(result) for part in self.parts))
+    def evaluate(self, reading: Callable[[LeafRead], Reading]) -> Reading:
+        parts = (part.evaluate(reading) for part in self.parts)
+        return Reading(*(self.combine(*results) for results in zip(*parts)))
 
     @abstractmethod
     def combine(self, *results: Tensor) -> Tensor:
-        """This read's result from its parts', in the order of `parts`."""
+        """This read's numerator from its parts', in the order of `parts`, or in the same way its n . q from theirs."""
 
 
 @dataclass(frozen=True)

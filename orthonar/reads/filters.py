@@ -75,9 +75,9 @@ class MuonRead(FilterRead):
             s = s * (a + s**2 * (b + c * s**2))
         return s
 
-    def matrix(self, c_state: Tensor) -> Tensor:
+    def matrix(self, memory: Tensor) -> Tensor:
         a, b, c = MUON_COEFFICIENTS
-        x = self.normalised(c_state)
+        x = self.normalised(memory)
         for _ in range(self.steps):
             gram = x.mT @ x
             x = a * x + x @ (b * gram + c * gram @ gram)
@@ -111,7 +111,7 @@ class RidgeRead(FilterRead):
     def scalar_map(self, s):
         return s * (1 + self.ridge) / (s**2 + self.ridge)
 
-    def matrix(self, c_state: Tensor) -> Tensor:
-        x = self.normalised(c_state)
+    def matrix(self, memory: Tensor) -> Tensor:
+        x = self.normalised(memory)
         penalty = self.ridge * torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
         return (1 + self.ridge) * torch.linalg.solve(x.mT @ x + penalty, x.mT).mT

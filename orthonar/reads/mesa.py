@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..engine.chunks import blocks_of
-from ..engine.gates import log_weights
+from ..engine.blocks import blocks_of
+from ..engine.chunk import Chunk, KeyMemory, Reading
 from ..settings import checked_number
-from .base import LeafRead, times
+from .base import LeafRead, transpose_matvec
 from .newton_schulz import check_iteration
 
 # Conjugate gradients run in the dtype of the query until the residual is this share of the right-hand side; then the
@@ -48,7 +48,7 @@ class MesaRead(LeafRead):
         eps: smallest lam, for a memory that is empty.
     """
 
-    needs_keys: ClassVar[bool] = True
+    keys: ClassVar[str | None] = "gated"
     waits_for_host: ClassVar[bool] = True
 
     _: KW_ONLY
@@ -59,15 +59,15 @@ class MesaRead(LeafRead):
         object.__setattr__(self, "ridge", checked_number("ridge", self.ridge, 0.0001, 1))
         check_iteration(0, self.eps)
 
-    def matrix(self, c_state: Tensor) -> Tensor:
+    def matrix(self, memory: Tensor) -> Tensor:
         """(H + lam I)^{-1} C, (..., DH, DH), of memories [C, H], (..., DH, 2 DH)."""
-        c, h = c_state.chunk(2, -1)
+        c, h = memory.chunk(2, -1)
         return torch.linalg.solve(self._damped(h), c)
 
-    def vector(self, c_state: Tensor, q: Tensor) -> Tensor:
+    def vector(self, memory: Tensor, q: Tensor) -> Tensor:
         """C^T (H + lam I)^{-1} q for memories [C, H], (..., DH, 2 DH), and queries (..., DH)."""
-        c, h = c_state.chunk(2, -1)
-        return times(c, torch.linalg.solve(self._damped(h), q))
+        c, h = memory.chunk(2, -1)
+        return transpose_matvec(c, torch.linalg.solve(self._damped(h), q))
 
     def _damped(self, h: Tensor) -> Tensor:
         trace = h.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
@@ -76,9 +76,11 @@ class MesaRead(LeafRead):
     def _penalty(self, trace: Tensor) -> Tensor:
         return (self.ridge * trace).clamp_min(self.eps)
 
-    def queries(
-        self, q: Tensor, k: Tensor, k_written: Tensor, write: Tensor, peak: Tensor, peak_start: Tensor, h_start: Tensor
-    ) -> Tensor:
+    def read_chunk(self, chunk: Chunk) -> Reading:
+        numerator, _ = chunk.ask(self.queries(chunk.q, chunk.keys))
+        return Reading(numerator.to(chunk.q.dtype), chunk.raw.n_dot_q)
+
+    def queries(self, q: Tensor, keys: KeyMemory) -> Tensor:
         """(H_t + lam_t I)^{-1} q_t at every position: what the raw read is to be asked instead of q_t.
 
         Differentiable once: by the implicit function theorem, the gradient is that of one residual,
@@ -86,25 +88,20 @@ class MesaRead(LeafRead):
 
         Args:
             q: queries, (N, L, D).
-            k: keys, (N, L, D).
-            k_written: the keys as they were written beside the values, (N, L, D).
-            write: G, (N, L), float64.
-            peak: (N, L), float64.
-            peak_start: peak of the position before the chunk, (N, 1), float64.
-            h_start: H at the chunk's start, (N, D, D), float64.
+            keys: H, as the chunks know it.
 
         Returns:
             (N, L, D), float64.
         """
-        k, k_written, w = k.double(), k_written.double(), log_weights(write, peak).exp()
-        a = (peak_start - peak).exp()[..., None]
+        k, k_written, h_start = keys.left.double(), keys.right.double(), keys.start
+        a, w = keys.gates.log_decay.exp()[..., None], keys.gates.log_weights.exp()
         trace = a * h_start.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
         trace = trace + w @ (k * k_written).sum(-1, keepdim=True)
         system = _System(k, k_written, a, w, self._penalty(trace), h_start)
         fixed = _System(*(x.detach() for x in system))
         most = _iterations(1 + 1 / self.ridge)
         x = _solve(q.detach().double(), fixed, q.dtype, most)
-        return _ByResidual.apply(q - system.times(x), x, q.dtype, most, *fixed)
+        return _ByResidual.apply(q - system.matvec(x), x, q.dtype, most, *fixed)
 
 
 class _System(NamedTuple):
@@ -117,7 +114,7 @@ class _System(NamedTuple):
     penalty: Tensor  #: lam, (N, L, 1).
     h_start: Tensor  #: H_0, (N, D, D).
 
-    def times(self, x: Tensor) -> Tensor:
+    def matvec(self, x: Tensor) -> Tensor:
         """(H_t + lam_t I) x_t, (N, L, D)."""
         return self.a * (x @ self.h_start) + (x @ self.k_written.mT * self.w) @ self.k + self.penalty * x
 
@@ -162,7 +159,7 @@ def _solve(b: Tensor, system: _System, dtype: torch.dtype, most: int) -> Tensor:
                 break
             left = torch.where(left > 0, left, 1.0)
             x[block] += left * _conjugate_gradients((residual / left).to(dtype), rounded, most)
-            residual = b[block] - exact.times(x[block])
+            residual = b[block] - exact.matvec(x[block])
     return x
 
 
@@ -174,7 +171,7 @@ def _conjugate_gradients(b: Tensor, system: _System, most: int) -> Tensor:
     for _ in range(most):
         if (squared <= _ROUND_TOLERANCE**2).all():
             break
-        applied = system.times(direction)
+        applied = system.matvec(direction)
         step = squared / (direction * applied).sum(-1, keepdim=True).clamp_min(tiny)
         x = x + step * direction
         residual = residual - step * applied

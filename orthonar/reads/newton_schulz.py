@@ -37,8 +37,8 @@ class NewtonSchulzRead(FilterRead):
     def scalar_map(self, s):
         return newton_schulz_scalar(s, self.steps)
 
-    def matrix(self, c_state: Tensor) -> Tensor:
-        return newton_schulz(c_state, self.steps, self.eps)
+    def matrix(self, memory: Tensor) -> Tensor:
+        return newton_schulz(memory, self.steps, self.eps)
 
 
 def newton_schulz(x: Tensor, steps: int = 5, eps: float = 1e-6) -> Tensor:
@@ -55,7 +55,7 @@ def newton_schulz(x: Tensor, steps: int = 5, eps: float = 1e-6) -> Tensor:
         Tensor of the same shape and dtype; the singular values lie in [0, 1], the singular vectors are those of x.
 
     Raises:
-        ValueError: if x is no floating matrix, or steps or eps is out of range.
+        ValueError: if x is not a floating matrix, or steps or eps is out of range.
     """
     if x.ndim < 2 or not x.is_floating_point():
         raise ValueError(f"x must be a floating-point tensor (..., M, N), not {x.dtype} {tuple(x.shape)}")

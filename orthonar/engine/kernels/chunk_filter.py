@@ -1,6 +1,6 @@
-"""The filter g(A_t) z_t of `orthonar.engine.chunk_filter` as programs a chunk: all its passes on chip.
+"""The filter g(A_t) z_t of `orthonar.engine.chunk_filter` as one kernel per chunk: all its passes on chip.
 
-One program runs one recurrence, x <- x + s, s <- s - 4 A x + source_k b, from x = 0 and s = source_0 b:
+One launch runs one recurrence, x <- x + s, s <- s - 4 A x + source_k b, from x = 0 and s = source_0 b:
 
 - with the filter's coefficients, last first, as sources, s + 2 x ends as g(A) b: Clenshaw's rule, and the adjoint of
   g(A) being itself, both the read (b = z) and the gradient by z (b = the gradient by the read);
@@ -12,7 +12,7 @@ for all positions would take more memory than all the rest, so the backward reco
 What the recurrence multiplies with in every pass is read again in every pass, from the nearest cache: kept in
 registers, as a compiler left alone would have it, it would crowd out everything else.
 
-Chunks whose writes cancel too far for float32 are flagged on the device and read by C_t itself, in float64. Programs
+Chunks whose writes cancel too far for float32 are flagged on the device and read by C_t itself, in float64. Kernels
 that have nothing to do return at once, so that nothing waits for the host to look at the flags.
 """
 
@@ -38,7 +38,7 @@ from .tiles import (
     tile_sizes,
 )
 
-# Warps of a program whose products are TF32: by the compiler's count two issue a quarter fewer instructions than four,
+# Warps of a kernel whose products are TF32: by the compiler's count two issue a quarter fewer instructions than four,
 # which would split the same operands into TF32 parts twice as often. Not timed yet.
 _WARPS = 2
 #: Most memory for the vectors that the backward recomputes.
@@ -49,7 +49,7 @@ def fused_chunk_filter(
     z: Tensor,
     k: Tensor,
     v: Tensor,
-    write: Tensor,
+    log_input: Tensor,
     peak: Tensor,
     peak_start: Tensor,
     c_start: Tensor,
@@ -64,7 +64,7 @@ def fused_chunk_filter(
         z: raw numerators, (N, L, D), float64.
         k: keys, (N, L, D), float32, or float64: then all chunks are computed as flagged ones are.
         v: values, (N, L, D).
-        write: G of `orthonar.engine.gates`, (N, L), float64.
+        log_input: G of `orthonar.engine.gates`, (N, L), float64.
         peak: (N, L), float64.
         peak_start: peak of the position before the chunk, (N, 1), float64.
         c_start: C_0, (N, D, D), float64.
@@ -76,14 +76,14 @@ def fused_chunk_filter(
     Returns:
         (N, L, D) in the dtype of k.
     """
-    chunk = (z, k, v, write, peak, peak_start, c_start)
+    chunk = (z, k, v, log_input, peak, peak_start, c_start)
     return _ChunkFilter.apply(*(t.contiguous() for t in chunk), coefficients, eps, largest_cancellation, precision)
 
 
 class _ChunkFilter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, z, k, v, write, peak, peak_start, c_start, coefficients, eps, largest_cancellation, precision):
-        inputs = z, k, v, write, peak, peak_start, c_start
+    def forward(ctx, z, k, v, log_input, peak, peak_start, c_start, coefficients, eps, largest_cancellation, precision):
+        inputs = z, k, v, log_input, peak, peak_start, c_start
         sizes, products = tile_sizes(k), {"PRECISION": input_precision(precision, k.device)}
         launch = {"num_stages": 1, "num_warps": _WARPS if is_modern(k.device) else 4, **sizes, **products}
         signed, clenshaw, _ = _sources(coefficients, k.device)
@@ -145,7 +145,7 @@ class _Shared:
         return _Shared(*(t[block] for t in self.tensors))
 
     def operands(self, v: Tensor) -> tuple[Tensor, ...]:
-        """What a product with 4 A takes, in the order the programs take it."""
+        """What a product with 4 A takes, in the order the kernels take it."""
         return self.gram, self.kc, v, self.kk, self.a, self.w
 
 
@@ -171,7 +171,7 @@ def _sources(coefficients: tuple[float, ...], device: torch.device) -> tuple[Ten
 
 @triton.jit
 def _prepare(
-    z_ptr, k_ptr, v_ptr, write_ptr, peak_ptr, peak_start_ptr, c0_ptr, flag_ptr,
+    z_ptr, k_ptr, v_ptr, input_ptr, peak_ptr, peak_start_ptr, c0_ptr, flag_ptr,
     scaled_ptr, over_norm_ptr, clamped_ptr, gram_ptr, kc_ptr, kk_ptr, a_ptr, w_ptr, smallest_squared, limit,
     L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -179,7 +179,7 @@ def _prepare(
     n, t, d = tl.program_id(0).to(tl.int64), tl.arange(0, LP), tl.arange(0, DP)
     k, v = load_tile(k_ptr, n, t, d, L, D), load_tile(v_ptr, n, t, d, L, D)
     c0 = load_tile(c0_ptr, n, d, d, D, D).to(tl.float32)
-    exact_a, exact_w = load_gates(write_ptr, peak_ptr, peak_start_ptr, n, t, L)
+    exact_a, exact_w = load_gates(input_ptr, peak_ptr, peak_start_ptr, n, t, L)
     a, w = exact_a.to(tl.float32), exact_w.to(tl.float32)
     kc, kk = dot(k, c0, PRECISION), dot(k, tl.trans(k), PRECISION)
     overlaps = kk * dot(v, tl.trans(v), PRECISION)
@@ -235,9 +235,9 @@ def _recur(
 
 @triton.jit
 def _gradients(
-    k_ptr, write_ptr, peak_ptr, peak_start_ptr, c0_ptr, z_ptr, over_norm_ptr, clamped_ptr,
+    k_ptr, input_ptr, peak_ptr, peak_start_ptr, c0_ptr, z_ptr, over_norm_ptr, clamped_ptr,
     gram_ptr, kc_ptr, v_ptr, kk_ptr, a_ptr, w_ptr, flag_ptr, r_ptr, p_ptr, grad_scaled_ptr,
-    grad_z_ptr, grad_k_ptr, grad_v_ptr, grad_write_ptr, grad_peak_ptr, grad_peak_start_ptr, grad_c0_ptr, degree, stay,
+    grad_z_ptr, grad_k_ptr, grad_v_ptr, grad_input_ptr, grad_peak_ptr, grad_peak_start_ptr, grad_c0_ptr, degree, stay,
     L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """From r_k and the adjoint's p_k, the derivatives of -sum_k p_k^T (4 A) r_k and then of the norm.
@@ -281,14 +281,21 @@ def _gradients(
     k, v, kc = load_tile(k_ptr, n, t, d, L, D), load_tile(v_ptr, n, t, d, L, D), load_tile(kc_ptr, n, t, d, L, D)
     kk, vv = load_tile(kk_ptr, n, t, t, L, L), dot(v, tl.trans(v), PRECISION)
     c0 = load_tile(c0_ptr, n, d, d, D, D).to(tl.float32)
-    exact_a, exact_w = load_gates(write_ptr, peak_ptr, peak_start_ptr, n, t, L)
+    exact_a, exact_w = load_gates(input_ptr, peak_ptr, peak_start_ptr, n, t, L)
     a, w = exact_a.to(tl.float32), exact_w.to(tl.float32)
     x = tl.sum(kc * v, 1)
     by_a = 2 * a * a * tl.sum(tl.sum(c0 * c0, 1), 0) + 2 * a * tl.sum(w * x[None, :], 1)
     by_w = w * (2 * a[:, None] * x[None, :] + 2 * dot(w, kk * vv, PRECISION))
     of_log_a = tl.sum(through, 1) - 2 * form + grad_squared * by_a
     store_gate_gradients(
-        grad_write_ptr, grad_peak_ptr, grad_peak_start_ptr, n, t, L, of_log_a, grad_squared[:, None] * by_w - through
+        grad_input_ptr,
+        grad_peak_ptr,
+        grad_peak_start_ptr,
+        n,
+        t,
+        L,
+        of_log_a,
+        grad_squared[:, None] * by_w - through,
     )
     of_x = tl.sum((2 * grad_squared * a)[:, None] * w, 0)
     of_overlaps = dot(tl.trans(w), grad_squared[:, None] * w, PRECISION)
@@ -303,14 +310,14 @@ def _gradients(
 
 @triton.jit
 def _memory(
-    k_ptr, v_ptr, write_ptr, peak_ptr, peak_start_ptr, c0, n, position, d, smallest_squared,
+    k_ptr, v_ptr, input_ptr, peak_ptr, peak_start_ptr, c0, n, position, d, smallest_squared,
     L: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """C_t over its norm, one over the norm, and whether the norm is eps, all in float64."""
     peak = tl.load(peak_ptr + n * L + position)
     c = tl.exp(tl.load(peak_start_ptr + n) - peak) * c0
     for u in range(position + 1):
-        w = tl.exp(tl.load(write_ptr + n * L + u) - peak)
+        w = tl.exp(tl.load(input_ptr + n * L + u) - peak)
         k, v = load_row(k_ptr, n * L + u, d, D).to(tl.float64), load_row(v_ptr, n * L + u, d, D).to(tl.float64)
         c += (w * k)[:, None] * v[None, :]
     squared = tl.sum(tl.sum(c * c, 1), 0)
@@ -320,7 +327,7 @@ def _memory(
 
 @triton.jit
 def _exact(
-    z_ptr, k_ptr, v_ptr, write_ptr, peak_ptr, peak_start_ptr, c0_ptr, flag_ptr, c_ptr, y_ptr, degree, smallest_squared,
+    z_ptr, k_ptr, v_ptr, input_ptr, peak_ptr, peak_start_ptr, c0_ptr, flag_ptr, c_ptr, y_ptr, degree, smallest_squared,
     L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr,
 ):  # fmt: skip
     """Flagged chunks: one C_t at a time, in float64."""
@@ -330,7 +337,7 @@ def _exact(
     c0 = load_tile(c0_ptr, n, d, d, D, D)
     for position in range(L):
         c, over_norm, _ = _memory(
-            k_ptr, v_ptr, write_ptr, peak_ptr, peak_start_ptr, c0, n, position, d, smallest_squared, L, D
+            k_ptr, v_ptr, input_ptr, peak_ptr, peak_start_ptr, c0, n, position, d, smallest_squared, L, D
         )
         r = load_row(z_ptr, n * L + position, d, D) * over_norm
         step = 2 * r
@@ -344,8 +351,8 @@ def _exact(
 
 @triton.jit
 def _exact_backward(
-    z_ptr, k_ptr, v_ptr, write_ptr, peak_ptr, peak_start_ptr, c0_ptr, flag_ptr, c_ptr, grad_y_ptr,
-    grad_z_ptr, grad_k_ptr, grad_v_ptr, grad_write_ptr, grad_peak_ptr, grad_peak_start_ptr, grad_c0_ptr,
+    z_ptr, k_ptr, v_ptr, input_ptr, peak_ptr, peak_start_ptr, c0_ptr, flag_ptr, c_ptr, grad_y_ptr,
+    grad_z_ptr, grad_k_ptr, grad_v_ptr, grad_input_ptr, grad_peak_ptr, grad_peak_start_ptr, grad_c0_ptr,
     degree, smallest_squared, L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr,
 ):  # fmt: skip
     """The recurrence up, and down again beside its adjoint: in float64 nothing is lost on the way."""
@@ -358,7 +365,7 @@ def _exact_backward(
     of_log_a, of_log_w = tl.zeros([LP], tl.float64), tl.zeros([LP, LP], tl.float64)
     for position in range(L):
         c, over_norm, clamped = _memory(
-            k_ptr, v_ptr, write_ptr, peak_ptr, peak_start_ptr, c0, n, position, d, smallest_squared, L, D
+            k_ptr, v_ptr, input_ptr, peak_ptr, peak_start_ptr, c0, n, position, d, smallest_squared, L, D
         )
         grad_y = load_row(grad_y_ptr, n * L + position, d, D).to(tl.float64)
         r = load_row(z_ptr, n * L + position, d, D) * over_norm
@@ -387,7 +394,7 @@ def _exact_backward(
         grad_c0 += a * of_c
         of_log_a += tl.where(t == position, a * tl.sum(tl.sum(of_c * c0, 1), 0), 0.0)
         for u in range(position + 1):
-            w = tl.exp(tl.load(write_ptr + n * L + u) - peak)
+            w = tl.exp(tl.load(input_ptr + n * L + u) - peak)
             k, v = load_row(k_ptr, n * L + u, d, D).to(tl.float64), load_row(v_ptr, n * L + u, d, D).to(tl.float64)
             of_k, of_v = w * tl.sum(of_c * v[None, :], 1), w * tl.sum(of_c * k[:, None], 0)
             here = (t == u)[:, None]
@@ -397,4 +404,4 @@ def _exact_backward(
     store_tile(grad_k_ptr, n, t, d, L, D, grad_k)
     store_tile(grad_v_ptr, n, t, d, L, D, grad_v)
     store_tile(grad_c0_ptr, n, d, d, D, D, grad_c0)
-    store_gate_gradients(grad_write_ptr, grad_peak_ptr, grad_peak_start_ptr, n, t, L, of_log_a, of_log_w)
+    store_gate_gradients(grad_input_ptr, grad_peak_ptr, grad_peak_start_ptr, n, t, L, of_log_a, of_log_w)

@@ -1,4 +1,4 @@
-"""`orthonar.engine.chunk_memory.chunk_reads` as a program a chunk: C_t^T q_t and n_t . q_t at every position.
+"""`orthonar.engine.chunk_memory.chunk_reads` as one kernel per chunk: C_t^T q_t and n_t . q_t at every position.
 
 Scores and n . q are summed in float64, since n . q passes through zero; so is C_t^T q_t where the state is kept in
 float64, as filters want it, who must know to the last digit how far writes cancel. Nothing is kept for the backward but
@@ -30,7 +30,7 @@ def fused_chunk_reads(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    write: Tensor,
+    log_input: Tensor,
     peak: Tensor,
     peak_start: Tensor,
     c_start: Tensor,
@@ -43,7 +43,7 @@ def fused_chunk_reads(
         q: queries, (N, L, D).
         k: keys, (N, L, D).
         v: values, (N, L, D).
-        write: G, (N, L), float64.
+        log_input: G, (N, L), float64.
         peak: (N, L), float64.
         peak_start: peak of the position before the chunk, (N, 1), float64.
         c_start: C_0, (N, D, D), in the dtype that C_t^T q_t and its gradients are computed in; before capability 8.0,
@@ -54,14 +54,14 @@ def fused_chunk_reads(
     Returns:
         (N, L, D) in the dtype of c_start, and (N, L) in float64.
     """
-    chunk = (q, k, v, write, peak, peak_start, c_start, n_start)
+    chunk = (q, k, v, log_input, peak, peak_start, c_start, n_start)
     return _ChunkReads.apply(*(t.contiguous() for t in chunk), precision)
 
 
 class _ChunkReads(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, write, peak, peak_start, c_start, n_start, precision):
-        inputs = q, k, v, write, peak, peak_start, c_start, n_start
+    def forward(ctx, q, k, v, log_input, peak, peak_start, c_start, n_start, precision):
+        inputs = q, k, v, log_input, peak, peak_start, c_start, n_start
         numerator, n_dot_q = torch.empty_like(q, dtype=c_start.dtype), torch.empty_like(peak)
         ctx.options = tile_sizes(q) | {"PRECISION": input_precision(precision, q.device)}
         _forward[(len(q),)](*inputs, numerator, n_dot_q, **ctx.options)
@@ -87,12 +87,12 @@ def _load(q_ptr, k_ptr, v_ptr, c0_ptr, n0_ptr, n, t, d, L: tl.constexpr, D: tl.c
 
 @triton.jit
 def _forward(
-    q_ptr, k_ptr, v_ptr, write_ptr, peak_ptr, peak_start_ptr, c0_ptr, n0_ptr, y_ptr, n_dot_q_ptr,
+    q_ptr, k_ptr, v_ptr, input_ptr, peak_ptr, peak_start_ptr, c0_ptr, n0_ptr, y_ptr, n_dot_q_ptr,
     L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     n, t, d = tl.program_id(0).to(tl.int64), tl.arange(0, LP), tl.arange(0, DP)
     q, k, v, c0, n0 = _load(q_ptr, k_ptr, v_ptr, c0_ptr, n0_ptr, n, t, d, L, D)
-    a, w = load_gates(write_ptr, peak_ptr, peak_start_ptr, n, t, L)
+    a, w = load_gates(input_ptr, peak_ptr, peak_start_ptr, n, t, L)
     state = c0.dtype
     scores = dot(q.to(tl.float64), tl.trans(k.to(tl.float64)), PRECISION) * w
     n_dot_q = tl.sum(scores, 1) + a * tl.sum(q.to(tl.float64) * n0[None, :], 1)
@@ -103,15 +103,15 @@ def _forward(
 
 @triton.jit
 def _backward(
-    q_ptr, k_ptr, v_ptr, write_ptr, peak_ptr, peak_start_ptr, c0_ptr, n0_ptr, grad_y_ptr, grad_n_dot_q_ptr,
-    grad_q_ptr, grad_k_ptr, grad_v_ptr, grad_write_ptr, grad_peak_ptr, grad_peak_start_ptr, grad_c0_ptr, grad_n0_ptr,
+    q_ptr, k_ptr, v_ptr, input_ptr, peak_ptr, peak_start_ptr, c0_ptr, n0_ptr, grad_y_ptr, grad_n_dot_q_ptr,
+    grad_q_ptr, grad_k_ptr, grad_v_ptr, grad_input_ptr, grad_peak_ptr, grad_peak_start_ptr, grad_c0_ptr, grad_n0_ptr,
     L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     n, t, d = tl.program_id(0).to(tl.int64), tl.arange(0, LP), tl.arange(0, DP)
     q, k, v, c0, n0 = _load(q_ptr, k_ptr, v_ptr, c0_ptr, n0_ptr, n, t, d, L, D)
     if not WIDE:
         c0 = c0.to(q.dtype)
-    exact_a, exact_w = load_gates(write_ptr, peak_ptr, peak_start_ptr, n, t, L)
+    exact_a, exact_w = load_gates(input_ptr, peak_ptr, peak_start_ptr, n, t, L)
     of_n = exact_a * load_row(grad_n_dot_q_ptr, n, t, L)
     state = c0.dtype
     q, k, v, a, w = q.to(state), k.to(state), v.to(state), exact_a.to(state), exact_w.to(state)
@@ -127,4 +127,4 @@ def _backward(
     store_tile(grad_c0_ptr, n, d, d, D, D, dot(tl.trans(q), a[:, None] * grad_y, PRECISION))
     store_row(grad_n0_ptr, n, d, D, tl.sum(of_n[:, None] * q.to(tl.float64), 0))
     of_log_a = tl.sum(of_start * q, 1)
-    store_gate_gradients(grad_write_ptr, grad_peak_ptr, grad_peak_start_ptr, n, t, L, of_log_a, grad_weighted * scores)
+    store_gate_gradients(grad_input_ptr, grad_peak_ptr, grad_peak_start_ptr, n, t, L, of_log_a, grad_weighted * scores)

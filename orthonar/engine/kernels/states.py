@@ -1,4 +1,4 @@
-"""The states at the chunks' starts as a program a row and piece of the state: s_{c+1} = decay_c s_c + update_c."""
+"""The states at the chunks' starts as one kernel per row and piece of the state: s_{c+1} = decay_c s_c + update_c."""
 
 import torch
 import triton

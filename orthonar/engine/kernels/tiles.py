@@ -1,4 +1,4 @@
-"""What the programs share: loading and storing a chunk's tiles, gates, and products of a chosen precision.
+"""What the kernels share: loading and storing a chunk's tiles, gates, and products of a chosen precision.
 
 Axes: N chunks (of all batch rows and heads), L positions in a chunk, D head size. Tiles are padded with zeros to powers
 of two, LP and DP, at least 16: smaller ones cannot be multiplied.
@@ -12,7 +12,7 @@ from torch import Tensor
 #: Precisions of the products of float32 numbers, with the names that Triton has for them: three products of TF32's 10
 #: bits of mantissa make one of float32 accuracy.
 PRECISIONS = {"float32": "tf32x3", "tf32": "tf32"}
-#: An option for programs that want all registers there are: for capability 8.0 NVIDIA's assembler, left to itself,
+#: An option for kernels that want all registers there are: for capability 8.0 NVIDIA's assembler, left to itself,
 #: gives them 32 and keeps the rest in memory.
 ALL_REGISTERS = {"maxnreg": 255}
 
@@ -33,7 +33,7 @@ def input_precision(precision: str, device: torch.device) -> str:
 
 
 def tile_sizes(x: Tensor) -> dict[str, int]:
-    """Sizes that programs over chunks x (N, L, D) are compiled for."""
+    """Sizes that kernels over chunks x (N, L, D) are compiled for."""
     _, length, size = x.shape
     return {"L": length, "D": size, "LP": padded(length), "DP": padded(size)}
 
@@ -71,18 +71,18 @@ def store_row(ptr, n, columns, C: tl.constexpr, values):
 
 
 @triton.jit
-def load_gates(write_ptr, peak_ptr, peak_start_ptr, n, t, L: tl.constexpr):
+def load_gates(input_ptr, peak_ptr, peak_start_ptr, n, t, L: tl.constexpr):
     """a_t and w_tu of `orthonar.engine.chunk_memory` in float64; zero for positions that pad the tile."""
-    write = tl.load(write_ptr + n * L + t, mask=t < L, other=float("-inf"))
+    log_input = tl.load(input_ptr + n * L + t, mask=t < L, other=float("-inf"))
     peak = tl.load(peak_ptr + n * L + t, mask=t < L, other=float("inf"))
-    log_w = tl.where(t[:, None] >= t[None, :], write[None, :] - peak[:, None], float("-inf"))
+    log_w = tl.where(t[:, None] >= t[None, :], log_input[None, :] - peak[:, None], float("-inf"))
     return tl.exp(tl.load(peak_start_ptr + n) - peak), tl.exp(log_w)
 
 
 @triton.jit
-def store_gate_gradients(write_ptr, peak_ptr, peak_start_ptr, n, t, L: tl.constexpr, of_log_a, of_log_w):
+def store_gate_gradients(input_ptr, peak_ptr, peak_start_ptr, n, t, L: tl.constexpr, of_log_a, of_log_w):
     """Gradients of the gate logs, float64, from those of log a (LP) and log w (LP, LP)."""
     of_log_a, of_log_w = of_log_a.to(tl.float64), of_log_w.to(tl.float64)
-    store_row(write_ptr, n, t, L, tl.sum(of_log_w, 0))
+    store_row(input_ptr, n, t, L, tl.sum(of_log_w, 0))
     store_row(peak_ptr, n, t, L, -of_log_a - tl.sum(of_log_w, 1))
     tl.store(peak_start_ptr + n, tl.sum(of_log_a, 0))

@@ -1,0 +1,53 @@
+"""The states at the chunks' starts: s_{c+1} = decay_c s_c + update_c, a scan over chunks.
+
+Axes: R rows (batch times heads), NC chunks, N = R NC.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def chunk_states(decay: Tensor, update: Tensor, initial: Tensor, scan: Callable | None = None) -> tuple[Tensor, Tensor]:
+    """States at the start of every chunk, and at the end of the last: s_{c+1} = decay_c s_c + update_c.
+
+    Args:
+        decay: (R, NC), float64.
+        update: (N, ...).
+        initial: s_0, (R, ...), in the dtype of update.
+        scan: does it for decay (R, NC), update (R, NC, K) and initial (R, K); None is PyTorch's operators.
+
+    Returns:
+        starts (N, ...) and end (R, ...), in the dtype of update.
+    """
+    rows, chunks = decay.shape
+    scan = _Scan.apply if scan is None else scan
+    starts, end = scan(decay.to(update.dtype), update.reshape(rows, chunks, -1), initial.reshape(rows, -1))
+    return starts.reshape(update.shape), end.reshape(initial.shape)
+
+
+class _Scan(torch.autograd.Function):
+    """A loop over chunks that keeps one copy of the states and none of its steps."""
+
+    @staticmethod
+    def forward(ctx, decay, update, initial):
+        starts = torch.empty_like(update)
+        state = initial
+        for c in range(update.shape[1]):
+            starts[:, c] = state
+            state = torch.addcmul(update[:, c], state, decay[:, c, None])
+        ctx.save_for_backward(decay, starts)
+        return starts, state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_starts, grad_end):
+        decay, starts = ctx.saved_tensors
+        grad_update = torch.empty_like(starts)
+        grad = grad_end
+        for c in range(starts.shape[1] - 1, -1, -1):
+            grad_update[:, c] = grad
+            grad = torch.addcmul(grad_starts[:, c], grad, decay[:, c, None])
+        return (grad_update[..., None, :] @ starts[..., None])[..., 0, 0], grad_update, grad

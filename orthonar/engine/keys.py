@@ -1,0 +1,21 @@
+"""Keys of unit length, for writes that erase under a key and for reads that count keys."""
+
+import torch
+from torch import Tensor
+
+#: Keys shorter than this are divided by it instead of by their length.
+SHORTEST_KEY = 1e-6
+
+
+def unit_keys(k: Tensor, eps: float = SHORTEST_KEY) -> tuple[Tensor, Tensor]:
+    """k / max(||k||, eps), and the divisor.
+
+    Args:
+        k: keys, (..., DH).
+        eps: smallest length divided by.
+
+    Returns:
+        (..., DH) and (..., 1).
+    """
+    length = torch.linalg.vector_norm(k, dim=-1, keepdim=True).clamp_min(eps)
+    return k / length, length
