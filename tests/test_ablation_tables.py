@@ -2,21 +2,23 @@
 
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from tiny import SETTINGS, TASKS
 
-from orthonar.report import stats
+from orthonar.report import stats, style, words
 from orthonar.report.figures import ablation as ablation_plots
 from orthonar.report.published import DECODED, ELIMINATION, SWAPPED
 from orthonar.report.tables import ablation as ablation_tables
 from orthonar.report.words import NOT_RUN
-from orthonar.study.presets import PRESETS, VARIANTS, Study
+from orthonar.study import sides
+from orthonar.study.presets import PRESETS, Study
 from orthonar.training.record import Evaluation, RunRecord
 
 STUDY = Study(
     "tiny", TASKS[:1], SETTINGS | {"batch_size": 4, "probes": True, "steps": 6}, rates=(3e-3,), rate_seeds=(),
-    seeds=(11, 12, 13, 14), sides=VARIANTS,
+    seeds=(11, 12, 13, 14), sides=sides.ELIMINATION,
 )  # fmt: skip
 
 
@@ -41,87 +43,106 @@ RECORDS = [
     record("baseline", 11, (0.1, 0.2, 0.3)),
     record("baseline", 12, (0.1, 0.2, None)),
     record("baseline", 13, (0.1, 0.2, 0.4)),
-    record("ns5", 11, (0.1, 0.2, 0.9), swapped=0.85),
-    record("ns5", 12, (0.1, 0.8, 0.9), swapped=0.7),
-    record("ns5", 13, (0.9, 0.9, 0.9), swapped=0.7),
+    record("orthogonalized", 11, (0.1, 0.2, 0.9), swapped=0.85),
+    record("orthogonalized", 12, (0.1, 0.8, 0.9), swapped=0.7),
+    record("orthogonalized", 13, (0.9, 0.9, 0.9), swapped=0.7),
     record("ns1", 11, (0.1, 0.2, 0.3)),
 ]
 
 
-def test_every_variant_is_known_and_in_every_table():
-    assert set(VARIANTS) <= set(ablation_tables.CHANGES)
-    for table in (ablation_tables.elimination, ablation_tables.swaps, ablation_tables.decoded):
+def test_every_variant_is_in_every_table_of_variants():
+    for table in (ablation_tables.elimination, ablation_tables.early):
         for records in ([], RECORDS):
-            rows = table(STUDY, records).reset_index().iloc[:, 0]
-            assert list(dict.fromkeys(rows)) == ablation_tables.variants(STUDY)
-    assert set(ELIMINATION) <= set(VARIANTS)
+            names = list(table(STUDY, records).index)
+            assert [name for name in names if name in STUDY.sides] == list(STUDY.sides)
+            assert set(names) <= set(ablation_tables.variants(STUDY))
+    assert list(ablation_tables.labels(STUDY).index) == ablation_tables.variants(STUDY)
+    assert ablation_tables.labels(STUDY)["what it is"].str.len().gt(10).all()
 
 
-def test_the_plateau_is_the_last_evaluation_before_the_escape():
+def test_early_is_a_tenth_and_three_tenths_of_the_training():
+    # Evaluations at steps 2, 4 and 6 of 6: nearest to 0.6 and to 1.8 is the first.
     runs = ablation_tables.probed_runs(STUDY, RECORDS).set_index(["side", "seed"])
-    ranks = runs["plateau_effective_rank"]
-    assert ranks["ns5"].tolist()[:2] == [2, 1]
-    assert np.isnan(ranks["ns5", 13]), "it escapes at its first evaluation"
-    assert ranks["baseline"].tolist() == [3, 2, 3], "the last where none escapes, before it diverges"
-    assert runs.loc[("ns5", 11), "effective_rank"] == 3, "the end is the last evaluation all the same"
-    assert np.isnan(runs.loc[("baseline", 12), "effective_rank"])
-    assert runs["plateau_qk_coherence"].equals(ranks / 10)
+    assert (runs["early_effective_rank"] == 1).all()
+    longer = replace(STUDY, settings=STUDY.settings | {"steps": 20})
+    trace = [Evaluation(2 * i, 0.1, 1.0, 1.0, 1.0, probes(i)) for i in range(1, 11)]
+    settings = longer.run(longer.tasks[0], "baseline", 3e-3, 11).settings()
+    run = replace(RECORDS[0], settings=settings, trace=trace)
+    [row] = ablation_tables.probed_runs(longer, [run]).to_dict("records")
+    assert row["early_effective_rank"] == pytest.approx((1 + 3) / 2), "steps 2 and 6"
+    assert row["early_qk_coherence"] == pytest.approx(0.2)
+    assert row["effective_rank"] == 10, "the end is the last evaluation"
+    assert np.isnan(runs.loc[("baseline", 12), "effective_rank"]), "it diverged"
+    table = ablation_tables.early(STUDY, RECORDS)
+    assert table.loc["baseline"].tolist() == ["1.0 1.0 1.0", "2.6", "0.10 0.10 0.10", "0.20"]
+    assert table.loc["polar", "rank"] == NOT_RUN
 
 
 def test_elimination():
     table = ablation_tables.elimination(STUDY, RECORDS)
-    row = table.loc["ns5"]
-    assert row["seeds"] == "3 of 4"
+    row = table.loc["orthogonalized"]
     share = stats.solved_share(3, 3)
     assert row["solved"] == f"3 of 3 ({100 * share.low:.0f} to 100 %)"
+    assert (row["alone"], row["McNemar p"]) == ("0, 3", "0.25")
     assert row["Fisher p"] == f"{stats.fisher((3, 0), (3, 3)):.2g}"
-    assert row["median escape"] == "4"
-    assert row["plateau rank"].startswith("1.50 [")
-    assert (row["follow-up: solved"], row["follow-up: rank"], row["follow-up: coherence"]) == ("9 of 16", "4.2", "0.42")
-    assert (row["scale"], row["device"]) == ("tiny", "a CPU")
+    assert (row["escape"], row["follow-up"]) == ("4", "9 of 16")
     baseline = table.loc["baseline"]
-    assert baseline["accuracy (%)"].startswith("23.3 ["), "a diverged run counts as 0"
-    assert (baseline["median escape"], baseline["Fisher p"]) == ("most never", "")
-    assert (table.loc["polar", ["solved", "plateau rank"]] == NOT_RUN).all()
-    assert table.loc["polar", "follow-up: solved"] == "not published"
+    assert baseline["accuracy (%)"] == "23.3 (0 30 40)", "a diverged run counts as 0, and three runs are all shown"
+    assert (baseline["escape"], baseline["Fisher p"]) == ("none", "")
+    assert (table.loc["polar", "solved"], table.loc["polar", "follow-up"]) == (NOT_RUN, "")
+    ended = ablation_tables.endings(STUDY, RECORDS).loc["baseline"]
+    assert ended.tolist() == [0, 0, 2, 0, 1], "with so few scored positions 40 % may be guessing"
+
+
+@pytest.mark.parametrize("seeds", [tuple(range(11, 16)), tuple(range(11, 27))], ids=len)
+def test_tables_fit_the_page(seeds):
+    study = replace(STUDY, seeds=seeds)
+    records = [record(side, seed, (0.1, 0.2, 0.3 + 0.7 * (seed % 2))) for side in study.sides for seed in seeds]
+    for table in (
+        ablation_tables.elimination, ablation_tables.endings, ablation_tables.early, ablation_tables.dose_response,
+        ablation_tables.swaps, ablation_tables.published_swaps, ablation_tables.decoded,
+    ):  # fmt: skip
+        assert style.text_width(table(study, records)) <= words.PAGE, table.__name__
+    for table in (ablation_tables.labels(study), ablation_tables.published_decoded()):
+        assert style.text_width(table) <= words.PAGE
 
 
 def test_doses_in_order_and_nothing_else():
     assert ablation_tables.doses(STUDY) == {
-        "baseline": "raw", "ns0_normalise_only": "0", "ns1": "1", "ns2": "2", "ns3": "3", "ns5": "5", "ns8": "8",
+        "baseline": "raw", "ns0_normalise_only": "0", "ns1": "1", "ns2": "2", "ns3": "3", "orthogonalized": "5",
+        "ns8": "8",
     }  # fmt: skip
-    assert "faster" not in ablation_tables.doses(
-        replace(STUDY, sides=VARIANTS | {"faster": VARIANTS["ns5"] | {"qk_lr_factor": 4.0}})
-    )
+    faster = replace(sides.ORTHOGONALIZED, settings={**sides.ORTHOGONALIZED.settings, "qk_lr_factor": 4.0})
+    assert "faster" not in ablation_tables.doses(replace(STUDY, sides={**STUDY.sides, "faster": faster}))
     table = ablation_tables.dose_response(STUDY, RECORDS)
-    assert table["follow-up: solved"].tolist()[:3] == ["3 of 16", "1 of 16", "0 of 16"]
+    assert table["follow-up"].tolist()[:3] == ["3 of 16", "1 of 16", "0 of 16"]
     assert table.loc["8", "solved"] == NOT_RUN
 
 
-def test_swaps_say_what_becomes_of_solved_and_failed_runs():
+def test_swaps_say_what_becomes_of_solved_and_unsolved_runs():
     table = ablation_tables.swaps(STUDY, RECORDS)
-    solved = table.loc[("ns5", "solved")]
-    assert solved["own read"] == "90.0 % (3 of 3 solved)"
-    assert solved["raw read"] == "75.0 % (1 of 3 solved)"
-    assert solved["follow-up"] == "raw: 7 of 9 solved, 97 to 88 %"
-    failed = table.loc[("baseline", "failed")]
+    solved = table.loc[("orthogonalized", "solved")]
+    assert (solved["own read"], solved["raw read"]) == ("90.0, 3 of 3", "75.0, 1 of 3")
+    failed = table.loc[("baseline", "not solved")]
     assert failed["runs"] == 3
-    assert failed["orthogonalized read"] == "33.3 % (0 of 3 solved)", "a diverged run counts as 0"
-    assert table.loc[("baseline", "solved"), "follow-up"] == "orthogonalized: +1.6 points"
-    assert table.loc[("baseline", "solved"), "own read"] == ablation_tables.NO_SUCH_RUN
-    assert ("ns1", "solved") not in table.index
-    assert table.loc[("polar", NOT_RUN), "own read"] == NOT_RUN
+    assert failed["orthogonalized read"] == "33.3, 0 of 3", "a diverged run counts as 0"
+    assert ("ns1", "solved") not in table.index and "polar" not in table.index
+    theirs = ablation_tables.published_swaps(STUDY, RECORDS)
+    assert theirs.loc[("orthogonalized", "solved", "raw")].tolist() == [
+        "90.0, 3 of 3", "75.0, 1 of 3", "7 of 9 solved, 97 to 88 %",
+    ]  # fmt: skip
+    assert theirs.loc[("baseline", "solved", "orthogonalized"), "own read"] == ablation_tables.NO_SUCH_RUN
+    assert "1 of 13" in theirs.loc[("baseline", "not solved", "orthogonalized"), "follow-up"]
+    assert (ablation_tables.published_swaps(STUDY, [])["own read"] == NOT_RUN).all()
 
 
 def test_decoded_beside_its_controls():
-    table = ablation_tables.decoded(STUDY, RECORDS)
-    row = table.loc[("baseline", "failed")]
-    assert row["decoded"].startswith("60.0")
-    assert row["memory adds"].startswith("10.0")
-    assert (row["follow-up: behaviour"], row["follow-up: wrong key"]) == ("3 to 14", "5.2")
-    assert table.loc[("ns1", "failed"), "follow-up: decoded"] == ""
-    assert table.loc[("ns5", "failed"), "decoded"] == ablation_tables.NO_SUCH_RUN
-    assert ablation_tables.decoded(STUDY, []).loc[("ns5", "failed"), "decoded"] == NOT_RUN
+    row = ablation_tables.decoded(STUDY, RECORDS).loc[("baseline", "not solved")]
+    assert (row["decoded"], row["memory adds"]) == ("60 60", "10 10"), "a run that diverged was not asked"
+    theirs = ablation_tables.published_decoded().loc[("baseline", "not solved")]
+    assert (theirs["behaviour"], theirs["wrong key"]) == ("3 to 14", "5.2")
+    assert "45.6" in theirs["recomputed"]
+    assert ablation_tables.decoded(STUDY, []).empty
 
 
 def test_runs_of_other_presets_are_left_out():
@@ -133,13 +154,15 @@ def test_runs_of_other_presets_are_left_out():
 @pytest.mark.parametrize("records", [[], RECORDS], ids=["nothing", "something"])
 def test_figures_are_drawn_of_nothing_and_of_something(records):
     runs, names = ablation_tables.probed_runs(STUDY, records), ablation_tables.variants(STUDY)
-    figure = ablation_plots.elimination(runs, names, ELIMINATION)
+    figure = ablation_plots.elimination(runs, names, STUDY.sides, ELIMINATION)
     waiting = [text.get_text() for text in figure.axes[0].texts]
     assert waiting.count(NOT_RUN) == len(names) - runs["side"].nunique()
     doses = ablation_tables.doses(STUDY)
-    assert len(ablation_plots.dose_response(runs, doses, ELIMINATION).axes[0].get_xticks()) == len(doses)
+    assert len(ablation_plots.dose_response(runs, doses, STUDY.sides, ELIMINATION).axes[0].get_xticks()) == len(doses)
     traces = ablation_tables.traces(STUDY, records)
-    figure = ablation_plots.over_training(traces, "effective_rank", "effective rank", names, {"delta_write": 9.9})
-    assert sum(ax.get_visible() for ax in figure.axes) == len(names)
-    for figure in (ablation_plots.decoded(runs, DECODED, 0.1), ablation_plots.swaps(runs, SWAPPED)):
+    figure = ablation_plots.over_training(traces, "effective_rank", "effective rank", STUDY.sides, {"ns1": 9.9})
+    assert sum(ax.get_visible() for ax in figure.axes) == len(STUDY.sides)
+    drawn = ablation_plots.decoded(runs, STUDY.sides, DECODED, 0.1), ablation_plots.swaps(runs, STUDY.sides, SWAPPED)
+    for figure in drawn:
         assert any(text.get_text() == NOT_RUN for text in figure.axes[0].texts) == (not records)
+    plt.close("all")

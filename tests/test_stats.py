@@ -13,7 +13,11 @@ def runs(escapes, budget=100, accuracies=None):
     """A run table with these escape steps (None: never)."""
     escape = pd.Series(escapes, dtype=float)
     accuracy = escape.notna() * 0.9 + escape.isna() * 0.2 if accuracies is None else accuracies
-    return pd.DataFrame({"escape_step": escape, "steps": budget, "accuracy": accuracy, "solved": escape.notna()})
+    seeds = range(len(escape))
+    return pd.DataFrame({
+        "seed": seeds, "identity": [f"run {seed}" for seed in seeds], "outcome": "plateau",
+        "escape_step": escape, "steps": budget, "accuracy": accuracy, "solved": escape.notna(),
+    })  # fmt: skip
 
 
 def test_wilson_by_its_formula():
@@ -55,16 +59,55 @@ def test_a_mean_and_its_interval():
     assert (mean.low, mean.high) == pytest.approx((mean.value - half, mean.value + half), abs=0.1 * half)
 
 
-def test_a_mean_of_one_has_no_interval_and_of_equals_is_sure():
-    assert stats.mean_interval([0.3]).value == 0.3
-    assert math.isnan(stats.mean_interval([0.3]).low)
-    assert stats.mean_interval([0.3, 0.3, 0.3]) == (0.3, 0.3, 0.3)
+def test_a_mean_of_few_or_of_equals_has_no_interval():
+    for values in ([0.3], [0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.9], 12 * [0.3]):
+        mean = stats.mean_interval(values)
+        assert mean.value == pytest.approx(np.mean(values))
+        assert math.isnan(mean.low) and math.isnan(mean.high)
     with pytest.raises(ValueError, match="values"):
         stats.mean_interval([])
 
 
-def test_a_diverged_run_counts_as_accuracy_0():
-    assert stats.accuracies(runs([None, 50], accuracies=[np.nan, 0.9])).tolist() == [0.0, 0.9]
+def test_a_diverged_run_counts_as_accuracy_0_and_a_lost_number_is_named():
+    table = runs([None, 50], accuracies=[np.nan, 0.9])
+    assert stats.accuracies(table.assign(outcome=["diverged", "solved"])).tolist() == [0.0, 0.9]
+    with pytest.raises(ValueError, match="run 0"):
+        stats.accuracies(table)
+    with pytest.raises(ValueError, match="run 5d3a"):
+        stats.mean_interval(pd.Series([0.1, np.nan], index=["17bc", "5d3a"]))
+
+
+def test_at_chance_by_its_formula():
+    # 32 values, 6,000 positions: 3.125 % and a standard error of 0.2246 points
+    assert stats.at_chance(0.0356, 6000, 32)
+    assert not stats.at_chance(0.0357, 6000, 32)
+    assert stats.at_chance(0.01, 6000, 32), "worse than guessing is no better than guessing"
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "ended", "collapse"),
+    [
+        ((0.1, 0.85, 0.9), "solved", None),
+        ((0.1, 0.85, 0.7), "unsolved", None),
+        ((0.1, 0.9, 0.45), "unsolved", None),
+        ((0.1, 0.9, 0.44), "collapsed", 300),
+        ((0.9, 0.1, 0.05), "collapsed", 200),
+        ((0.9, 0.1, 0.9), "solved", None),
+        ((0.1, 0.79, 0.03), "at chance", None),
+        ((0.03, 0.04, 0.78), "unsolved", None),
+        ((0.1, 0.9, None), "diverged", 300),
+    ],
+)
+def test_how_a_run_ended(accuracies, ended, collapse):
+    outcome = "diverged" if accuracies[-1] is None else "plateau"
+    assert stats.ending(outcome, (100, 200, 300), accuracies, 6000, 32) == ended
+    assert stats.collapse_step((100, 200, 300), accuracies) == collapse
+
+
+def test_a_collapsed_run_has_escaped_and_leaves_the_analysis_there():
+    fell = runs([20, None]).assign(accuracy=[0.02, 0.1], solved=False)
+    assert stats.survival(fell)["waiting"].tolist() == [1, 0.5, 0.5]
+    assert stats.median_escape(fell) == 20
 
 
 def test_kaplan_meier_by_hand():
@@ -103,6 +146,61 @@ def test_logrank_by_hand():
 
 def test_logrank_without_any_escape():
     assert math.isnan(stats.logrank(runs([None, None]), runs([None])))
+    assert math.isnan(stats.paired_logrank(runs([None, None]), runs([None, None])))
+
+
+def test_the_median_survives_rounding():
+    table = runs([3, 4, 4, 5, 5, *5 * [None]])
+    assert stats.survival(table)["waiting"].min() > 0.5, "9/10 times 7/9 times 5/7, as floating-point numbers"
+    assert stats.median_escape(table) == 5
+    assert math.isnan(stats.median_escape(runs([1, None, None])))
+
+
+def test_pairs_of_the_follow_up():
+    # (80, 512): 7 neither, 6 the orthogonalized read only, 0 the raw read only, 3 both
+    raw = runs([*13 * [None], 1, 1, 1])
+    other = runs([*7 * [None], *9 * [1]])
+    counts = stats.pairs(raw, other.sample(frac=1, random_state=0))
+    assert counts == (7, 0, 6, 3)
+    assert stats.fisher((3, 9), (16, 16)) == pytest.approx(0.066, abs=5e-4)
+    assert stats.mcnemar(counts) == pytest.approx(0.03125)
+    assert stats.mcnemar(stats.Pairs(5, 0, 0, 4)) == 1
+
+
+def test_pairs_are_of_shared_seeds_that_come_once():
+    assert stats.pairs(runs([1, None, 1]), runs([None, 1])) == (0, 1, 1, 0)
+    with pytest.raises(ValueError, match="seed: 0"):
+        stats.pairs(runs([1]), pd.concat([runs([1]), runs([2])]))
+
+
+def test_the_logrank_test_by_pairs_is_the_stratified_one():
+    first = runs([20, 40, 40, None, 60, None, 10, None])
+    second = runs([40, 20, 40, 20, None, None, 30, 100])
+    assert stats.sooner(first, second) == (3, 3)
+    # Mantel's sums over strata: observed less expected escapes of the first, and the variance.
+    later = runs([None, 60, 40, None, None, None, None, None])
+    difference = variance = 0.0
+    for (a, in_first), (b, in_second) in zip(_times(first), _times(later)):
+        for t in {t for t, escaped in ((a, in_first), (b, in_second)) if escaped}:
+            at_risk = [a >= t, b >= t]
+            d, n = (in_first and a == t) + (in_second and b == t), sum(at_risk)
+            difference += (in_first and a == t) - d * at_risk[0] / n
+            variance += d * at_risk[0] * at_risk[1] * (n - d) / (n * n * max(n - 1, 1))
+    a, b = stats.sooner(first, later)
+    assert (a, b) == (4, 0)
+    assert difference**2 / variance == pytest.approx((a - b) ** 2 / (a + b))
+    assert stats.paired_logrank(first, later) == pytest.approx(2 * 0.5**4)
+
+
+def test_a_run_that_ends_before_the_other_escapes_tells_nothing():
+    assert stats.sooner(runs([150], budget=200), runs([None], budget=100)) == (0, 0)
+    assert stats.sooner(runs([100], budget=200), runs([None], budget=100)) == (1, 0)
+
+
+def _times(table):
+    return [
+        (row.steps, False) if math.isnan(row.escape_step) else (row.escape_step, True) for row in table.itertuples()
+    ]
 
 
 def test_summary():

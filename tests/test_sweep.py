@@ -78,8 +78,10 @@ def test_every_preset_expands_without_repeats(name, scale):
     best = {side: study.rates[i % len(study.rates)] for i, side in enumerate(study.sides)}
 
     def accuracy(config):
-        side = next(s for s, own in study.sides.items() if all(getattr(config, k) == v for k, v in own.items()))
-        return 0.9 if config.optimizer.lr == best[side] else 0.1
+        side = next(
+            s for s, own in study.sides.items() if all(getattr(config, k) == v for k, v in own.settings.items())
+        )
+        return 0.9 if config.lr == best[side] else 0.1
 
     runs = study.runs([record_of(c, accuracy(c)) for c in first])
     assert runs[: len(first)] == first

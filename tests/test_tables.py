@@ -1,17 +1,23 @@
 """The notebooks' tables: what is recorded, what is not, and what was published beside it."""
 
-import math
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from tiny import TASKS, TINY, record_of
 
-from orthonar.report import stats
+from orthonar import RunConfig
+from orthonar.report import stats, style, words
+from orthonar.report.figures import cost as cost_plots
 from orthonar.report.figures import headline as plots
 from orthonar.report.published import HEADLINE, REPLICATION, published_cells
 from orthonar.report.tables import headline as tables
+from orthonar.report.tables import runs as run_tables
 from orthonar.report.words import NOT_RUN
+from orthonar.study import sides
 from orthonar.study.presets import PRESETS
+from orthonar.training.record import Evaluation
 
 REPLICATED = replace(PRESETS["replication"]["paper"], tasks=({"vocab_size": 80, "seq_len": 512},))
 
@@ -41,66 +47,185 @@ def test_cells_hold_the_seeds_at_the_chosen_rate_and_no_others():
 def test_what_is_not_recorded_says_so():
     table = tables.headline(PRESETS["headline"]["paper"], [])
     assert (table[["accuracy (%)", "solved"]] == NOT_RUN).all(axis=None)
-    assert (table["learning rate"] == "not chosen yet").all()
-    assert (table["agreement"] == NOT_RUN).all()
+    assert (table["rate"] == "not chosen").all()
+    assert (tables.beside_published(PRESETS["headline"]["paper"], [])["solved here"] == NOT_RUN).all()
     assert (tables.comparison(TINY, [])["solved"] == NOT_RUN).all()
+    assert (tables.escape_comparison(TINY, [])["median"] == NOT_RUN).all()
+    assert (tables.endings(TINY, []) == 0).all(axis=None)
+    assert (tables.rate_choices(TINY, [])["one rate for the task"] == "not chosen").all()
+    assert tables.different_rates(TINY, []) == []
     assert (tables.rates(TINY, []) == NOT_RUN).all(axis=None)
     assert all(cell.mean is None and cell.device == "" for cell in tables.cells(TINY, []))
 
 
 def test_every_published_number_is_beside_its_cell():
-    table = tables.headline(PRESETS["headline"]["paper"], []).reset_index()
+    table = tables.beside_published(PRESETS["headline"]["paper"], []).reset_index()
     rows = table[table["task"] == "vocabulary 96, length 768, batch 64"]
-    assert rows["published by"].tolist() == ["post", "follow-up"] * 2
-    assert rows["published solved"].tolist() == ["4 of 24", "1 of 8", "14 of 24", "5 of 8"]
-    assert rows["published accuracy (%)"].tolist() == ["22 to 23", "22", "68 to 69", "67"]
+    assert rows["source"].tolist() == ["post", "follow-up"] * 2
+    assert rows["solved"].tolist() == ["4 of 24", "1 of 8", "14 of 24", "5 of 8"]
+    assert rows["mean (%)"].tolist() == ["22 to 23, second-hand", "22", "68 to 69, second-hand", "67"]
     assert len(tables.published_points(PRESETS["headline"]["paper"])) == 8
     assert published_cells(80, 512, 16) == [REPLICATION[0]]
     assert published_cells(80, 512, 64) == [HEADLINE[0]]
     assert published_cells(28, 96, 16) == []
+    theirs = REPLICATION[0]
+    neither, baseline, other, both = theirs.pairs
+    assert (baseline + both, other + both, sum(theirs.pairs)) == (theirs.solved("baseline"), 9, theirs.seeds)
 
 
-def test_agreement_is_fishers_test_against_the_published_count():
+def test_solved_counts_are_compared_and_means_without_spread_are_not():
     records = all_records(REPLICATED)
-    row = tables.headline(REPLICATED, records).reset_index().iloc[0]
-    assert row["solved"].startswith("8 of 16 ")
-    assert row["published solved"] == "3 of 16"
-    assert row["agreement"] == f"solved: p = {stats.fisher((8, 3), (16, 16)):.2g}"
-
-
-@pytest.mark.parametrize(("accuracy", "verdict"), [(0.7, "inside"), (0.2, "outside")])
-def test_agreement_of_means(accuracy, verdict):
+    row = tables.beside_published(REPLICATED, records).reset_index().iloc[0]
+    assert (row["solved here"], row["solved"]) == ("8 of 16", "3 of 16")
+    assert row["Fisher p"] == f"{stats.fisher((8, 3), (16, 16)):.2g}"
     study = replace(PRESETS["headline"]["paper"], tasks=({"vocab_size": 80, "seq_len": 512},))
-    records = all_records(study, lambda c: accuracy + 0.05 * math.sin(c.seed))
-    row = tables.headline(study, records).loc["vocabulary 80, length 512, batch 64"].loc["baseline"]
-    assert row["agreement"] == f"mean: {verdict} the interval"
+    row = tables.beside_published(study, all_records(study)).reset_index().iloc[0]
+    assert (row["mean (%)"], row["Fisher p"]) == ("69.1, second-hand", "")
+
+
+def test_nothing_published_stands_beside_another_embedding():
+    study = replace(REPLICATED, settings=REPLICATED.settings | {"embedding_std": 0.065})
+    assert len(tables.beside_published(REPLICATED, [])) == 2
+    assert tables.beside_published(study, []).empty and tables.published_points(study).empty
+
+
+@pytest.mark.parametrize("name", ["initialisation", "initialisation-orthogonalized", "schedule"])
+@pytest.mark.parametrize("recorded", [False, True], ids=["nothing", "everything"])
+def test_any_sides_have_their_tables(name, recorded):
+    study = PRESETS[name]["paper"]
+    records = all_records(study) if recorded else []
+    assert list(tables.headline(study, records).index.get_level_values("read")) == list(study.sides)
+    others = list(study.sides)[1:]
+    for table in (tables.comparison, tables.escape_comparison):
+        assert list(table(study, records).index.get_level_values("read")) == others
+    assert len(tables.published_points(study)) == len(study.sides) * (next(iter(study.sides)) in _PUBLISHED)
+    for table in (tables.beside_published, tables.endings, tables.rates, tables.rate_choices):
+        table(study, records)
+    panel = {"all": {tables.cells(study, [])[0].task: study.sides.values()}}
+    plots.headline(panel, tables.study_runs(study, records), tables.published_points(study))
+    plt.close("all")
+
+
+_PUBLISHED = ("baseline", "baseline, 4,000 steps")
+
+
+def test_what_was_published_of_the_schedules_stands_beside_them():
+    table = tables.beside_published(PRESETS["schedule"]["paper"], [])
+    assert table["solved"].tolist() == ["13 of 16", "8 of 16"]
+
+
+@pytest.mark.parametrize("count", [0, 7, 24])
+def test_tables_fit_the_page(count):
+    for name, scale in (("headline", "paper"), ("headline", "pocket"), ("replication", "paper"), ("schedule", "paper")):
+        study = PRESETS[name][scale]
+        records = [r for r in all_records(study) if r.settings["seed"] < count or r.settings["seed"] >= 100]
+        for table in (
+            tables.headline, tables.beside_published, tables.endings, tables.comparison, tables.escape_comparison,
+            tables.rates, tables.rate_choices,
+        ):  # fmt: skip
+            assert style.text_width(table(study, records)) <= words.PAGE, (name, scale, table.__name__)
+
+
+def test_every_side_has_one_look_and_every_look_one_side():
+    every = {side for study in _studies() for side in study.sides.values()}
+    assert len({side.name for side in every}) == len(every), "one object per name"
+    drawn = {side.name: (side.look.color, side.look.marker) for side in every}
+    drawn |= {name: cost_plots._LOOKS[name][:2] for name in ("plain", "stock")}
+    assert len(set(drawn.values())) == len(drawn)
+    assert cost_plots._LOOKS["raw"][:2] == drawn["baseline"]
+    with pytest.raises(ValueError, match="twice"):
+        sides.by_name(sides.BASELINE, sides.BASELINE)
+
+
+def _studies():
+    return [study for scales in PRESETS.values() for study in scales.values()]
+
+
+def ended(config, *accuracies):
+    record = record_of(config)
+    trace = [Evaluation(10 * i, a, 1.0, 1.0, 1.0) for i, a in enumerate(accuracies, 1)]
+    return replace(record, trace=trace, outcome="diverged" if accuracies[-1] is None else "plateau")
+
+
+def test_how_runs_ended_is_read_from_their_traces():
+    runs = [TINY.run(TASKS[0], "baseline", 1e-2, seed) for seed in TINY.seeds]
+    records = [*all_records(TINY)]
+    others = [r for r in records if r.identity not in {c.identity for c in runs}]
+    mine = [ended(runs[0], 0.1, 0.9, 0.4), ended(runs[1], 0.1, 0.2, 0.01), ended(runs[2], 0.5, None)]
+    table = run_tables.study_runs(TINY, [*others, *mine]).query("side == 'baseline'").iloc[:3]
+    assert table["ended"].tolist() == ["collapsed", "at chance", "diverged"]
+    assert table["outcome"].tolist() == ["plateau", "plateau", "diverged"], "the record keeps its word"
+    assert table["collapse_step"].tolist()[0] == 30
+    assert table["best"].tolist() == [0.9, 0.2, 0.5]
+    row = tables.endings(TINY, [*others, *mine]).iloc[0]
+    assert row.to_dict() == {"solved": 0, "unsolved": 0, "at chance": 1, "collapsed": 1, "diverged": 1}
+
+
+def test_positions_that_share_their_answer_count_as_fewer():
+    config = RunConfig(vocab_size=20, seq_len=64, noise_vocab_size=4, batch_size=8, validation_sequences=32, seed=5)
+    tokens = np.concatenate([t.numpy() for t, _ in config.task.validation_set(0, 64, 64, "cpu")])
+    targets = np.concatenate([t.numpy() for _, t in config.task.validation_set(0, 64, 64, "cpu")])
+    counts = [
+        ((tokens[row] == key) & (targets[row] >= 0)).sum() for row in range(len(tokens)) for key in config.task.keys
+    ]
+    wanted = 32 / 64 * sum(counts) ** 2 / sum(c * c for c in counts)
+    assert run_tables.independent_positions(config) == pytest.approx(wanted)
+    assert wanted < 32 / 64 * sum(counts)
+
+
+def test_the_rate_for_a_task_and_that_for_task_and_read():
+    def accuracy(config):
+        best = 1e-3 if type(config.read).__name__ == "RawRead" else 1e-2
+        return (0.5 if config.lr == best else 0.4) + (0.2 if config.lr == 1e-2 else 0)
+
+    records = all_records(TINY, accuracy)
+    assert tables.different_rates(TINY, records) == []
+    records = all_records(TINY, lambda c: 0.9 if (c.lr == 1e-3) == (type(c.read).__name__ == "RawRead") else 0.3)
+    choice = tables.rate_choices(TINY, records).iloc[0]
+    assert choice.tolist() == ["0.001", "0.01", "no: a confound", "0.01"], "of equally good rates the larger"
+    assert "baseline at 0.001, orthogonalized at 0.01" in tables.different_rates(TINY, records)[0]
+    table = tables.headline(TINY, records, "seeds at one rate per task")
+    assert (table["rate"] == "0.01").all()
+    assert table["solved"].tolist()[0] == NOT_RUN, "at the task's rate the baseline's seeds are not run"
+    assert table["solved"].tolist()[1].startswith("3 of 3")
+    with pytest.raises(ValueError, match="stage"):
+        run_tables.study_runs(TINY, records, "rate")
 
 
 def test_comparison_uses_shared_seeds_only():
     records = all_records(
-        TINY, lambda c: 0.9 if c.read == TINY.sides["orthogonalized"]["read"] else 0.5 - 0.1 * c.seed % 1
+        TINY, lambda c: 0.9 if c.read == TINY.sides["orthogonalized"].settings["read"] else 0.5 - 0.1 * c.seed % 1
     )
     missing = TINY.run(TASKS[0], "orthogonalized", 1e-2, 2).identity
     row = tables.comparison(TINY, [r for r in records if r.identity != missing]).iloc[0]
     assert row["seeds"] == 2
-    assert row["solved"] == "0 against 2"
+    assert (row["solved"], row["alone"]) == ("0, 2", "0, 2")
+    assert row["McNemar p"] == "0.5"
     assert row["Fisher p"] == f"{stats.fisher((0, 2), (2, 2)):.2g}"
+
+
+def test_escapes_are_compared_by_pairs_beside_the_published():
+    records = all_records(REPLICATED, lambda c: 0.9 if type(c.read).__name__ != "RawRead" or c.seed < 14 else 0.3)
+    row = tables.escape_comparison(REPLICATED, records).iloc[0]
+    assert (row["median"], row["sooner"], row["published"]) == ("none, 2000", "0, 13", "0.02 (follow-up)")
+    assert row["stratified p"] == f"{2 * 0.5**13:.2g}"
 
 
 def test_the_chosen_rate_is_marked_and_no_other():
     text = tables.rates(TINY, all_records(TINY, lambda c: 0.9 if c.lr == 1e-3 else 0.1))
-    assert (text["0.001"] == "90.0 % (2 of 2 solved) *").all()
-    assert (text["0.01"] == "10.0 % (0 of 2 solved)").all()
+    assert (text["0.001"] == "90.0, 2 of 2 *").all()
+    assert (text["0.01"] == "10.0, 0 of 2").all()
 
 
 @pytest.mark.parametrize("records", [[], all_records(TINY)], ids=["nothing", "everything"])
 def test_figures_are_drawn_of_nothing_and_of_everything(records):
     runs, points = tables.study_runs(TINY, records), tables.published_points(TINY)
-    labels = list(dict.fromkeys(cell.task for cell in tables.cells(TINY, records)))
-    figure = plots.headline({"tiny": labels}, runs, points)
+    panels = {"tiny": {cell.task: TINY.sides.values() for cell in tables.cells(TINY, records)}}
+    figure = plots.headline(panels, runs, points)
     waiting = [text.get_text() for text in figure.axes[0].texts]
     assert waiting.count("not run yet") == (0 if records else 4)
-    curves = {side: stats.survival(of_side) for side, of_side in runs.groupby("side")}
+    curves = {side: (TINY.sides[side], stats.survival(of_side)) for side, of_side in runs.groupby("side")}
     assert len(plots.survival_curves(curves, "tiny").lines) == len(curves)
-    ax = plots.learning_rates(tables.study_runs(TINY, records, "rates"), points, "tiny")
+    ax = plots.learning_rates(tables.study_runs(TINY, records, "rates"), TINY.sides.values(), points, "tiny")
     assert any(("not run yet" in label.get_text()) == (not records) for label in ax.get_legend().get_texts())
+    plt.close("all")

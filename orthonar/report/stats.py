@@ -3,8 +3,12 @@
 A run is *solved* when its final accuracy is at least 0.8. Its *escape step* is the first evaluation with at least that,
 the first step's excluded; a run that never gets there is censored at its budget of steps. A diverged run counts as not
 solved, and with accuracy 0 in means.
+
+How a run *ended* is one of `ENDINGS`, see `ending`. A collapse comes after an escape, and a run leaves the survival
+analysis with its escape: it counts as an event there, and nothing after it, the collapse included, is looked at.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,15 +18,32 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
+from ..training.record import SOLVED_AT
+
 CONFIDENCE = 0.95
+#: Fewest values whose mean gets an interval: of fewer, a 95 % bootstrap interval holds the mean far less often (of two
+#: values in about half of the cases).
+LEAST_FOR_INTERVAL = 8
+
+#: How runs end, the best first.
+ENDINGS = ("solved", "unsolved", "at chance", "collapsed", "diverged")
 
 
 class Interval(NamedTuple):
-    """An estimate with its 95 % confidence interval."""
+    """An estimate with its 95 % confidence interval, NaN where there is none."""
 
     value: float
     low: float
     high: float
+
+
+class Pairs(NamedTuple):
+    """How many pairs of runs, one of each side with the same seed, solved which side's run."""
+
+    neither: int
+    first_only: int
+    second_only: int
+    both: int
 
 
 def solved_share(solved: int, runs: int) -> Interval:
@@ -31,6 +52,9 @@ def solved_share(solved: int, runs: int) -> Interval:
     Args:
         solved: number of solved runs.
         runs: number of all runs, at least 1.
+
+    Raises:
+        ValueError: the counts are impossible.
     """
     if not 0 <= solved <= runs or runs < 1:
         raise ValueError(f"solved must lie between 0 and runs, at least 1, not {solved} of {runs}")
@@ -38,27 +62,100 @@ def solved_share(solved: int, runs: int) -> Interval:
     return Interval(solved / runs, float(low), float(high))
 
 
+def at_chance(accuracy: float, scored: float, values: int) -> bool:
+    """Whether an accuracy is no better than guessing one value, within sampling error.
+
+    All values are equally likely, so the best constant guess is right with p = 1 / values, and the share of right
+    answers among independent positions has the standard error sqrt(p (1 - p) / scored). At chance is what lies at most
+    1.96 of them above p.
+
+    Args:
+        accuracy: share of scored positions that are right, 0 to 1.
+        scored: number of independent scored positions.
+        values: number of values to choose from.
+    """
+    p = 1 / values
+    return accuracy <= p + stats.norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt(p * (1 - p) / scored)
+
+
+def collapse_step(steps: Sequence[int], accuracies: Sequence[float | None]) -> int | None:
+    """Where a run collapsed: the evaluation from which on it stays below half of its best, after an escape.
+
+    Args:
+        steps: training steps done at each evaluation, in order.
+        accuracies: at each of them, 0 to 1; None, where the run diverged, counts as 0.
+
+    Returns:
+        The step; None for a run that never escaped, or whose last evaluation has at least half of its best accuracy.
+    """
+    reached = [0.0 if a is None else a for a in accuracies]
+    escape = next((i for i, (step, a) in enumerate(zip(steps, reached)) if step > 1 and a >= SOLVED_AT), None)
+    if escape is None or reached[-1] >= max(reached) / 2:
+        return None
+    last = max(i for i, a in enumerate(reached) if a >= max(reached) / 2)
+    return steps[last + 1]
+
+
+def ending(outcome: str, steps: Sequence[int], accuracies: Sequence[float | None], scored: float, values: int) -> str:
+    """How a run ended, one of `ENDINGS`.
+
+    "diverged" where a loss was not finite; "collapsed" where `collapse_step` finds a collapse; "solved" with a final
+    accuracy of at least 0.8; "at chance" as of `at_chance`; else "unsolved".
+
+    Args:
+        outcome: as it stands in the run's record.
+        steps: training steps done at each evaluation, in order.
+        accuracies: at each of them, 0 to 1.
+        scored: number of independent scored positions of the run's validation set.
+        values: number of values to choose from.
+    """
+    if outcome == "diverged" or accuracies[-1] is None:
+        return "diverged"
+    if collapse_step(steps, accuracies) is not None:
+        return "collapsed"
+    if accuracies[-1] >= SOLVED_AT:
+        return "solved"
+    return "at chance" if at_chance(accuracies[-1], scored, values) else "unsolved"
+
+
 def accuracies(table: pd.DataFrame) -> np.ndarray:
-    """Final accuracies of a run table, 0 to 1, a diverged run as 0."""
+    """Final accuracies of a run table, 0 to 1, a diverged run as 0.
+
+    Raises:
+        ValueError: a run that did not diverge has no accuracy; its identity is named.
+    """
+    lost = table["accuracy"].isna() & (table["outcome"] != "diverged")
+    if lost.any():
+        names = ", ".join(table.loc[lost, "identity"])
+        raise ValueError(f"accuracy: not a number in runs that did not diverge: {names}")
     return table["accuracy"].fillna(0.0).to_numpy(dtype=float)
 
 
-def mean_interval(values: Sequence[float], seed: int = 0, resamples: int = 9999) -> Interval:
-    """Mean with a bias-corrected and accelerated bootstrap interval (Efron 1987); NaN where there is only one value.
+def mean_interval(values: Sequence[float] | pd.Series, seed: int = 0, resamples: int = 9999) -> Interval:
+    """Mean with a bias-corrected and accelerated bootstrap interval (Efron 1987).
 
     Args:
-        values: a number a run.
+        values: one number per run; a Series' index names the runs.
         seed: of the resampling.
         resamples: how many samples are drawn.
+
+    Returns:
+        The mean; without an interval where there are fewer than `LEAST_FOR_INTERVAL` values, or where all are equal, so
+        that resampling cannot tell how far the mean may be off.
+
+    Raises:
+        ValueError: there is no value, or one is not a number: the message names it.
     """
+    names = values.index if isinstance(values, pd.Series) else range(len(values))
     values = np.asarray(values, dtype=float)
     if not values.size:
         raise ValueError("values: a mean needs at least one")
+    if np.isnan(values).any():
+        lost = ", ".join(str(name) for name, value in zip(names, values) if np.isnan(value))
+        raise ValueError(f"values: not a number, in run {lost}")
     mean = float(values.mean())
-    if values.size == 1:
+    if values.size < LEAST_FOR_INTERVAL or np.ptp(values) == 0:
         return Interval(mean, np.nan, np.nan)
-    if np.ptp(values) == 0:
-        return Interval(mean, mean, mean)
     result = stats.bootstrap(
         (values,), np.mean, n_resamples=resamples, confidence_level=CONFIDENCE, rng=np.random.default_rng(seed)
     )
@@ -66,7 +163,7 @@ def mean_interval(values: Sequence[float], seed: int = 0, resamples: int = 9999)
 
 
 def fisher(solved: tuple[int, int], runs: tuple[int, int]) -> float:
-    """Two-sided p-value of Fisher's exact test that two sides are solved equally often.
+    """Two-sided p-value of Fisher's exact test that two sides are solved equally often, as if their seeds were apart.
 
     Args:
         solved: number of solved runs of each side.
@@ -75,8 +172,48 @@ def fisher(solved: tuple[int, int], runs: tuple[int, int]) -> float:
     return float(stats.fisher_exact([[s, n - s] for s, n in zip(solved, runs, strict=True)]).pvalue)
 
 
+def shared_seeds(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs of two run tables whose seeds both have, each by seed, in the same order.
+
+    Raises:
+        ValueError: a seed comes twice on one side.
+    """
+    for side in (first, second):
+        twice = side["seed"][side["seed"].duplicated()]
+        if len(twice):
+            raise ValueError(f"seed: {twice.iloc[0]} comes twice on one side")
+    seeds = sorted(set(first["seed"]) & set(second["seed"]))
+    return first.set_index("seed").loc[seeds], second.set_index("seed").loc[seeds]
+
+
+def pairs(first: pd.DataFrame, second: pd.DataFrame) -> Pairs:
+    """Count the pairs of runs with the same seed by which of the two is solved.
+
+    Args:
+        first: a run table.
+        second: a run table; seeds that only one side has are left out.
+    """
+    a, b = (side["solved"].to_numpy(bool) for side in shared_seeds(first, second))
+    return Pairs(int((~a & ~b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((a & b).sum()))
+
+
+def mcnemar(counts: Pairs) -> float:
+    """Two-sided p-value of the exact McNemar test that either side alone is solved equally often (McNemar 1947).
+
+    Args:
+        counts: pairs with the same seed; only those in which one run alone is solved tell the sides apart.
+
+    Returns:
+        The p-value; 1 where no pair does.
+    """
+    return _sign_test(counts.first_only, counts.second_only)
+
+
 def escapes(table: pd.DataFrame) -> stats.CensoredData:
-    """Escape steps of a run table; a run without one is censored at its budget, a diverged one too: it never will."""
+    """Escape steps of a run table; a run without one is censored at its budget, a diverged one too: it never will.
+
+    A run that collapsed has escaped before, which is its event; what follows is not looked at.
+    """
     reached = table["escape_step"].notna()
     return stats.CensoredData(
         uncensored=table.loc[reached, "escape_step"].to_numpy(float),
@@ -104,6 +241,14 @@ def survival(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def median_escape(table: pd.DataFrame) -> float:
+    """The step by which half of the runs have escaped; NaN where half of them never do."""
+    curve = survival(table)
+    # The estimate is a product of ratios, and may miss a half by a rounding error.
+    half = curve.loc[curve["waiting"] <= 0.5 + 1e-9, "step"]
+    return float(half.min()) if len(half) else math.nan
+
+
 def logrank(first: pd.DataFrame, second: pd.DataFrame) -> float:
     """Two-sided p-value of the log-rank test (Mantel 1966) that two run tables escape alike; NaN if none escapes."""
     if not first["escape_step"].notna().any() and not second["escape_step"].notna().any():
@@ -111,24 +256,59 @@ def logrank(first: pd.DataFrame, second: pd.DataFrame) -> float:
     return float(stats.logrank(escapes(first), escapes(second)).pvalue)
 
 
+def sooner(first: pd.DataFrame, second: pd.DataFrame) -> tuple[int, int]:
+    """In how many pairs with the same seed the first side's run escapes sooner, and in how many the second's.
+
+    Pairs that escape at the same evaluation, in which neither escapes, or of which one run ends before the other
+    escapes tell nothing and are in neither number.
+    """
+    a, b = shared_seeds(first, second)
+    times = [np.where(side["escape_step"].notna(), side["escape_step"], side["steps"]) for side in (a, b)]
+    escaped = [side["escape_step"].notna().to_numpy() for side in (a, b)]
+    before = (times[0] < times[1]) | ((times[0] == times[1]) & ~escaped[1])
+    after = (times[1] < times[0]) | ((times[1] == times[0]) & ~escaped[0])
+    return int((escaped[0] & before).sum()), int((escaped[1] & after).sum())
+
+
+def paired_logrank(first: pd.DataFrame, second: pd.DataFrame) -> float:
+    """Two-sided p-value of the log-rank test stratified by seed, in its exact form.
+
+    With one run of each side in a stratum, a pair in which one run escapes while the other still waits adds +1/2 or
+    -1/2 to the observed less the expected escapes and 1/4 to their variance, and every other pair adds nothing. So the
+    statistic is (a - b)² / (a + b) for the two numbers of `sooner`; and as the signs of the pairs are like throws of a
+    coin where the sides escape alike, the binomial distribution of a gives the p-value without an approximation.
+
+    Args:
+        first: a run table.
+        second: a run table; seeds that only one side has are left out.
+
+    Returns:
+        The p-value; NaN where no pair tells the sides apart.
+    """
+    a, b = sooner(first, second)
+    return _sign_test(a, b) if a + b else math.nan
+
+
+def _sign_test(a: int, b: int) -> float:
+    return float(stats.binomtest(a, a + b).pvalue) if a + b else 1.0
+
+
 def summary(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """One row a group of runs: how many, how many solved with Wilson's interval, mean accuracy with its interval.
+    """One row per group of runs: how many, how many solved with Wilson's interval, mean accuracy with its interval.
 
     Args:
         table: a run table.
         by: columns that tell the groups apart.
 
     Returns:
-        Columns runs, solved, solved_low, solved_high (shares), accuracy, accuracy_low, accuracy_high (0 to 1),
-        median_escape (NaN where half of the runs never escape).
+        Columns runs, solved, solved_low, solved_high (shares), accuracy, accuracy_low, accuracy_high (0 to 1; NaN where
+        there is no interval), median_escape (NaN where half of the runs never escape).
     """
     rows = []
     for key, runs in table.groupby(by, sort=False, dropna=False):
         solved = int(runs["solved"].sum())
         share, mean = solved_share(solved, len(runs)), mean_interval(accuracies(runs))
-        waiting = survival(runs)
-        half = waiting.loc[waiting["waiting"] <= 0.5, "step"]
         row = {"runs": len(runs), "solved": solved, "solved_low": share.low, "solved_high": share.high}
         row |= {"accuracy": mean.value, "accuracy_low": mean.low, "accuracy_high": mean.high}
-        rows.append(dict(zip(by, key, strict=True)) | row | {"median_escape": half.min() if len(half) else np.nan})
+        rows.append(dict(zip(by, key, strict=True)) | row | {"median_escape": median_escape(runs)})
     return pd.DataFrame(rows).set_index(by) if rows else pd.DataFrame()

@@ -1,17 +1,34 @@
-"""How figures look and where they go.
-
-The colours are Okabe and Ito's, which colour-blind readers can tell apart, picked to differ in lightness too.
-"""
+"""How tables and figures are shown, and where figures go. What a side looks like is in `orthonar.study.sides`."""
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
 
 from .. import paths
+from .words import PAGE
 
-#: How readers know the reads.
-READ_LABELS = {"RawRead": "baseline", "NewtonSchulzRead": "orthogonalized"}
+
+def show(table: pd.DataFrame, title: str = "") -> None:
+    """Display a table in a notebook in full: every row and column, no line broken, as text and as HTML.
+
+    Args:
+        table: made for a page, no wider than `orthonar.report.words.PAGE` as text.
+        title: a line above it.
+    """
+    from IPython.display import display  # only notebooks come here
+
+    if title:
+        print(title)
+    limits = ("display.max_columns", None, "display.max_rows", None, "display.max_colwidth", None)
+    with pd.option_context("display.width", max(PAGE, text_width(table)), *limits):
+        display(table)
+
+
+def text_width(table: pd.DataFrame) -> int:
+    """How many characters wide a table is as text."""
+    return max(map(len, table.to_string(max_colwidth=None).splitlines()))
 
 
 def save(fig: Figure, name: str, folder: Path | str | None = None) -> tuple[Path, Path]:

@@ -1,11 +1,23 @@
-"""What tables and figures call things."""
+"""What tables and figures call things, and how they write numbers."""
+
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from . import stats
 
 #: What a table says where nothing is recorded.
 NOT_RUN = "not run yet"
+#: What it says where a probe saw nothing, or there was none.
+NOT_KNOWN = "not known"
+
+#: Widest line of a table, in characters.
+PAGE = 120
+#: What it says of a median escape step where half of the runs or more never escape.
+NO_MEDIAN = "none"
+#: At most so many values are all shown in a narrow column.
+_FEW = 4
 
 
 def task_label(vocab_size: int, seq_len: int, batch_size: int) -> str:
@@ -21,3 +33,58 @@ def percent(interval: stats.Interval, unit: str = "") -> str:
     if unit:
         return f"{low:.0f} to {high:.0f} {unit}"
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def mean_text(shares: Sequence[float], most: int = stats.LEAST_FOR_INTERVAL - 1) -> str:
+    """A mean of shares in percent with its interval, or, of too few runs for one, with the runs: "39.2 (31 34 52)".
+
+    Args:
+        shares: one per run, 0 to 1; at least one.
+        most: so many runs are shown one by one, of more the least and the largest.
+    """
+    interval = stats.mean_interval(shares)
+    text, runs = percent(interval), [f"{100 * share:.0f}" for share in sorted(shares)]
+    if not np.isnan(interval.low) or len(runs) == 1:
+        return text
+    return f"{text} ({' '.join(runs) if len(runs) <= most else f'{runs[0]} to {runs[-1]}'})"
+
+
+def median_text(step: float) -> str:
+    """A median escape step."""
+    return NO_MEDIAN if np.isnan(step) else f"{step:.0f}"
+
+
+def values_text(values: pd.Series, digits: int, nothing: str = NOT_RUN) -> str:
+    """One number per run in a narrow column: up to four of them, up to seven their range, else their mean.
+
+    Args:
+        values: one per run; where one is missing, the run was not asked, and it is left out.
+        digits: digits after the point.
+        nothing: what to say without any run.
+    """
+    if not len(values):
+        return nothing
+    known = np.sort(values.dropna().to_numpy(dtype=float))
+    if not len(known):
+        return NOT_KNOWN
+    if len(known) <= _FEW:
+        return " ".join(f"{value:.{digits}f}" for value in known)
+    value, low, high = stats.mean_interval(known)
+    if np.isnan(low):
+        return f"{known[0]:.{digits}f} to {known[-1]:.{digits}f}"
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def solved_text(solved: int, runs: int) -> str:
+    """Solved runs with Wilson's interval: "5 of 12 (19 to 68 %)"."""
+    return f"{solved} of {runs} ({percent(stats.solved_share(solved, runs), '%')})"
+
+
+def p_text(p: float, nothing: str = "") -> str:
+    """A p-value; what to say where there is none."""
+    return nothing if np.isnan(p) else f"{p:.2g}"
+
+
+def devices(runs: pd.DataFrame) -> str:
+    """Names of the devices that runs were made on."""
+    return ", ".join(sorted(set(runs["device_name"]))) if len(runs) else ""

@@ -5,50 +5,22 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ..mlstm.layer import small_init_std
-from ..mlstm.writes import DeltaWrite, WriteBack
-from ..reads.base import RawRead
-from ..reads.composites import BlendRead, StraightThroughRead
-from ..reads.filters import MuonRead, PolarRead, RidgeRead
-from ..reads.mesa import MesaRead
-from ..reads.newton_schulz import NewtonSchulzRead
 from ..training.config import RunConfig
 from ..training.record import RunRecord
-from ..training.schedules import Constant
+from .sides import (
+    BASELINE,
+    CONSTANT,
+    COSINE_4000,
+    ELIMINATION,
+    HEADLINE,
+    ORTHOGONALIZED_SMALL_EMBEDDING,
+    SMALL_EMBEDDING,
+    Side,
+    by_name,
+)
 
 #: The post's four learning rates.
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
-#: The two sides of the post's comparison, by the names that its readers know, each with its settings.
-SIDES: Mapping[str, Mapping] = MappingProxyType(
-    {"baseline": {"read": RawRead()}, "orthogonalized": {"read": NewtonSchulzRead(steps=5)}}
-)
-
-
-#: What in the read does the work, and what in the write: the follow-up's elimination and dose response, and more, by
-#: the names of its table where it has them.
-VARIANTS: Mapping[str, Mapping] = MappingProxyType(
-    {
-        "baseline": {"read": RawRead()},
-        "ns5": {"read": NewtonSchulzRead(steps=5)},
-        "ns0_normalise_only": {"read": NewtonSchulzRead(steps=0)},
-        "ns1": {"read": NewtonSchulzRead(steps=1)},
-        "ns3": {"read": NewtonSchulzRead(steps=3)},
-        "straight_through_forward_only": {"read": StraightThroughRead(NewtonSchulzRead(), RawRead())},
-        "straight_through_backward_only": {"read": StraightThroughRead(RawRead(), NewtonSchulzRead())},
-        "frozen_random_keys": {"read": RawRead(), "frozen_keys": True},
-        "qk_lr_x4": {"read": RawRead(), "qk_lr_factor": 4.0},
-        "delta_write": {"read": RawRead(), "write": DeltaWrite()},
-        "write_back_each_chunk": {"read": NewtonSchulzRead(steps=5), "write": WriteBack(every=16)},
-        "rls_read": {"read": MesaRead()},
-        "blend_half": {"read": BlendRead(0.5)},
-        "ns2": {"read": NewtonSchulzRead(steps=2)},
-        "ridge": {"read": RidgeRead()},
-        "polar": {"read": PolarRead()},
-        "ns8": {"read": NewtonSchulzRead(steps=8)},
-        "muon3": {"read": MuonRead(steps=3)},
-        # Last, since every position waits for the one before: half an hour for what takes others minutes.
-        "write_back": {"read": NewtonSchulzRead(steps=5), "write": WriteBack()},
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -65,7 +37,7 @@ class Study:
         rates: learning rates to choose from.
         rate_seeds: seeds that the rate is chosen on.
         seeds: seeds run at the chosen rate; none where the rates themselves are the result.
-        sides: what is compared, settings of `RunConfig` by the names readers know.
+        sides: what is compared, by name, see `orthonar.study.sides`; the first is what the others are compared with.
         keep_weights: whether final weights are kept beside the records.
     """
 
@@ -75,7 +47,7 @@ class Study:
     rates: tuple[float, ...] = RATES
     rate_seeds: tuple[int, ...] = (100, 101)
     seeds: tuple[int, ...] = tuple(range(24))
-    sides: Mapping[str, Mapping] = field(default_factory=lambda: SIDES)
+    sides: Mapping[str, Side] = field(default_factory=lambda: HEADLINE)
     keep_weights: bool = False
 
     def cells(self) -> list[tuple[Mapping, str]]:
@@ -84,7 +56,7 @@ class Study:
 
     def run(self, task: Mapping, side: str, lr: float, seed: int, device: str = "cpu") -> RunConfig:
         """One run's settings."""
-        return RunConfig(**{**self.settings, **task, **self.sides[side]}, lr=lr, seed=seed, device=device)
+        return RunConfig(**{**self.settings, **task, **self.sides[side].settings}, lr=lr, seed=seed, device=device)
 
     def rate_runs(self, task: Mapping, side: str, device: str = "cpu") -> list[RunConfig]:
         """The runs that a cell's learning rate is chosen by."""
@@ -97,7 +69,7 @@ class Study:
 
         Args:
             task: one of the tasks.
-            side: one of the sides.
+            side: one of the
             records: run records by identity.
         """
         means = {}
@@ -144,29 +116,11 @@ _FOLLOW_UP = MappingProxyType({"batch_size": 16, "probes": True})
 _FOLLOW_UP_RATE = (3e-3,)
 
 
-def _follow_up(vocab_size: int, seq_len: int, sides: Mapping[str, Mapping]) -> Study:
+def _follow_up(vocab_size: int, seq_len: int, compared: Mapping[str, Side]) -> Study:
     task = _task(vocab_size, seq_len)
     seeds = tuple(range(11, 27))
-    return Study("paper", (task,), _FOLLOW_UP, _FOLLOW_UP_RATE, (), seeds, sides, keep_weights=True)
+    return Study("paper", (task,), _FOLLOW_UP, _FOLLOW_UP_RATE, (), seeds, compared, keep_weights=True)
 
-
-#: The raw read from the study's embedding and from one as small as the layer's projections, which is not the study's.
-INITIALISATIONS: Mapping[str, Mapping] = MappingProxyType(
-    {
-        "standard embedding": {"read": RawRead()},
-        "small embedding": {"read": RawRead(), "embedding_std": small_init_std(94)},
-    }
-)
-ORTHOGONALIZED_SMALL: Mapping[str, Mapping] = MappingProxyType(
-    {"small embedding, orthogonalized": {"read": NewtonSchulzRead(steps=5), "embedding_std": small_init_std(94)}}
-)
-#: The raw read over twice the steps, and at a constant rate.
-SCHEDULES: Mapping[str, Mapping] = MappingProxyType(
-    {
-        "cosine, 4,000 steps": {"read": RawRead(), "steps": 4000},
-        "constant": {"read": RawRead(), "schedule": Constant()},
-    }
-)
 
 # A model and tasks small enough for two CPU cores; its embedding is small, unlike the study's. The post's
 # smallest rate is left out: in so few steps nothing would leave chance with it.
@@ -186,11 +140,11 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
         "pocket": Study("pocket", _POCKET_TASKS, _POCKET, rates=_POCKET_RATES, seeds=tuple(range(12))),
     },
     # In the order in which they are worth running where an hour is dear.
-    "initialisation": {"paper": _follow_up(80, 512, INITIALISATIONS)},
-    "initialisation-orthogonalized": {"paper": _follow_up(80, 512, ORTHOGONALIZED_SMALL)},
-    "schedule": {"paper": _follow_up(80, 512, SCHEDULES)},
-    "replication": {"paper": _follow_up(80, 512, SIDES)},
-    "replication-1024": {"paper": _follow_up(80, 1024, SIDES)},
+    "initialisation": {"paper": _follow_up(80, 512, by_name(BASELINE, SMALL_EMBEDDING))},
+    "initialisation-orthogonalized": {"paper": _follow_up(80, 512, by_name(ORTHOGONALIZED_SMALL_EMBEDDING))},
+    "schedule": {"paper": _follow_up(80, 512, by_name(COSINE_4000, CONSTANT))},
+    "replication": {"paper": _follow_up(80, 512, HEADLINE)},
+    "replication-1024": {"paper": _follow_up(80, 1024, HEADLINE)},
     "learning-rate": {
         "paper": Study("paper", _PAPER_TASKS[:1], rate_seeds=tuple(range(100, 108)), seeds=()),
         "pocket": Study(
@@ -199,7 +153,7 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
     },
     # One rate for all, the follow-up's, and its seeds.
     "ablation": {
-        "paper": _follow_up(80, 512, VARIANTS),
+        "paper": _follow_up(80, 512, ELIMINATION),
         "pocket": Study(
             "pocket",
             _POCKET_TASKS[1:2],
@@ -207,7 +161,7 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
             rates=_FOLLOW_UP_RATE,
             rate_seeds=(),
             seeds=tuple(range(11, 15)),
-            sides=VARIANTS,
+            sides=ELIMINATION,
         ),
     },
 }

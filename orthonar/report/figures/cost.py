@@ -4,6 +4,7 @@ A panel without measurements says so.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -11,15 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from ...study.sides import BASELINE, ORTHOGONALIZED
 from ..tables.cost import several_steps
 from ..words import NOT_RUN
 
-#: Contender: (colour, marker, line, label).
+#: Contender: (colour, marker, line, label). The chunkwise ones are the sides of the comparison, the others other
+#: programs for the same.
 _LOOKS = {
     "plain": ("#D55E00", "v", ":", "orthogonalized, plain form"),
-    "orthogonalized": ("#0072B2", "o", "-", "orthogonalized, chunkwise"),
+    "orthogonalized": (*astuple(ORTHOGONALIZED.look), "orthogonalized, chunkwise"),
     "stock": ("#000000", "^", "-.", "raw, package xlstm"),
-    "raw": ("#E69F00", "s", "--", "raw, chunkwise"),
+    "raw": (*astuple(BASELINE.look), "raw, chunkwise"),
 }
 _DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 

@@ -7,22 +7,29 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-# One style a curve, in the order drawn: (colour, line, marker).
-_STYLES = (
-    ("#000000", "-", "o"),
-    ("#56B4E9", "--", "s"),
-    ("#E69F00", "-.", "^"),
-    ("#0072B2", "-", "D"),
-    ("#D55E00", ":", "v"),
-)
+from ...study.sides import ELIMINATION, ORTHOGONALIZED, Look
+
+#: The looks of the sides that read with so many Newton-Schulz steps.
+_STEPS = {
+    0: ELIMINATION["ns0_normalise_only"].look,
+    1: ELIMINATION["ns1"].look,
+    3: ELIMINATION["ns3"].look,
+    5: ORTHOGONALIZED.look,
+    8: ELIMINATION["ns8"].look,
+}
+#: Ways to compute the read, the slowest first; the chunkwise one is the side's own.
+_WAYS = (Look("#D55E00", "v", ":"), ORTHOGONALIZED.look, Look("#000000", "^", "-."))
 
 
 def _steps_style(steps: int) -> dict:
     """The same look for a number of Newton-Schulz steps in every figure; the study's five stand out."""
-    color, line, marker = _STYLES[(0, 1, 3, 5, 8).index(steps)]
     label = f"{steps} step{'' if steps == 1 else 's'}"
-    look = {"color": color, "linestyle": line, "marker": marker, "markersize": 4}
+    look = {**_line(_STEPS[steps]), "markersize": 4}
     return {**look, "linewidth": 2.4 if steps == 5 else 1.5, "label": label}
+
+
+def _line(look: Look) -> dict:
+    return {"color": look.color, "linestyle": look.line, "marker": look.marker}
 
 
 def singular_values(spectra: Mapping[int, np.ndarray], ax: Axes | None = None) -> Axes:
@@ -107,9 +114,8 @@ def read_cost(seconds: pd.DataFrame, title: str, ax: Axes | None = None) -> Axes
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for (name, times), style in zip(seconds.items(), (_STYLES[4], _STYLES[3], _STYLES[0])):
-        color, line, marker = style
-        ax.plot(seconds.index, times, color=color, linestyle=line, marker=marker, linewidth=1.8, label=name)
+    for (name, times), look in zip(seconds.items(), _WAYS):
+        ax.plot(seconds.index, times, **_line(look), linewidth=1.8, label=name)
     ax.set(xscale="log", yscale="log", xlabel="sequence length (tokens)", ylabel="seconds, forward and backward")
     ax.set_xticks(seconds.index, [f"{length:,}" for length in seconds.index])
     ax.set_ylim(None, 8 * seconds.max(axis=None))  # room for the legend

@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from ...study.sides import HEADLINE, reading
 from ...training.record import SOLVED_AT, RunRecord
-from ..style import READ_LABELS
 
 
 def accuracy_curves(records: Sequence[RunRecord], ax: Axes | None = None) -> Axes:
@@ -18,18 +18,18 @@ def accuracy_curves(records: Sequence[RunRecord], ax: Axes | None = None) -> Axe
         ax: the axes to draw on; None for new ones.
 
     Returns:
-        The axes: a line a run, one style a read, its last evaluation marked, and the level from which a run counts as
-        solved.
+        The axes: a line per run, one style per read, its last evaluation marked, and the level from which a run counts
+        as solved.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-    styles = {"RawRead": ("#E69F00", "--", "s"), "NewtonSchulzRead": ("#0072B2", "-", "o")}
-    for name, (color, line, marker) in styles.items():
-        runs = [r for r in records if r.settings["read"]["name"] == name]
+    for side in HEADLINE.values():
+        color, marker, line = side.look.color, side.look.marker, side.look.line
+        runs = [r for r in records if reading(r.settings["read"]["name"]) is side]
         for i, run in enumerate(runs):
             # None, where the loss was not finite, leaves a gap.
             trace = np.array([(e.step, 100 * (np.nan if e.accuracy is None else e.accuracy)) for e in run.trace])
-            label = f"{READ_LABELS[name]} ({len(runs)} seed{'s'[: len(runs) > 1]})" if i == 0 else None
+            label = f"{side.title} ({len(runs)} seed{'s'[: len(runs) > 1]})" if i == 0 else None
             ax.plot(*trace.T, line, color=color, linewidth=1.4, marker=marker, markevery=[-1], label=label)
     ax.axhline(100 * SOLVED_AT, color="#555555", linestyle=":", linewidth=1, label="solved")
     ax.set(xlabel="training step", ylabel="accuracy at scored positions (%)", xlim=(0, None), ylim=(0, 102))

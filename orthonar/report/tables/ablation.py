@@ -1,10 +1,10 @@
 """The tables of the ablation notebooks: one task, one learning rate, many variants, ours beside the published.
 
-A run's *plateau* is its last evaluation before its escape step, or its last of all if it never escapes; a run that
-escapes at its first evaluation has none. Its *end* is its last evaluation.
+A run's *end* is its last evaluation. What the follow-up calls the plateau is measured *early*, at a tenth and at three
+tenths of the training, whatever becomes of the run.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -15,31 +15,12 @@ from ...study.records import trace_table
 from ...training.record import SOLVED_AT, RunRecord
 from .. import stats
 from ..published import DECODED, ELIMINATION, SWAPPED, PublishedSwap
-from ..words import NOT_RUN, percent
+from ..words import NOT_RUN, mean_text, median_text, p_text, solved_text, values_text
 from .runs import study_runs
 
-#: What each variant changes against the baseline, in a few words.
-CHANGES: Mapping[str, str] = {
-    "baseline": "nothing: raw read, Cᵀ q",
-    "ns5": "orthogonalized read: 5 Newton-Schulz steps",
-    "ns0_normalise_only": "memory divided by its norm, no step",
-    "ns1": "1 Newton-Schulz step",
-    "ns2": "2 Newton-Schulz steps",
-    "ns3": "3 Newton-Schulz steps",
-    "ns8": "8 Newton-Schulz steps",
-    "straight_through_forward_only": "reads orthogonalized, learns as if raw",
-    "straight_through_backward_only": "reads raw, learns as if orthogonalized",
-    "frozen_random_keys": "raw read, keys stay random",
-    "qk_lr_x4": "raw read, queries and keys learn 4 times faster",
-    "rls_read": "least-squares read (Mesa layer)",
-    "blend_half": "half raw, half orthogonalized read",
-    "ridge": "ridge regression's singular values",
-    "polar": "polar factor: singular values become 1",
-    "muon3": "3 of Muon's quintic steps",
-    "delta_write": "raw read, delta rule: erases the old under a key",
-    "write_back": "ns5, and what is read is kept, at every position",
-    "write_back_each_chunk": "ns5, and what is read is kept, every 16 positions",
-}
+#: The shares of the training at which rank and coherence are taken, and their mean is meant by "early": of the
+#: follow-up's 2,000 steps, 200 and 600.
+EARLY = (0.1, 0.3)
 
 #: What a table says where a variant has runs, but none that ended so.
 NO_SUCH_RUN = "no such run"
@@ -58,15 +39,22 @@ def variants(study: Study) -> list[str]:
     return list(dict.fromkeys([*study.sides, *ELIMINATION]))
 
 
+def labels(study: Study) -> pd.DataFrame:
+    """What each variant of a study is, in a few words, and of those that are published only what they were."""
+    of_study = {name: side.label for name, side in study.sides.items()}
+    rows = {name: of_study.get(name) or f"follow-up only: {ELIMINATION[name].label}" for name in variants(study)}
+    return pd.DataFrame({"variant": rows.keys(), "what it is": rows.values()}).set_index("variant")
+
+
 def doses(study: Study) -> dict[str, str]:
     """The variants that differ in the number of Newton-Schulz steps alone, from no step up, each with that number.
 
     The baseline comes first, as "raw": it does not even divide the memory by its norm.
     """
     steps = {
-        name: side["read"].steps
+        name: side.settings["read"].steps
         for name, side in study.sides.items()
-        if set(side) == {"read"} and isinstance(side["read"], NewtonSchulzRead)
+        if set(side.settings) == {"read"} and isinstance(side.settings["read"], NewtonSchulzRead)
     }
     return {"baseline": "raw"} | {name: str(steps[name]) for name in sorted(steps, key=steps.get)}
 
@@ -96,16 +84,22 @@ def probed_runs(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         records: run records.
 
     Returns:
-        `orthonar.report.tables.runs.study_runs` with ends ("solved" or "failed"), plateau_effective_rank,
-        plateau_qk_coherence, and `PROBES` at the end of the run.
+        `orthonar.report.tables.runs.study_runs` with ends ("solved" or "not solved"), early_effective_rank and
+        early_qk_coherence (means of the evaluations nearest to the shares `EARLY` of the training; NaN where the run
+        has no probes or diverged by then), and `PROBES` at the end of the run.
     """
     records = list(records)
     runs, lines = study_runs(study, records), traces(study, records)
-    before = lines[~(lines["step"] >= lines["escape_step"])].dropna(subset="effective_rank")
-    plateau = before.groupby("identity").tail(1).set_index("identity")[["effective_rank", "qk_coherence"]]
+    lines = lines.merge(runs[["identity", "steps"]], on="identity")
+    parts = []
+    for share in EARLY:
+        distance = (lines["step"] - share * lines["steps"]).abs()
+        nearest = lines[distance == distance.groupby(lines["identity"]).transform("min")]
+        parts.append(nearest.groupby("identity").head(1).set_index("identity")[["effective_rank", "qk_coherence"]])
+    early = (parts[0] + parts[1]) / 2
     end = lines.groupby("identity").tail(1).set_index("identity")[list(PROBES)]
-    runs = runs.join(plateau.add_prefix("plateau_"), on="identity").join(end, on="identity")
-    return runs.assign(ends=np.where(runs["solved"], "solved", "failed"))
+    runs = runs.join(early.add_prefix("early_"), on="identity").join(end, on="identity")
+    return runs.assign(ends=np.where(runs["solved"], "solved", "not solved"))
 
 
 def elimination(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
@@ -116,139 +110,170 @@ def elimination(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         records: run records.
 
     Returns:
-        One row a variant: what it changes, seeds, solved runs with Wilson's interval, Fisher's two-sided p-value
-        against the baseline, mean accuracy with its interval, median escape step, effective rank and gradient coherence
-        on the plateau, the published likewise, scale and device.
+        One row per variant: solved runs with Wilson's interval; in how many pairs of a seed the baseline and the
+        variant alone is solved; two-sided p-values of the exact McNemar test and of Fisher's against the baseline; mean
+        accuracy with its interval or its runs; median escape step; solved runs as published.
     """
-    runs = probed_runs(study, records)
+    runs = study_runs(study, records)
     baseline = runs[runs["side"] == "baseline"]
     rows = []
     for name in variants(study):
         mine = runs[runs["side"] == name]
-        planned = len(study.seeds) if name in study.sides else 0
-        row = {"variant": name, "what it changes": CHANGES.get(name, ""), "seeds": f"{len(mine)} of {planned}"}
-        row |= _outcome(mine)
-        compared = len(mine) and len(baseline) and name != "baseline"
-        counts = [(int(side["solved"].sum()), len(side)) for side in (mine, baseline)]
-        row["Fisher p"] = f"{stats.fisher(*zip(*counts)):.2g}" if compared else ""
-        row["plateau rank"] = _mean(mine["plateau_effective_rank"])
-        row["plateau coherence"] = _mean(mine["plateau_qk_coherence"])
-        rows.append(row | _published_variant(name) | {"scale": study.scale, "device": _devices(mine)})
+        row = {"variant": name} | _outcome(mine)
+        if len(mine) and len(baseline) and name != "baseline":
+            counts = [(int(side["solved"].sum()), len(side)) for side in (mine, baseline)]
+            alone = stats.pairs(baseline, mine)
+            row["alone"] = f"{alone.first_only}, {alone.second_only}"
+            row["McNemar p"] = p_text(stats.mcnemar(alone))
+            row["Fisher p"] = p_text(stats.fisher(*zip(*counts)))
+        rows.append(row | {"follow-up": _published_solved(name)})
+    columns = ["variant", "solved", "alone", "McNemar p", "Fisher p", "accuracy (%)", "escape", "follow-up"]
+    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("variant")
+
+
+def endings(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
+    """How many runs of each variant ended how, a column for each of `orthonar.report.stats.ENDINGS`."""
+    runs = study_runs(study, records)
+    counts = pd.crosstab(runs["side"], runs["ended"]) if len(runs) else pd.DataFrame()
+    shown = counts.reindex(index=list(study.sides), columns=list(stats.ENDINGS), fill_value=0)
+    return shown.rename_axis(index="variant", columns=None)
+
+
+def early(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
+    """Effective rank of the memory and gradient coherence early in training, as text, beside what was published.
+
+    Returns:
+        One row per variant of the study or of which either was published: values of up to four runs, the range of up
+        to seven, the mean of more with its interval.
+    """
+    runs = probed_runs(study, records)
+    rows = []
+    for name in variants(study):
+        mine, other = runs[runs["side"] == name], ELIMINATION.get(name)
+        rank, coherence = (other.effective_rank, other.coherence) if other else (None, None)
+        if name in study.sides or rank is not None:
+            rows.append({
+                "variant": name,
+                "rank": values_text(mine["early_effective_rank"], 1),
+                "follow-up: rank": "" if rank is None else f"{rank:.1f}",
+                "coherence": values_text(mine["early_qk_coherence"], 2),
+                "follow-up: coherence": "" if coherence is None else f"{coherence:.2f}",
+            })  # fmt: skip
     return pd.DataFrame(rows).set_index("variant")
 
 
 def dose_response(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """What comes of more Newton-Schulz steps, as text: one row a number of steps, the raw read first."""
+    """What comes of more Newton-Schulz steps, as text: one row per number of steps, the raw read first."""
     runs = study_runs(study, records)
     rows = []
     for name, steps in doses(study).items():
-        mine = runs[runs["side"] == name]
-        row = {"steps": steps, "seeds": f"{len(mine)} of {len(study.seeds)}"} | _outcome(mine)
-        rows.append(row | {"follow-up: solved": _published_variant(name)["follow-up: solved"]})
-    return pd.DataFrame(rows).set_index("steps")
+        row = {"steps": steps} | _outcome(runs[runs["side"] == name])
+        rows.append(row | {"follow-up": _published_solved(name)})
+    return pd.DataFrame(rows).astype(object).fillna("").set_index("steps")
 
 
 def swaps(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     """Trained models evaluated at their end with their own read and with others, as text.
 
     Returns:
-        One row a variant and end of its runs: how many, then mean accuracy and solved runs under each read, then what
-        was published.
+        One row per variant and end of its runs: how many, then mean accuracy and solved runs under each read.
     """
     rows = []
-    for first, mine, nothing in _by_end(study, probed_runs(study, records), SWAPPED):
+    for first, mine in _by_end(study, probed_runs(study, records)):
         row = {"runs": len(mine)}
         for read, column in EVALUATED_WITH.items():
-            read_so = mine.assign(accuracy=mine[column], solved=mine[column] >= SOLVED_AT)
-            row[f"{read} read"] = nothing
-            if len(mine):
-                solved = f"{int(read_so['solved'].sum())} of {len(mine)} solved"
-                row[f"{read} read"] = f"{100 * stats.accuracies(read_so).mean():.1f} % ({solved})"
-        said = [f"{read}: {swap_text(SWAPPED[*first, read])}" for read in EVALUATED_WITH if (*first, read) in SWAPPED]
-        rows.append(dict(zip(("trained with", "runs that"), first)) | row | {"follow-up": "; ".join(said)})
-    return pd.DataFrame(rows).set_index(["trained with", "runs that"])
+            row[f"{read} read"] = _read_so(mine, column)
+        rows.append(dict(zip(_FIRST, first)) | row)
+    return pd.DataFrame(rows, columns=[*_FIRST, "runs", *(f"{read} read" for read in EVALUATED_WITH)]).set_index(_FIRST)
+
+
+def published_swaps(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
+    """The swaps of which something was published, as text: ours before and after, the published beside."""
+    runs = probed_runs(study, records)
+    rows = []
+    for (name, end, read), other in SWAPPED.items():
+        of_variant = runs[runs["side"] == name]
+        mine = of_variant[of_variant["ends"] == end]
+        nothing = NO_SUCH_RUN if len(of_variant) else NOT_RUN
+        row = {"trained with": name, "ended": end, "read": read}
+        row["own read"] = _read_so(mine, "accuracy") if len(mine) else nothing
+        row["read so"] = _read_so(mine, EVALUATED_WITH[read]) if len(mine) else nothing
+        rows.append(row | {"follow-up": swap_text(other)})
+    return pd.DataFrame(rows).set_index([*_FIRST, "read"])
 
 
 def decoded(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     """How much of what was stored a linear decoder finds in the memory, as text, in percent.
 
     Returns:
-        One row a variant and end of its runs: how many, accuracy of the model, share decoded, the controls, what the
-        memory adds to its control (decoded less wrong memory, of the same runs), then what was published.
+        One row per variant and end of its runs: how many, accuracy of the model, share decoded, the controls, and what
+        the memory adds to its control (decoded less wrong memory, of the same run).
     """
     rows = []
-    for first, mine, nothing in _by_end(study, probed_runs(study, records), DECODED):
-        row = {
-            "runs": len(mine),
-            "behaviour": _mean(100 * mine["accuracy"], 1, nothing),
-            "decoded": _mean(100 * mine["decoded"], 1, nothing),
-            "wrong key": _mean(100 * mine["decoded_wrong_key"], 1, nothing),
-            "wrong memory": _mean(100 * mine["decoded_wrong_memory"], 1, nothing),
-            "memory adds": _mean(100 * (mine["decoded"] - mine["decoded_wrong_memory"]), 1, nothing),
+    for first, mine in _by_end(study, probed_runs(study, records)):
+        shares = {
+            "behaviour": mine["accuracy"],
+            "decoded": mine["decoded"],
+            "wrong key": mine["decoded_wrong_key"],
+            "wrong memory": mine["decoded_wrong_memory"],
+            "memory adds": mine["decoded"] - mine["decoded_wrong_memory"],
         }
-        other = DECODED.get(first)
-        behaviour = " to ".join(f"{x:g}" for x in np.atleast_1d(other.behaviour)) if other else ""
-        row |= {"follow-up: behaviour": behaviour, "follow-up: decoded": f"{other.decoded:g}" if other else ""}
-        row["follow-up: wrong key"] = f"{other.wrong_key:g}" if other else ""
-        rows.append(dict(zip(("trained with", "runs that"), first)) | row)
-    return pd.DataFrame(rows).set_index(["trained with", "runs that"])
+        row = {name: values_text(100 * values, 0) for name, values in shares.items()}
+        rows.append(dict(zip(_FIRST, first)) | {"runs": len(mine)} | row)
+    columns = [*_FIRST, "runs", "behaviour", "decoded", "wrong key", "wrong memory", "memory adds"]
+    return pd.DataFrame(rows, columns=columns).set_index(_FIRST)
 
 
-def _by_end(study: Study, runs: pd.DataFrame, published: Iterable[tuple]):
-    """Variant and end, its runs, and what to say where there are none.
+def published_decoded() -> pd.DataFrame:
+    """What the follow-up's decoder found, as text, in percent, and what its runs give where that differs."""
+    rows = []
+    for first, other in DECODED.items():
+        behaviour = " to ".join(f"{x:g}" for x in np.atleast_1d(other.behaviour))
+        row = {"behaviour": behaviour, "decoded": f"{other.decoded:g}", "wrong key": f"{other.wrong_key:g}"}
+        rows.append(dict(zip(_FIRST, first)) | row | {"recomputed": other.recomputed})
+    return pd.DataFrame(rows).set_index(_FIRST)
 
-    A variant's ends are those that runs have or that something was published of; else "not run yet" stands for one.
-    """
-    known = {key[:2] for key in published}
-    for name in variants(study):
-        mine = runs[runs["side"] == name]
-        ends = [end for end in ("failed", "solved") if (name, end) in known or (mine["ends"] == end).any()]
-        for end in ends or [NOT_RUN]:
-            yield (name, end), mine[mine["ends"] == end], NO_SUCH_RUN if len(mine) else NOT_RUN
+
+_FIRST = ["trained with", "ended"]
+
+
+def _by_end(study: Study, runs: pd.DataFrame):
+    """Variant and end with its runs, where there are any, in the study's order."""
+    for name in study.sides:
+        for end in ("not solved", "solved"):
+            mine = runs[(runs["side"] == name) & (runs["ends"] == end)]
+            if len(mine):
+                yield (name, end), mine
+
+
+def _read_so(runs: pd.DataFrame, column: str) -> str:
+    """Mean accuracy in percent of runs as evaluated with some read, a diverged one as 0, and how many are solved so."""
+    read_so = runs.assign(accuracy=runs[column])
+    if read_so["accuracy"].isna().all() and (runs["outcome"] != "diverged").any():
+        return "not known"
+    solved = int((read_so["accuracy"] >= SOLVED_AT).sum())
+    return f"{100 * stats.accuracies(read_so).mean():.1f}, {solved} of {len(runs)}"
 
 
 def _outcome(runs: pd.DataFrame) -> dict[str, str]:
-    """Solved runs, mean accuracy and median escape step of one variant's runs, as text."""
+    """Solved runs, accuracy and median escape step of one variant's runs, as text."""
     if not len(runs):
-        return {"solved": NOT_RUN, "accuracy (%)": NOT_RUN, "median escape": NOT_RUN}
-    row = stats.summary(runs, ["side"]).iloc[0]
-    share = percent(stats.Interval(*row[["solved", "solved_low", "solved_high"]]), "%")
-    half = row["median_escape"]
+        return {"solved": NOT_RUN, "accuracy (%)": "", "escape": ""}
     return {
-        "solved": f"{row['solved']:.0f} of {len(runs)} ({share})",
-        "accuracy (%)": percent(stats.Interval(*row[["accuracy", "accuracy_low", "accuracy_high"]])),
-        "median escape": "most never" if np.isnan(half) else f"{half:.0f}",
+        "solved": solved_text(int(runs["solved"].sum()), len(runs)),
+        "accuracy (%)": mean_text(stats.accuracies(runs), most=4),
+        "escape": median_text(stats.median_escape(runs)),
     }
 
 
-def _published_variant(name: str) -> dict[str, str]:
+def _published_solved(name: str) -> str:
     other = ELIMINATION.get(name)
-    values = (other.effective_rank, other.coherence) if other else (None, None)
-    return {
-        "follow-up: solved": f"{other.solved.solved} of {other.solved.seeds}" if other else "not published",
-        "follow-up: rank": "" if values[0] is None else f"{values[0]:.1f}",
-        "follow-up: coherence": "" if values[1] is None else f"{values[1]:.2f}",
-    }
+    return f"{other.solved.solved} of {other.solved.seeds}" if other else ""
 
 
 def swap_text(swap: PublishedSwap) -> str:
     """What was published of a swap, in a few words."""
     parts = [f"{swap.solved.solved} of {swap.solved.seeds} solved"] if swap.solved else []
     parts += [f"{swap.before:g} to {swap.after:g} %"] if swap.before is not None else []
-    return ", ".join(parts + ([f"{swap.gain:+g} points"] if swap.gain is not None else []))
-
-
-def _mean(values: pd.Series, digits: int = 2, nothing: str = NOT_RUN) -> str:
-    """Mean with its interval over runs, those without the value left out; what to say without any run."""
-    if not len(values):
-        return nothing
-    known = values.dropna().to_numpy(dtype=float)
-    if not len(known):
-        return "not known"
-    value, low, high = stats.mean_interval(known)
-    interval = "" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{value:.{digits}f}{interval}"
-
-
-def _devices(runs: pd.DataFrame) -> str:
-    return ", ".join(sorted(set(runs["device_name"]))) if len(runs) else ""
+    parts += [f"{swap.gain:+g} points"] if swap.gain is not None else []
+    return ", ".join(parts) + (f" ({swap.recomputed})" if swap.recomputed else "")

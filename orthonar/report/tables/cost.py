@@ -183,13 +183,15 @@ def beside_published(records: Iterable[dict]) -> pd.DataFrame:
     size; evaluations are not in it.
 
     Returns:
-        Columns task, source, device, steps, baseline and orthogonalized (seconds; NaN where not run), ratio.
+        Columns task, steps, source, device, baseline and orthogonalized (seconds; NaN where not run), recomputed (what
+        the source's own runs give, as text), ratio.
     """
     rows = []
     for cell in COSTS:
         task = {"task": task_label(cell.vocab_size, cell.seq_len, cell.batch_size), "steps": cell.steps}
         rows.append(task | {"source": cell.short, "device": cell.device}
-                    | {"baseline": cell.baseline, "orthogonalized": cell.orthogonalized})  # fmt: skip
+                    | {"baseline": cell.baseline, "orthogonalized": cell.orthogonalized}
+                    | {"recomputed": cell.recomputed})  # fmt: skip
         found = {}
         for record in records:
             if record["settings"]["vocab_size"] == cell.vocab_size:

@@ -1,17 +1,21 @@
-"""The headline tables, from recorded runs: what was run, what came out, and whether it agrees."""
+"""The headline tables, from recorded runs: what was run, what came out, and what was published beside it.
 
-from collections.abc import Iterable
+A study's first side is the one that its other sides are compared with.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from ...study.presets import Study
+from ...training.config import RunConfig
 from ...training.record import RunRecord
 from .. import stats
 from ..published import PublishedCell, published_cells
-from ..words import NOT_RUN, percent
-from .runs import _label, study_runs
+from ..words import NOT_RUN, devices, mean_text, median_text, p_text, solved_text
+from .runs import _label, shared_rate, study_runs
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,11 @@ class CellResult:
 
     Args:
         task: the task's label.
-        side: "baseline" or "orthogonalized".
+        side: name of the side.
         rate: the chosen learning rate; None while it is not chosen.
-        runs: run table of the seeds at that rate; empty if none is recorded.
+        runs: run table of the seeds at that rate, as of `orthonar.report.tables.runs.study_runs`.
         planned: seeds that the study asks for.
-        published: what was published of the same task and batch size.
+        published: what was published of the same experiment.
     """
 
     task: str
@@ -47,101 +51,183 @@ class CellResult:
     @property
     def device(self) -> str:
         """Names of the devices that the runs were made on."""
-        return ", ".join(sorted(set(self.runs["device_name"]))) if len(self.runs) else ""
+        return devices(self.runs)
 
     def row(self) -> dict[str, str]:
-        """The cell as text: what was run, mean accuracy, solved runs, each with its interval."""
+        """The cell as text: its rate, its seeds, mean accuracy and solved runs, each with its interval."""
         row = {
-            "learning rate": "not chosen yet" if self.rate is None else f"{self.rate:g}",
+            "rate": "not chosen" if self.rate is None else f"{self.rate:g}",
             "seeds": f"{len(self.runs)} of {self.planned}",
             "accuracy (%)": NOT_RUN,
             "solved": NOT_RUN,
-            "device": self.device,
         }
         if len(self.runs):
-            share = percent(stats.solved_share(self.solved, len(self.runs)), "%")
-            row |= {"accuracy (%)": percent(self.mean), "solved": f"{self.solved} of {len(self.runs)} ({share})"}
+            row["accuracy (%)"] = mean_text(stats.accuracies(self.runs))
+            row["solved"] = solved_text(self.solved, len(self.runs))
         return row
 
     def beside(self, cell: PublishedCell) -> dict[str, str]:
-        """What was published, and whether the runs here agree with it, as text."""
+        """What was published, and whether the solved runs here agree with it, as text."""
         accuracy, solved = cell.accuracy(self.side), cell.solved(self.side)
-        agreement = []
-        if len(self.runs) and solved is not None:
-            agreement.append(f"solved: p = {stats.fisher((self.solved, solved), (len(self.runs), cell.seeds)):.2g}")
-        if len(self.runs) > 1 and accuracy is not None:
-            _, low, high = self.mean
-            inside = 100 * low <= np.max(accuracy) and np.min(accuracy) <= 100 * high
-            agreement.append(f"mean: {'inside' if inside else 'outside'} the interval")
-        shown = "not published" if accuracy is None else " to ".join(f"{a:g}" for a in np.atleast_1d(accuracy))
+        mean = "" if accuracy is None else " to ".join(f"{a:g}" for a in np.atleast_1d(accuracy))
+        compared = len(self.runs) and solved is not None
         return {
-            "published accuracy (%)": shown,
-            "published solved": "not published" if solved is None else f"{solved} of {cell.seeds}",
-            "published by": cell.short,
-            "agreement": "; ".join(agreement) or ("nothing to compare" if len(self.runs) else NOT_RUN),
+            "source": cell.short,
+            "mean (%)": mean + (", second-hand" if cell.second_hand and accuracy is not None else ""),
+            "solved": "" if solved is None else f"{solved} of {cell.seeds}",
+            "solved here": f"{self.solved} of {len(self.runs)}" if len(self.runs) else NOT_RUN,
+            "Fisher p": p_text(stats.fisher((self.solved, solved), (len(self.runs), cell.seeds))) if compared else "",
         }
 
 
-def cells(study: Study, records: Iterable[RunRecord]) -> list[CellResult]:
-    """Every task and side of a study with what is recorded of it, in the study's order."""
+def cells(study: Study, records: Iterable[RunRecord], stage: str = "seeds") -> list[CellResult]:
+    """Every task and side of a study with what is recorded of it, in the study's order.
+
+    Args:
+        study: which runs to look for.
+        records: run records.
+        stage: "seeds" for one learning rate for each task and side, "seeds at one rate per task" for the other choice.
+    """
     records = list(records)
     found = {r.identity: r for r in records}
-    table = study_runs(study, records)
+    table = study_runs(study, records, stage)
     results = []
     for task, side in study.cells():
         label = _label(study, task)
         runs = table[(table["task"] == label) & (table["side"] == side)]
-        rate = study.chosen_rate(task, side, found)
+        rate = study.chosen_rate(task, side, found) if stage == "seeds" else shared_rate(study, task, found)
         results.append(CellResult(label, side, rate, runs, len(study.seeds), _published(study, task)))
     return results
 
 
-def headline(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """The post's table for a study, as text: what was run for each task and side, beside what was published.
+def headline(study: Study, records: Iterable[RunRecord], stage: str = "seeds") -> pd.DataFrame:
+    """What was run for each task and side of a study and what came out, as text: a row each, see `CellResult.row`.
+
+    Arguments as of `cells`.
+    """
+    rows = [{"task": cell.task, "read": cell.side, **cell.row()} for cell in cells(study, records, stage)]
+    return pd.DataFrame(rows).set_index(["task", "read"])
+
+
+def beside_published(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
+    """What was published of a study's tasks and sides, as text: one row per publication, see `CellResult.beside`.
+
+    Only solved runs are compared: no spread was published with any mean, and without it two means cannot be.
 
     Returns:
-        One row a task, side and publication: `CellResult.row` and `CellResult.beside`.
+        As said; empty where nothing was published of any of the study's experiments.
     """
+    rows = [
+        {"task": cell.task, "read": cell.side, **cell.beside(other)}
+        for cell in cells(study, records)
+        for other in cell.published
+        if cell.side in {**other.accuracies, **other.solved_runs}
+    ]
+    columns = ["task", "read", "source", "mean (%)", "solved", "solved here", "Fisher p"]
+    return pd.DataFrame(rows, columns=columns).set_index(["task", "read"])
+
+
+def endings(study: Study, records: Iterable[RunRecord], stage: str = "seeds") -> pd.DataFrame:
+    """How many runs of each task and side ended how, a column for each of `orthonar.report.stats.ENDINGS`."""
     rows = []
-    for cell in cells(study, records):
-        first = {"task": cell.task, "read": cell.side, **cell.row()}
-        rows += [first | cell.beside(other) for other in cell.published] or [first]
-    return pd.DataFrame(rows).set_index(["task", "read"]).fillna("")
+    for cell in cells(study, records, stage):
+        counts = cell.runs["ended"].value_counts()
+        row = {"task": cell.task, "read": cell.side}
+        rows.append(row | {name: int(counts.get(name, 0)) for name in stats.ENDINGS})
+    return pd.DataFrame(rows).set_index(["task", "read"])
 
 
 def comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """Baseline against orthogonalized for each task of a study, among the seeds that both have.
+    """Each side of a study against its first, for each task, among the seeds that both have, as text.
+
+    Runs with the same seed start from the same weights and see the same batches, so they are compared in pairs;
+    Fisher's test, which takes them as strangers, stands beside. Rates may differ: see `different_rates`.
 
     Returns:
-        One row a task, as text: seeds compared, solved on each side and Fisher's two-sided p-value, the difference of
-        mean accuracies with a bootstrap interval over seeds (they share weights and data), and the log-rank test on
-        escape steps.
+        One row per task and other side: how many seeds are compared; solved runs on the first and on the other side;
+        how many pairs the first and the other side alone solves; two-sided p-values of the exact McNemar test and of
+        Fisher's; the mean difference of accuracies with its interval, or of too few pairs the differences.
     """
-    table = study_runs(study, records)
-    baseline, other = study.sides
     rows = []
+    for key, first, second in _against_first(study, records):
+        row = {**key, "seeds": len(first)}
+        if not len(first):
+            rows.append(row | {"solved": NOT_RUN})
+            continue
+        counts = stats.pairs(first.reset_index(), second.reset_index())
+        solved = int(first["solved"].sum()), int(second["solved"].sum())
+        gain = stats.accuracies(second) - stats.accuracies(first)
+        row["solved"] = f"{solved[0]}, {solved[1]}"
+        row["alone"] = f"{counts.first_only}, {counts.second_only}"
+        row["McNemar p"] = p_text(stats.mcnemar(counts))
+        row["Fisher p"] = p_text(stats.fisher(solved, (len(first), len(first))))
+        row["gain (points)"] = mean_text(gain, most=4)
+        rows.append(row)
+    columns = ["task", "read", "seeds", "solved", "alone", "McNemar p", "Fisher p", "gain (points)"]
+    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index(["task", "read"])
+
+
+def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
+    """How soon each side's runs escape against those of a study's first side, among the seeds that both have, as text.
+
+    Returns:
+        One row per task and other side: how many seeds are compared; median escape step on either side; how many pairs
+        the first and the other side's run escapes sooner in; two-sided p-values of the log-rank test stratified by seed
+        and of the plain one; the published p-value of a plain one.
+    """
+    published = {_label(study, task): _published(study, task) for task in study.tasks}
+    rows = []
+    for key, first, second in _against_first(study, records):
+        row = {**key, "seeds": len(first), "median": NOT_RUN}
+        if len(first):
+            sides = first.reset_index(), second.reset_index()
+            medians = [stats.median_escape(side) for side in sides]
+            row["median"] = ", ".join(map(median_text, medians))
+            row["sooner"] = "{}, {}".format(*stats.sooner(*sides))
+            row["stratified p"] = p_text(stats.paired_logrank(*sides), "none differs")
+            row["log-rank p"] = p_text(stats.logrank(*sides), "no escape")
+        theirs = [f"{c.logrank_p:g} ({c.short})" for c in published[key["task"]] if c.logrank_p is not None]
+        row["published"] = ", ".join(theirs if (next(iter(study.sides)), key["read"]) == _POST_SIDES else [])
+        rows.append(row)
+    columns = ["task", "read", "seeds", "median", "sooner", "stratified p", "log-rank p", "published"]
+    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index(["task", "read"])
+
+
+_POST_SIDES = ("baseline", "orthogonalized")
+
+
+def _against_first(study: Study, records: Iterable[RunRecord]):
+    """Task and side, and the runs of the first side and of that side for the seeds that both have, by seed."""
+    table = study_runs(study, records)
+    baseline, *others = study.sides
     for task in study.tasks:
         label = _label(study, task)
-        sides = [table[(table["task"] == label) & (table["side"] == side)] for side in (baseline, other)]
-        shared = sorted(set(sides[0]["seed"]) & set(sides[1]["seed"])) if len(table) else []
-        row = {"task": label, "seeds": len(shared)}
-        if shared:
-            first, second = (side.set_index("seed").loc[shared] for side in sides)
-            solved = int(first["solved"].sum()), int(second["solved"].sum())
-            gain = stats.mean_interval(stats.accuracies(second) - stats.accuracies(first))
-            row["solved"] = f"{solved[0]} against {solved[1]}"
-            row["Fisher p"] = f"{stats.fisher(solved, (len(shared), len(shared))):.2g}"
-            row["gain (points)"] = percent(gain)
-            p = stats.logrank(first, second)
-            row["log-rank p"] = "no escape" if np.isnan(p) else f"{p:.2g}"
-        else:
-            row |= {"solved": NOT_RUN, "Fisher p": "", "gain (points)": NOT_RUN, "log-rank p": ""}
-        rows.append(row)
-    return pd.DataFrame(rows).set_index("task")
+        of_task = table[table["task"] == label]
+        for other in others:
+            sides = (of_task[of_task["side"] == side] for side in (baseline, other))
+            yield ({"task": label, "read": other}, *stats.shared_seeds(*sides))
+
+
+def different_rates(study: Study, records: Iterable[RunRecord]) -> list[str]:
+    """One sentence for each task whose sides ran at different learning rates; none where they did not."""
+    sentences = {}
+    for key, first, second in _against_first(study, records):
+        if set(first["lr"]) != set(second["lr"]):
+            rates = [", ".join(f"{lr:g}" for lr in sorted(set(side["lr"]))) for side in (first, second)]
+            baseline = next(iter(study.sides))
+            sentences[key["task"], key["read"]] = (
+                f"{key['task']}: {baseline} at {rates[0]}, {key['read']} at {rates[1]}; read and rate differ, "
+                "so the difference may come from either"
+            )
+    return list(sentences.values())
 
 
 def rates(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """Mean accuracy at each learning rate, for each task and side of a study, as text; the chosen rate is marked."""
+    """Mean accuracy in percent and solved runs at each learning rate, for each task and side, as text.
+
+    Returns:
+        One row per task and side, a column per rate, "80.8, 1 of 2"; a star marks the rate chosen for task and side.
+    """
     records = list(records)
     found = {r.identity: r for r in records}
     table = study_runs(study, records, "rates")
@@ -153,11 +239,33 @@ def rates(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
             runs = table[(table["task"] == row["task"]) & (table["side"] == side) & (table["lr"] == lr)]
             text = NOT_RUN
             if len(runs):
-                solved = f"{int(runs['solved'].sum())} of {len(runs)} solved"
-                text = f"{100 * stats.accuracies(runs).mean():.1f} % ({solved})" + (" *" if lr == chosen else "")
+                solved = f"{int(runs['solved'].sum())} of {len(runs)}"
+                text = f"{100 * stats.accuracies(runs).mean():.1f}, {solved}" + (" *" if lr == chosen else "")
             row[f"{lr:g}"] = text
         rows.append(row)
     return pd.DataFrame(rows).set_index(["task", "read"])
+
+
+def rate_choices(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
+    """Which learning rate is chosen for each task, by either meaning of "for each task": as text.
+
+    Returns:
+        One row per task: the rate chosen for each side by itself, a column per side, and whether they are the same;
+        then the one rate for the whole task, that with the highest mean over all sides.
+    """
+    found = {r.identity: r for r in records}
+    rows = []
+    for task in study.tasks:
+        chosen = {side: study.chosen_rate(task, side, found) for side in study.sides}
+        together = shared_rate(study, task, found)
+        same = "" if None in chosen.values() else "yes" if len(set(chosen.values())) == 1 else "no: a confound"
+        row = {"task": _label(study, task), **{side: _rate_text(lr) for side, lr in chosen.items()}}
+        rows.append(row | {"same rate": same, "one rate for the task": _rate_text(together)})
+    return pd.DataFrame(rows).set_index("task")
+
+
+def _rate_text(lr: float | None) -> str:
+    return "not chosen" if lr is None else f"{lr:g}"
 
 
 def published_points(study: Study) -> pd.DataFrame:
@@ -176,6 +284,12 @@ def published_points(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "side", "low", "high", "solved", "source"])
 
 
-def _published(study: Study, task) -> list[PublishedCell]:
+#: Settings that make a model and its task the study's; with others, no published number is of the same experiment.
+_STUDY = ("noise_vocab_size", "frac_noise", "multi_query", "embedding_dim", "num_heads", "embedding_std")
+
+
+def _published(study: Study, task: Mapping) -> list[PublishedCell]:
     config = study.run(task, next(iter(study.sides)), study.rates[0], 0)
-    return published_cells(config.task.vocab_size, config.task.seq_len, config.batch_size)
+    if any(getattr(config, name) != getattr(RunConfig(), name) for name in _STUDY):
+        return []
+    return published_cells(config.vocab_size, config.seq_len, config.batch_size)

@@ -1,36 +1,112 @@
 """A study's recorded runs as one table."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping
 
+import numpy as np
 import pandas as pd
 
+from ...data.noisy_recall import IGNORE_INDEX, NoisyRecall
 from ...study.presets import Study
 from ...study.records import run_table
 from ...training.config import RunConfig
 from ...training.record import RunRecord
+from .. import stats
 from ..words import task_label
+
+#: What a study's runs are asked for: those that rates were chosen by, or those at the chosen rates, one rate for each
+#: task and read (the study's own choice) or one for each task.
+STAGES = ("rates", "seeds", "seeds at one rate per task")
 
 
 def study_runs(study: Study, records: Iterable[RunRecord], stage: str = "seeds") -> pd.DataFrame:
-    """Run table of a study's recorded runs, with columns task and side in front.
+    """Run table of a study's recorded runs.
 
     Args:
         study: which runs to look for.
         records: run records.
-        stage: "seeds" for the runs at the chosen rates, "rates" for those that the rates were chosen by.
+        stage: one of `STAGES`.
+
+    Returns:
+        `orthonar.study.records.run_table` with columns task and side in front, and at the end ended (one of
+        `orthonar.report.stats.ENDINGS`), best (the highest accuracy of any evaluation, 0 to 1) and collapse_step (NaN
+        where the run did not collapse).
     """
     found = {r.identity: r for r in records}
     parts = []
     for task, side in study.cells():
-        runs = study.seed_runs(task, side, found) if stage == "seeds" else study.rate_runs(task, side)
-        table = run_table(found[c.identity] for c in runs if c.identity in found).drop(columns="task", errors="ignore")
+        runs = [found[c.identity] for c in _runs(study, task, side, found, stage) if c.identity in found]
+        table = run_table(runs).drop(columns="task", errors="ignore")
         table.insert(0, "side", side)
         table.insert(0, "task", _label(study, task))
+        traces = [([e.step for e in r.trace], [e.accuracy for e in r.trace]) for r in runs]
+        table["ended"] = pd.Series([_ending(r, *trace) for r, trace in zip(runs, traces)], dtype=object)
+        table["best"] = pd.Series([max((a or 0.0 for a in reached), default=0.0) for _, reached in traces], dtype=float)
+        table["collapse_step"] = pd.Series([stats.collapse_step(*trace) for trace in traces], dtype=float)
         parts.append(table)
     filled = [part for part in parts if len(part)]
     if filled:
         return pd.concat(filled, ignore_index=True)
     return parts[0].reindex(columns=list(dict.fromkeys([*parts[0], *RunConfig().settings()])))
+
+
+def shared_rate(study: Study, task: Mapping, records: Mapping[str, RunRecord]) -> float | None:
+    """The rate with the highest final accuracy on a task over all sides, chosen as `Study.chosen_rate` does per side.
+
+    Args:
+        study: whose rates and seeds to choose from.
+        task: one of its tasks.
+        records: run records by identity.
+
+    Returns:
+        The rate, the larger of equally good ones; None until all runs are recorded.
+    """
+    means = {}
+    for lr in study.rates:
+        of_rate = [study.run(task, side, lr, seed).identity for side in study.sides for seed in study.rate_seeds]
+        if any(identity not in records for identity in of_rate):
+            return None
+        means[lr] = sum(records[identity].accuracy or 0.0 for identity in of_rate)
+    return max(means, key=lambda lr: (means[lr], lr))
+
+
+def independent_positions(config: RunConfig) -> float:
+    """Scored positions of a run's validation set, those that share their answer counted as what they are worth.
+
+    Where a key comes c times after its first showing in a sequence, c positions ask for one value. A constant guess is
+    right at all of them or at none, so its share of right answers scatters as if there were (sum c)² / sum c² positions
+    instead of sum c. Both sums are taken from the first 64 sequences of the validation set with seed 0 and scaled to
+    the size of the run's.
+
+    Args:
+        config: the run's settings.
+    """
+    return config.validation_sequences * _independent_per_sequence(config.task)
+
+
+@functools.lru_cache
+def _independent_per_sequence(task: NoisyRecall, sequences: int = 64) -> float:
+    [(tokens, targets)] = task.validation_set(0, sequences, sequences, "cpu")
+    row, position = np.nonzero(targets.numpy() != IGNORE_INDEX)
+    _, count = np.unique(np.stack([row, tokens.numpy()[row, position]]), axis=1, return_counts=True)
+    return float(count.sum() ** 2 / (count**2).sum() / sequences)
+
+
+def _ending(record: RunRecord, steps: list[int], accuracies: list[float | None]) -> str:
+    config = RunConfig.from_settings(record.settings | {"device": "cpu", "engine": "auto"})
+    values = len(config.task.values)
+    return stats.ending(record.outcome, steps, accuracies, independent_positions(config), values)
+
+
+def _runs(study: Study, task: Mapping, side: str, found: Mapping[str, RunRecord], stage: str) -> list[RunConfig]:
+    if stage == "rates":
+        return study.rate_runs(task, side)
+    if stage == "seeds":
+        return study.seed_runs(task, side, found)
+    if stage != STAGES[2]:
+        raise ValueError(f"stage: there is no {stage!r}, only {', '.join(STAGES)}")
+    lr = shared_rate(study, task, found)
+    return [] if lr is None else [study.run(task, side, lr, seed) for seed in study.seeds]
 
 
 def _label(study: Study, task) -> str:

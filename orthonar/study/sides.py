@@ -1,0 +1,180 @@
+"""The sides of the comparisons: what each is called, which settings it stands for, and how it looks in every figure.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart, and grey. A colour with a marker is one side's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from ..mlstm.layer import small_init_std
+from ..mlstm.writes import DeltaWrite, WriteBack
+from ..reads.base import RawRead
+from ..reads.composites import BlendRead, StraightThroughRead
+from ..reads.filters import MuonRead, PolarRead, RidgeRead
+from ..reads.mesa import MesaRead
+from ..reads.newton_schulz import NewtonSchulzRead
+from ..training.schedules import Constant
+
+_BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+_BLUE, _VERMILLION, _PURPLE, _GREY = "#0072B2", "#D55E00", "#CC79A7", "#777777"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a side is drawn.
+
+    Args:
+        color: as matplotlib names it.
+        marker: of its points.
+        line: style of its lines, likewise.
+    """
+
+    color: str
+    marker: str
+    line: str | tuple = "-"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison.
+
+    Args:
+        name: how tables and figures call it, the follow-up's name where it has one.
+        settings: what tells it apart, settings of `RunConfig`.
+        label: what it is, in a few words.
+        look: how it is drawn.
+    """
+
+    name: str
+    settings: Mapping = field(hash=False)
+    label: str
+    look: Look
+
+    @property
+    def title(self) -> str:
+        """The name as readers are shown it."""
+        return self.name.replace("_", " ")
+
+
+def by_name(*sides: Side) -> Mapping[str, Side]:
+    """Sides by their names, in order.
+
+    Raises:
+        ValueError: two have the same name.
+    """
+    named = {side.name: side for side in sides}
+    if len(named) < len(sides):
+        raise ValueError(f"sides: a name comes twice among {', '.join(side.name for side in sides)}")
+    return MappingProxyType(named)
+
+
+def _reading(name: str, label: str, look: Look, read, **settings) -> Side:
+    return Side(name, MappingProxyType({"read": read, **settings}), label, look)
+
+
+#: The two sides of the post's comparison.
+BASELINE = _reading("baseline", "raw read, Cᵀ q", Look(_ORANGE, "s", "--"), RawRead())
+ORTHOGONALIZED = _reading(
+    "orthogonalized",
+    "orthogonalized read: 5 Newton-Schulz steps (ns5)",
+    Look(_BLUE, "o", "-"),
+    NewtonSchulzRead(steps=5),
+)
+HEADLINE = by_name(BASELINE, ORTHOGONALIZED)
+
+
+def reading(name: str) -> Side:
+    """The side of the post's comparison that a read belongs to.
+
+    Args:
+        name: class of the read, "RawRead" or "NewtonSchulzRead".
+
+    Raises:
+        ValueError: neither side reads so.
+    """
+    for side in HEADLINE.values():
+        if type(side.settings["read"]).__name__ == name:
+            return side
+    raise ValueError(f"read: {name} is on neither side of the post's comparison")
+
+
+#: What in the read does the work, and what in the write. The follow-up's names stand for its experiments alone: what
+#: differs from its straight-through reads, random keys, delta write and least-squares read has a name of its own.
+ELIMINATION = by_name(
+    BASELINE,
+    ORTHOGONALIZED,
+    _reading(
+        "ns0_normalise_only", "memory divided by its norm, no step", Look(_GREY, "v", ":"), NewtonSchulzRead(steps=0)
+    ),
+    _reading("ns1", "1 Newton-Schulz step", Look(_SKY, "^", "--"), NewtonSchulzRead(steps=1)),
+    _reading("ns3", "3 Newton-Schulz steps", Look(_GREEN, "D", "-."), NewtonSchulzRead(steps=3)),
+    _reading(
+        "forward_orthogonalized",
+        "reads orthogonalized, learns as if raw",
+        Look(_VERMILLION, "^", "-"),
+        StraightThroughRead(NewtonSchulzRead(), RawRead()),
+    ),
+    _reading(
+        "backward_orthogonalized",
+        "reads raw, learns as if orthogonalized",
+        Look(_VERMILLION, "<", "--"),
+        StraightThroughRead(RawRead(), NewtonSchulzRead()),
+    ),
+    _reading("frozen_keys", "raw read, keys stay as drawn", Look(_PURPLE, "X", "-"), RawRead(), frozen_keys=True),
+    _reading(
+        "qk_lr_x4",
+        "raw read, queries and keys learn 4 times faster",
+        Look(_PURPLE, "P", "--"),
+        RawRead(),
+        qk_lr_factor=4.0,
+    ),
+    _reading(
+        "gated_delta_write",
+        "raw read, delta rule that erases by the gated share",
+        Look(_GREEN, "s", "-"),
+        RawRead(),
+        write=DeltaWrite(),
+    ),
+    _reading(
+        "write_back_each_chunk",
+        "ns5, and what is read is kept, every 16 positions",
+        Look(_GREEN, "<", "--"),
+        NewtonSchulzRead(steps=5),
+        write=WriteBack(every=16),
+    ),
+    _reading("mesa_read", "least-squares read under the gates (Mesa layer)", Look(_BLACK, "*", "-"), MesaRead()),
+    _reading("blend_half", "half raw, half orthogonalized read", Look(_BLACK, "p", "--"), BlendRead(0.5)),
+    _reading("ns2", "2 Newton-Schulz steps", Look(_PURPLE, "v", ":"), NewtonSchulzRead(steps=2)),
+    _reading("ridge", "ridge regression's singular values", Look(_GREY, "D", "-"), RidgeRead()),
+    _reading("polar", "polar factor: singular values become 1", Look(_GREY, "h", "--"), PolarRead()),
+    _reading("ns8", "8 Newton-Schulz steps", Look(_VERMILLION, "X", ":"), NewtonSchulzRead(steps=8)),
+    _reading("muon3", "3 of Muon's quintic steps", Look(_GREY, ">", "-."), MuonRead(steps=3)),
+    # Last, since every position waits for the one before: half an hour for what takes others minutes.
+    _reading(
+        "write_back",
+        "ns5, and what is read is kept, at every position",
+        Look(_GREEN, "v", ":"),
+        NewtonSchulzRead(steps=5),
+        write=WriteBack(),
+    ),
+)
+
+#: Both reads from an embedding as small as the layer's projections, which is not the study's.
+SMALL_EMBEDDING = _reading(
+    "small embedding", f"raw read, embedding std {small_init_std(94):.3f}", Look(_ORANGE, "D", "-."), RawRead(),
+    embedding_std=small_init_std(94),
+)  # fmt: skip
+ORTHOGONALIZED_SMALL_EMBEDDING = _reading(
+    "orthogonalized, small embedding", f"orthogonalized read, embedding std {small_init_std(94):.3f}",
+    Look(_BLUE, "D", "-."), NewtonSchulzRead(steps=5), embedding_std=small_init_std(94),
+)  # fmt: skip
+
+#: The raw read over twice the steps, and at a constant rate.
+COSINE_4000 = _reading(
+    "baseline, 4,000 steps", "raw read, cosine over 4,000 steps", Look(_ORANGE, "^", ":"), RawRead(), steps=4000
+)
+CONSTANT = _reading(
+    "baseline, constant rate", "raw read, constant learning rate", Look(_ORANGE, "P", (0, (5, 1))), RawRead(),
+    schedule=Constant(),
+)  # fmt: skip
