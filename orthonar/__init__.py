@@ -2,13 +2,15 @@
 
 from .data.noisy_recall import NoisyRecall
 from .mlstm.cell import MLSTMState, mlstm_sequence
-from .mlstm.writes import AdditiveWrite, DeltaWrite, WriteBack
+from .mlstm.writes import AdditiveWrite, DeltaWrite, FullDeltaWrite, WriteBack
 from .model import MLSTMConfig, MLSTMModel
 from .reads.base import RawRead
-from .reads.composites import BlendRead, StraightThroughRead
+from .reads.composites import BlendRead, MatrixStraightThroughRead, StraightThroughRead
 from .reads.filters import MuonRead, PolarRead, RidgeRead
 from .reads.mesa import MesaRead
 from .reads.newton_schulz import NewtonSchulzRead, newton_schulz
+from .reads.rls import RLSRead
+from .reads.singular_values import orthogonal_blocks
 from .training.config import RunConfig
 from .training.record import RunRecord
 from .training.train import evaluate, train
@@ -19,14 +21,17 @@ __all__ = [
     "AdditiveWrite",
     "BlendRead",
     "DeltaWrite",
+    "FullDeltaWrite",
     "MLSTMConfig",
     "MLSTMModel",
     "MLSTMState",
+    "MatrixStraightThroughRead",
     "MesaRead",
     "MuonRead",
     "NewtonSchulzRead",
     "NoisyRecall",
     "PolarRead",
+    "RLSRead",
     "RawRead",
     "RidgeRead",
     "RunConfig",
@@ -36,5 +41,6 @@ __all__ = [
     "evaluate",
     "mlstm_sequence",
     "newton_schulz",
+    "orthogonal_blocks",
     "train",
 ]
