@@ -3,13 +3,15 @@
 from .data.noisy_recall import NoisyRecall
 from .mlstm.cell import MLSTMState, mlstm_sequence
 from .mlstm.layer import MLSTM
-from .mlstm.writes import AdditiveWrite, DeltaWrite, WriteBack
+from .mlstm.writes import AdditiveWrite, DeltaWrite, FullDeltaWrite, WriteBack
 from .model import MLSTMConfig, MLSTMModel, ModelConfig, SequenceModel
 from .reads.base import RawRead
-from .reads.composites import BlendRead, StraightThroughRead
+from .reads.composites import BlendRead, MatrixStraightThroughRead, StraightThroughRead
 from .reads.filters import MuonRead, PolarRead, RidgeRead
 from .reads.mesa import MesaRead
 from .reads.newton_schulz import NewtonSchulzRead, newton_schulz
+from .reads.rls import RLSRead
+from .reads.singular_values import orthogonal_blocks
 from .training.config import RunConfig
 from .training.optimizers import AdamW
 from .training.record import RunRecord
@@ -26,15 +28,18 @@ __all__ = [
     "Cosine",
     "DeltaWrite",
     "MLSTM",
+    "FullDeltaWrite",
     "MLSTMConfig",
     "MLSTMModel",
     "MLSTMState",
+    "MatrixStraightThroughRead",
     "MesaRead",
     "ModelConfig",
     "MuonRead",
     "NewtonSchulzRead",
     "NoisyRecall",
     "PolarRead",
+    "RLSRead",
     "RawRead",
     "RidgeRead",
     "RunConfig",
@@ -45,5 +50,6 @@ __all__ = [
     "evaluate",
     "mlstm_sequence",
     "newton_schulz",
+    "orthogonal_blocks",
     "train",
 ]

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ..engine.chunkwise import Additions
 from ..engine.gates import gate_logs, log_weights
-from ..engine.keys import unit_keys
+from ..engine.keys import SHORTEST_KEY, unit_keys
 from ..reads.base import Read
 from ..reads.newton_schulz import check_iteration, newton_schulz
 from ..settings import checked_integer, checked_number, variant_from_settings, variant_settings
@@ -176,6 +176,41 @@ class DeltaWrite(Write):
         gates, c_state = (logs.log_input, logs.peak, state.m_state), state.c_state.double()
         corrected = _corrected(unit, length * v.double(), *gates, c_state, self.erase)
         return Additions(k, (corrected / length).to(v.dtype))
+
+
+@dataclass(frozen=True)
+class FullDeltaWrite(Write):
+    """The delta rule at full strength, for C and n alike: what a key holds is gone before the key is written anew.
+
+    With k^_t = k_t / max(||k_t||, eps),
+
+        C_t = f_t (I - k^_t k^_t^T) C_{t-1} + i_t (k_t / sqrt(DH)) v_t^T
+        n_t = f_t (I - k^_t k^_t^T) n_{t-1} + i_t k_t / sqrt(DH)
+
+    stored multiplied by exp(-m_t), with the m_t of the additive write. It is the delta write of the follow-up
+    (Aquino-Michaels 2026, arXiv 2607.19390): `DeltaWrite` erases only as far as it writes, and not in n.
+
+    The cost. In the stored frame C_t = f' C_{t-1} + k^_t x_t^T, x_t = i' ||k_t|| / sqrt(DH) v_t - (f' C_{t-1})^T k^_t,
+    and n is such a memory too, whose values are all 1. The x_t are solved for as `DeltaWrite` does, with DH + 1 columns
+    of values; the rest is an additive write without an input gate. That is exact, and linear in S.
+
+    Args:
+        eps: smallest length of a key divided by, before the factor 1 / sqrt(DH).
+    """
+
+    eps: float = SHORTEST_KEY
+
+    def __post_init__(self):
+        check_iteration(0, self.eps)
+
+    def additions(self, k, v, igate_preact, fgate_preact, state):
+        unit, length = unit_keys(k.double(), self.eps)
+        logs = gate_logs(igate_preact, fgate_preact, state.m_state)
+        gate = (logs.log_input - logs.peak).exp()[..., None]
+        value = gate * length / math.sqrt(k.shape[-1]) * F.pad(v.double(), (0, 1), value=1.0)
+        memory = torch.cat([state.c_state, state.n_state[..., None]], -1).double()
+        corrected = _corrected(unit, value, logs.peak, logs.peak, state.m_state, memory, erase=1.0)
+        return Additions(unit.to(v.dtype), corrected[..., :-1].to(v.dtype), corrected[..., -1], gated=False)
 
 
 def _corrected(

@@ -1,20 +1,23 @@
 """Reads: what an mLSTM makes of its memory and a query. One kind of read a file."""
 
 from .base import FilterRead, LeafRead, RawRead, Read
-from .composites import BlendRead, CompositeRead, StraightThroughRead
+from .composites import BlendRead, CompositeRead, MatrixStraightThroughRead, StraightThroughRead
 from .filters import MuonRead, PolarRead, RidgeRead
 from .mesa import MesaRead
 from .newton_schulz import NewtonSchulzRead, newton_schulz
+from .rls import RLSRead
 
 __all__ = [
     "BlendRead",
     "CompositeRead",
     "FilterRead",
     "LeafRead",
+    "MatrixStraightThroughRead",
     "MesaRead",
     "MuonRead",
     "NewtonSchulzRead",
     "PolarRead",
+    "RLSRead",
     "RawRead",
     "Read",
     "RidgeRead",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..engine.chunk import Reading
+from ..engine.chunk import Chunk, Reading
 from ..settings import checked_number
 from .base import LeafRead, RawRead, Read, check_read
 from .newton_schulz import NewtonSchulzRead
@@ -106,7 +106,58 @@ class StraightThroughRead(CompositeRead):
         return _WithGradientsOf.apply(value.detach(), other)
 
 
+@dataclass(frozen=True)
+class MatrixStraightThroughRead(LeafRead):
+    """One read's matrix with another's gradients: C_read = backward(C) + stop(forward(C) - backward(C)).
+
+    The straight-through estimator of Bengio et al. 2013 (arXiv 1308.3432) on the matrix that is read, as the follow-up
+    has it (Aquino-Michaels 2026, arXiv 2607.19390): h = C_read^T q over the divisor, so that keys, values and gates
+    get their gradients through the backward read's matrix, while the query gets its own from the value that is read.
+    (`StraightThroughRead` gives the query the backward read's too.) The default is the follow-up's "forward"; the two
+    exchanged, its "backward".
+
+    Args:
+        forward: the read whose matrix is read; a leaf that wants no keys kept.
+        backward: the read through whose matrix gradients flow back to the memory; likewise.
+    """
+
+    forward: LeafRead = field(default_factory=NewtonSchulzRead)
+    backward: LeafRead = field(default_factory=RawRead)
+
+    def __post_init__(self):
+        for name in ("forward", "backward"):
+            read = getattr(self, name)
+            check_read(name, read)
+            if not isinstance(read, LeafRead) or read.keys is not None:
+                raise ValueError(f"{name} must be a read with a matrix that is a function of C alone, not {read!r}")
+
+    @property
+    def needs_precision(self) -> bool:
+        return self.forward.needs_precision or self.backward.needs_precision
+
+    @property
+    def waits_for_host(self) -> bool:
+        return self.forward.waits_for_host or self.backward.waits_for_host
+
+    def matrix(self, memory: Tensor) -> Tensor:
+        """The forward read's matrix, (..., DH, DH), with the gradients of the backward read's."""
+        return _WithGradientsOf.apply(self.forward.matrix(memory.detach()), self.backward.matrix(memory))
+
+    def vector(self, memory: Tensor, q: Tensor) -> Tensor:
+        """C_read^T q for memories (..., DH, DH) and queries (..., DH)."""
+        return _WithGradientsOfBoth.apply(
+            self.forward.vector(memory.detach(), q), self.backward.vector(memory, q.detach())
+        )
+
+    def read_chunk(self, chunk: Chunk) -> Reading:
+        value = self.forward.read_chunk(chunk.without_gradients_of_the_memory()).numerator
+        other = self.backward.read_chunk(chunk.without_gradients_of_the_queries()).numerator
+        return Reading(_WithGradientsOfBoth.apply(value, other), chunk.raw.n_dot_q)
+
+
 class _WithGradientsOf(torch.autograd.Function):
+    """The first as it is, with all gradients to the second."""
+
     @staticmethod
     def forward(ctx, value, other):
         return value.clone()
@@ -115,3 +166,16 @@ class _WithGradientsOf(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         return None, grad
+
+
+class _WithGradientsOfBoth(torch.autograd.Function):
+    """The first as it is, with the same gradients to both: their sum, less the second's value."""
+
+    @staticmethod
+    def forward(ctx, value, other):
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return grad, grad

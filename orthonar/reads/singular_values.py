@@ -38,6 +38,29 @@ def map_singular_values(x: Tensor, scalar_map: Callable[[Tensor], Tensor]) -> Te
     return _MapSingularValues.apply(x, scalar_map)
 
 
+@torch.no_grad()
+def orthogonal_blocks(weight: Tensor) -> Tensor:
+    """The polar factor of each block, U V^T for the block U S V^T.
+
+    It is the orthogonal matrix nearest to the block (Fan and Hoffman 1955). A key projection with its blocks replaced
+    so, and frozen, only rotates what it projects: the random keys of the follow-up (Aquino-Michaels 2026, arXiv
+    2607.19390). Not differentiable.
+
+    Args:
+        weight: square blocks, (..., N, N), any floating dtype.
+
+    Returns:
+        Orthogonal blocks, of the same shape and dtype; computed in float64.
+
+    Raises:
+        ValueError: if weight is not square blocks of floating dtype.
+    """
+    if weight.ndim < 2 or weight.shape[-1] != weight.shape[-2] or not weight.is_floating_point():
+        raise ValueError(f"weight must be square floating-point blocks, not {weight.dtype} {tuple(weight.shape)}")
+    u, _, vh = torch.linalg.svd(weight.double())
+    return (u @ vh).to(weight.dtype)
+
+
 class _MapSingularValues(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, scalar_map):
