@@ -138,7 +138,9 @@ def _of_kind(kind: type) -> Callable[[str, Any], Any]:
         if isinstance(value, dict):
             return variant_from_settings(name, kind, value)
         if not isinstance(value, kind):
-            raise ValueError(f"{name} must be of the kind {kind.__module__}.{kind.__name__}, not {value!r}")
+            word = kind.__name__.lower()
+            article = "an" if word[0] in "aeiou" else "a"
+            raise ValueError(f"{name} must be {article} {word} ({kind.__module__}.{kind.__name__}), not {value!r}")
         return value
 
     return plain
@@ -154,7 +156,7 @@ class Settings:
 
     def __getattr__(self, name: str) -> Any:
         # Asked only for what the object has not itself.
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(self) if dataclasses.is_dataclass(self) else ():
             held = self.__dict__.get(field.name) if field.metadata.get("part") else None
             if held is not None and name in setting_names(held, {}):
                 return getattr(held, name)

@@ -115,10 +115,9 @@ def test_backward_pass_of_the_forward_read_is_not_run(monkeypatch):
         (BlendRead, "one", None),
         (BlendRead, "other", RawRead),
         (StraightThroughRead, "forward", "raw"),
-        (StraightThroughRead, "backward", {"name": "RawRead"}),
     ],
     ids=str,
 )
 def test_impossible_settings_are_named(kind, name, value):
-    with pytest.raises(ValueError, match=f"^{name} must"):
+    with pytest.raises(ValueError, match=f"^{name}( must|: there is no)"):
         kind(**{name: value})

@@ -298,7 +298,7 @@ def test_recorded_runs_keep_their_identities():
         ({"name": "PolarRead", "cutof": 0.1}, "PolarRead has no setting cutof"),
         ({"name": "BlendRead", "one": {"name": "RawRead", "steps": 5}}, "RawRead has no setting steps"),
         ({"name": "BlendRead", "one": {"name": "Soft"}}, "there is no 'Soft'"),
-        ({"name": "BlendRead", "other": "RawRead"}, "other must be a read"),
+        ({"name": "BlendRead", "other": "Raw"}, "other: there is no 'Raw'"),
         ({"name": "BlendRead", "one": {"name": "MuonRead", "steps": -1}}, "steps must"),
     ],
     ids=str,

@@ -17,13 +17,20 @@ from orthonar import (
     AdamW,
     BlendRead,
     Constant,
+    DeltaWrite,
+    FullDeltaWrite,
+    MatrixStraightThroughRead,
+    MesaRead,
     ModelConfig,
+    MuonRead,
     NewtonSchulzRead,
     NoisyRecall,
     PolarRead,
     RawRead,
     RidgeRead,
+    RLSRead,
     RunConfig,
+    WriteBack,
 )
 from orthonar.settings import flat_settings, kind_named, setting_names, variant_from_settings, variant_settings
 from orthonar.training.schedules import Schedule
@@ -38,7 +45,8 @@ ODD = st.sampled_from(
 )  # fmt: skip
 PARTS = [
     RunConfig(), NoisyRecall(), ModelConfig(), MLSTM(), AdamW(), Constant(), NewtonSchulzRead(),
-    PolarRead(), RidgeRead(), BlendRead(),
+    PolarRead(), RidgeRead(), BlendRead(), MuonRead(), MesaRead(), RLSRead(),
+    MatrixStraightThroughRead(), DeltaWrite(), FullDeltaWrite(), WriteBack(),
 ]  # fmt: skip
 PLAIN = (int, float, bool, str, type(None))
 

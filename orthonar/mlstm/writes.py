@@ -12,7 +12,6 @@ Axes: B batch, NH heads, S sequence, DH head size, NC chunks, L positions in a c
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -23,14 +22,14 @@ from ..engine.chunkwise import Additions
 from ..engine.gates import gate_logs, log_weights
 from ..engine.keys import SHORTEST_KEY, unit_keys
 from ..reads.base import Read
-from ..reads.newton_schulz import check_iteration, newton_schulz
-from ..settings import checked_integer, checked_number, variant_from_settings, variant_settings
+from ..reads.newton_schulz import newton_schulz
+from ..settings import Settings, integer, number, settings, variant_from_settings, variant_settings
 
 # Positions whose corrections are solved for together. Rounding does not depend on it.
 _CHUNK = 16
 
 
-class Write(ABC):
+class Write(Settings, ABC):
     """How the memory is written: what the cell, the model and the run records take for a write."""
 
     #: Whether keys can be kept beside C, for reads that want the memory [C, K].
@@ -63,7 +62,7 @@ class Write(ABC):
         return self.period == 1
 
 
-@dataclass(frozen=True)
+@settings
 class AdditiveWrite(Write):
     """The mLSTM's own write, C_t = f_t C_{t-1} + i_t k_t v_t^T (Beck et al. 2024, arXiv 2405.04517, equation 19)."""
 
@@ -73,7 +72,7 @@ class AdditiveWrite(Write):
         return Additions(k, v)
 
 
-@dataclass(frozen=True)
+@settings
 class WriteBack(Write):
     """The orthogonalized memory replaces the memory, after every ``every``-th position.
 
@@ -112,13 +111,9 @@ class WriteBack(Write):
         eps: largest Frobenius norm of the stored memory that counts as empty.
     """
 
-    steps: int = 5
-    every: int = 1
-    eps: float = 1e-6
-
-    def __post_init__(self):
-        check_iteration(self.steps, self.eps)
-        object.__setattr__(self, "every", checked_integer("every", self.every, 1))
+    steps: int = integer(5, least=0)
+    every: int = integer(1, least=1)
+    eps: float = number(1e-6, above=0)
 
     def additions(self, k, v, igate_preact, fgate_preact, state):
         return Additions(k, v)
@@ -132,7 +127,7 @@ class WriteBack(Write):
         return torch.where(empty, c_state, newton_schulz(c_state, self.steps, self.eps))
 
 
-@dataclass(frozen=True)
+@settings
 class DeltaWrite(Write):
     """The delta rule: what the memory holds under a key is taken out as the key is written anew.
 
@@ -162,12 +157,8 @@ class DeltaWrite(Write):
         eps: smallest length of a key divided by.
     """
 
-    erase: float = 1.0
-    eps: float = 1e-6
-
-    def __post_init__(self):
-        object.__setattr__(self, "erase", checked_number("erase", self.erase, 0, 1))
-        check_iteration(0, self.eps)
+    erase: float = number(1.0, least=0, most=1)
+    eps: float = number(1e-6, above=0)
 
     def additions(self, k, v, igate_preact, fgate_preact, state):
         unit, length = unit_keys(k.double() / math.sqrt(k.shape[-1]), self.eps)
@@ -178,7 +169,7 @@ class DeltaWrite(Write):
         return Additions(k, (corrected / length).to(v.dtype))
 
 
-@dataclass(frozen=True)
+@settings
 class FullDeltaWrite(Write):
     """The delta rule at full strength, for C and n alike: what a key holds is gone before the key is written anew.
 
@@ -198,10 +189,7 @@ class FullDeltaWrite(Write):
         eps: smallest length of a key divided by, before the factor 1 / sqrt(DH).
     """
 
-    eps: float = SHORTEST_KEY
-
-    def __post_init__(self):
-        check_iteration(0, self.eps)
+    eps: float = number(SHORTEST_KEY, above=0)
 
     def additions(self, k, v, igate_preact, fgate_preact, state):
         unit, length = unit_keys(k.double(), self.eps)

@@ -12,7 +12,7 @@ these is a read: nothing has to be registered.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from functools import lru_cache
 from typing import ClassVar
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..engine.chunk import Chunk, Reading
 from ..engine.chunk_filter import filtered_reading
-from ..settings import checked_number, variant_from_settings, variant_settings
+from ..settings import Settings, number, settings, variant_from_settings, variant_settings
 from .chebyshev import odd_chebyshev
 from .singular_values import map_singular_values
 
@@ -29,7 +29,7 @@ from .singular_values import map_singular_values
 _STEEP = 30.0
 
 
-class Read(ABC):
+class Read(Settings, ABC):
     """How the memory is read: what the cell, the model and the run records take for a read."""
 
     @property
@@ -131,7 +131,7 @@ class LeafRead(Read):
         return memory if self.keys is not None or rows == columns else memory[..., :rows]
 
 
-@dataclass(frozen=True)
+@settings
 class RawRead(LeafRead):
     """The mLSTM's own read, C^T q (Beck et al. 2024, arXiv 2405.04517, equation 21)."""
 
@@ -146,7 +146,7 @@ class RawRead(LeafRead):
         return Reading(numerator.to(chunk.q.dtype), n_dot_q)
 
 
-@dataclass(frozen=True)
+@settings
 class FilterRead(LeafRead):
     """A read g(A) z, with A = X^T X, z = X^T q and X = C / max(||C||_F, eps).
 
@@ -160,13 +160,8 @@ class FilterRead(LeafRead):
     """
 
     _: KW_ONLY
-    eps: float = 1e-6
-    tolerance: float | None = None
-
-    def __post_init__(self):
-        object.__setattr__(self, "eps", checked_number("eps", self.eps, above=0))
-        if self.tolerance is not None:
-            object.__setattr__(self, "tolerance", checked_number("tolerance", self.tolerance, above=0, below=1))
+    eps: float = number(1e-6, above=0)
+    tolerance: float | None = number(None, above=0, below=1, optional=True)
 
     @abstractmethod
     def scalar_map(self, s: Tensor) -> Tensor:

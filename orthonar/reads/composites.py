@@ -6,15 +6,14 @@ all reads share. Gradients through that divisor are the same for every read.
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..engine.chunk import Chunk, Reading
-from ..settings import checked_number
-from .base import LeafRead, RawRead, Read, check_read
+from ..settings import number, settings, variant
+from .base import LeafRead, RawRead, Read
 from .newton_schulz import NewtonSchulzRead
 
 
@@ -39,7 +38,7 @@ class CompositeRead(Read):
         """This read's numerator from its parts', in the order of `parts`, or in the same way its n . q from theirs."""
 
 
-@dataclass(frozen=True)
+@settings
 class BlendRead(CompositeRead):
     """alpha * one + (1 - alpha) * other, a mixture of two reads' numerators over the divisor that they share.
 
@@ -55,14 +54,9 @@ class BlendRead(CompositeRead):
         other: the second read.
     """
 
-    alpha: float = 0.5
-    one: Read = field(default_factory=NewtonSchulzRead)
-    other: Read = field(default_factory=RawRead)
-
-    def __post_init__(self):
-        object.__setattr__(self, "alpha", checked_number("alpha", self.alpha, 0, 1))
-        check_read("one", self.one)
-        check_read("other", self.other)
+    alpha: float = number(0.5, least=0, most=1)
+    one: Read = variant(NewtonSchulzRead, Read)
+    other: Read = variant(RawRead, Read)
 
     @property
     def parts(self) -> tuple[Read, ...]:
@@ -77,7 +71,7 @@ class BlendRead(CompositeRead):
         return self.alpha * one + (1 - self.alpha) * other
 
 
-@dataclass(frozen=True)
+@settings
 class StraightThroughRead(CompositeRead):
     """The result of one read with the gradients of another, in queries, keys, values and gates.
 
@@ -89,12 +83,8 @@ class StraightThroughRead(CompositeRead):
         backward: the read whose gradients flow back.
     """
 
-    forward: Read = field(default_factory=NewtonSchulzRead)
-    backward: Read = field(default_factory=RawRead)
-
-    def __post_init__(self):
-        check_read("forward", self.forward)
-        check_read("backward", self.backward)
+    forward: Read = variant(NewtonSchulzRead, Read)
+    backward: Read = variant(RawRead, Read)
 
     @property
     def parts(self) -> tuple[Read, ...]:
@@ -106,7 +96,7 @@ class StraightThroughRead(CompositeRead):
         return _WithGradientsOf.apply(value.detach(), other)
 
 
-@dataclass(frozen=True)
+@settings
 class MatrixStraightThroughRead(LeafRead):
     """One read's matrix with another's gradients: C_read = backward(C) + stop(forward(C) - backward(C)).
 
@@ -121,13 +111,13 @@ class MatrixStraightThroughRead(LeafRead):
         backward: the read through whose matrix gradients flow back to the memory; likewise.
     """
 
-    forward: LeafRead = field(default_factory=NewtonSchulzRead)
-    backward: LeafRead = field(default_factory=RawRead)
+    forward: LeafRead = variant(NewtonSchulzRead, Read)
+    backward: LeafRead = variant(RawRead, Read)
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("forward", "backward"):
             read = getattr(self, name)
-            check_read(name, read)
             if not isinstance(read, LeafRead) or read.keys is not None:
                 raise ValueError(f"{name} must be a read with a matrix that is a function of C alone, not {read!r}")
 

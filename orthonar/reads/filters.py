@@ -4,12 +4,10 @@ Each is a filter of the normalised memory, X = C / max(||C||_F, eps): f says wha
 read of one's own is one more such class.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from ..settings import checked_integer, checked_number
+from ..settings import integer, number, settings
 from .base import FilterRead
 
 #: Muon's a, b, c in X <- a X + b X (X^T X) + c X (X^T X)^2.
@@ -19,7 +17,7 @@ MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _AT_CUTOFF = 3.5
 
 
-@dataclass(frozen=True)
+@settings
 class PolarRead(FilterRead):
     """The polar factor of C, U V^T for C = U S V^T, cut off: what all the Newton-Schulz steps in the world lead to.
 
@@ -36,17 +34,13 @@ class PolarRead(FilterRead):
         tolerance: largest error of the series on the singular values; None is 4 times the dtype's machine epsilon.
     """
 
-    cutoff: float = 0.15
-
-    def __post_init__(self):
-        super().__post_init__()
-        object.__setattr__(self, "cutoff", checked_number("cutoff", self.cutoff, 0.05, 1))
+    cutoff: float = number(0.15, least=0.05, most=1)
 
     def scalar_map(self, s):
         return torch.erf(s * (_AT_CUTOFF / self.cutoff))
 
 
-@dataclass(frozen=True)
+@settings
 class MuonRead(FilterRead):
     """The quintic iteration of the Muon optimizer, X <- a X + b X (X^T X) + c X (X^T X)^2, in the place of the cubic.
 
@@ -62,12 +56,7 @@ class MuonRead(FilterRead):
         tolerance: largest error of the series on the singular values; None is 4 times the dtype's machine epsilon.
     """
 
-    steps: int = 5
-
-    def __post_init__(self):
-        super().__post_init__()
-        if checked_integer("steps", self.steps, 0) > 5:
-            raise ValueError(f"steps must be at most 5, where the degree is 490 already, not {self.steps!r}")
+    steps: int = integer(5, least=0, most=5)
 
     def scalar_map(self, s):
         a, b, c = MUON_COEFFICIENTS
@@ -84,7 +73,7 @@ class MuonRead(FilterRead):
         return x
 
 
-@dataclass(frozen=True)
+@settings
 class RidgeRead(FilterRead):
     """Least squares in the place of correlation: the value whose image under the memory comes closest to the query.
 
@@ -102,11 +91,7 @@ class RidgeRead(FilterRead):
         tolerance: largest error of the series on the singular values; None is 4 times the dtype's machine epsilon.
     """
 
-    ridge: float = 0.05
-
-    def __post_init__(self):
-        super().__post_init__()
-        object.__setattr__(self, "ridge", checked_number("ridge", self.ridge, 0.001, 1))
+    ridge: float = number(0.05, least=0.001, most=1)
 
     def scalar_map(self, s):
         return s * (1 + self.ridge) / (s**2 + self.ridge)

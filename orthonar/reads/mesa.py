@@ -7,7 +7,7 @@ Axes: N chunks (of all batch rows and heads), L positions in a chunk, D head siz
 """
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -16,9 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from ..engine.blocks import blocks_of
 from ..engine.chunk import Chunk, KeyMemory, Reading
-from ..settings import checked_number
+from ..settings import number, settings
 from .base import LeafRead, transpose_matvec
-from .newton_schulz import check_iteration
 
 # Conjugate gradients run in the dtype of the query until the residual is this share of the right-hand side; then the
 # residual is computed anew in float64 and they start again from there, until it is below the last tolerance.
@@ -26,7 +25,7 @@ _ROUND_TOLERANCE, _MOST_ROUNDS = 1e-4, 6
 _LAST_TOLERANCE = {torch.float32: 1e-9, torch.float64: 1e-13}
 
 
-@dataclass(frozen=True)
+@settings
 class MesaRead(LeafRead):
     """The value that ridge regression of the values on the keys, under the gates' weights, predicts for the query.
 
@@ -52,12 +51,8 @@ class MesaRead(LeafRead):
     waits_for_host: ClassVar[bool] = True
 
     _: KW_ONLY
-    ridge: float = 0.001
-    eps: float = 1e-6
-
-    def __post_init__(self):
-        object.__setattr__(self, "ridge", checked_number("ridge", self.ridge, 0.0001, 1))
-        check_iteration(0, self.eps)
+    ridge: float = number(0.001, least=0.0001, most=1)
+    eps: float = number(1e-6, above=0)
 
     def matrix(self, memory: Tensor) -> Tensor:
         """(H + lam I)^{-1} C, (..., DH, DH), of memories [C, H], (..., DH, 2 DH)."""

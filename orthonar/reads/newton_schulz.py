@@ -5,16 +5,14 @@ s <- s (3 - s^2) / 2 and drives every s in (0, sqrt 3) to 1. A few steps do *not
 of 0.01 has become 0.076. This is not the tuned quintic of the Muon optimizer, whose values hover around 1.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from ..settings import checked_integer
+from ..settings import checked_integer, checked_number, integer, settings
 from .base import FilterRead
 
 
-@dataclass(frozen=True)
+@settings
 class NewtonSchulzRead(FilterRead):
     """The orthogonalized read, NS_k(C)^T q: what is read is pushed towards the polar factor of C, C stays as it is.
 
@@ -28,11 +26,7 @@ class NewtonSchulzRead(FilterRead):
         tolerance: largest error of the series on the singular values; None is 4 times the dtype's machine epsilon.
     """
 
-    steps: int = 5
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_iteration(self.steps, self.eps)
+    steps: int = integer(5, least=0)
 
     def scalar_map(self, s):
         return newton_schulz_scalar(s, self.steps)
@@ -73,8 +67,7 @@ def newton_schulz(x: Tensor, steps: int = 5, eps: float = 1e-6) -> Tensor:
 def check_iteration(steps: int, eps: float) -> None:
     """Raise a ValueError naming the setting if an iteration count or a norm floor is unusable."""
     checked_integer("steps", steps, 0)
-    if not 0 < eps < float("inf"):
-        raise ValueError(f"eps must be positive and finite, not {eps!r}")
+    checked_number("eps", eps, above=0)
 
 
 def newton_schulz_scalar(s, steps: int = 5):

@@ -6,18 +6,17 @@ P_0 = I / ridge; the sum is kept beside C, so that the memory is [C, K], (DH, 2 
 Axes: N chunks (of all batch rows and heads), L positions in a chunk, D head size (padded).
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..engine.chunk import Chunk, KeyMemory, Reading
-from ..settings import checked_number
+from ..settings import number, settings
 from .base import LeafRead, transpose_matvec
 
 
-@dataclass(frozen=True)
+@settings
 class RLSRead(LeafRead):
     """The memory and its normaliser behind the inverse of what the keys have in common: P C, and P n in place of n.
 
@@ -39,10 +38,7 @@ class RLSRead(LeafRead):
 
     keys: ClassVar[str | None] = "ungated"
 
-    ridge: float = 0.01
-
-    def __post_init__(self):
-        object.__setattr__(self, "ridge", checked_number("ridge", self.ridge, 0.0001, 1))
+    ridge: float = number(0.01, least=0.0001, most=1)
 
     def matrix(self, memory: Tensor) -> Tensor:
         """P C, (..., DH, DH), of memories [C, K], (..., DH, 2 DH)."""
