@@ -117,7 +117,7 @@ class PublishedCost:
         steps: training steps of a run.
         source: where it was published.
         short: the same in two words.
-        recomputed: what its published runs give instead, in a few words.
+        recomputed: what its published runs give instead, seconds in a few words, means unless said.
     """
 
     vocab_size: int
@@ -134,8 +134,8 @@ class PublishedCost:
 
 #: The follow-up's seconds per run, evaluations perhaps included.
 COSTS = (
-    PublishedCost(80, 512, 16, "L4", 116, 730, recomputed="its runs: 116 and 734 to 744 s, means"),
-    PublishedCost(96, 768, 64, "A100", 594, 1522, recomputed="its runs: 586 s, the median, and 1522 s"),
+    PublishedCost(80, 512, 16, "L4", 116, 730, recomputed="116 and 734 to 744"),
+    PublishedCost(96, 768, 64, "A100", 594, 1522, recomputed="586 (median) and 1522"),
 )
 
 

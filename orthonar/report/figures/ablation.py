@@ -20,7 +20,7 @@ from ..words import NOT_RUN
 
 _GREY = "#555555"
 #: Of what is published only.
-_UNKNOWN = Look("#777777", "x", "-")
+_UNKNOWN = Look("#777777", "o", "-")
 _HOLLOW = {"linestyle": "none", "markerfacecolor": "none", "markeredgewidth": 1.6, "markersize": 8}
 #: Whose numbers the hollow marks are, and of which task.
 _THEIRS = "follow-up (vocabulary 80, length 512)"
@@ -298,7 +298,8 @@ def _marks(ax: Axes, runs: pd.DataFrame, sides: Mapping[str, Side], x: pd.Series
     for name, side in sorted(sides.items(), key=lambda item: item[0] in HEADLINE):
         here = runs["side"] == name
         style = {"color": side.look.color, "markersize": 6.5 if name in HEADLINE else 5, "alpha": 0.8}
-        ax.plot(x[here], y[here], side.look.marker, clip_on=False, **style)
+        if here.any():  # unclipped marks of nothing would upset the layout
+            ax.plot(x[here], y[here], side.look.marker, clip_on=False, **style)
 
 
 def _shares_legend(figure: Figure) -> Figure:

@@ -13,7 +13,8 @@ from ...study.sides import Side
 from ...training.record import SOLVED_AT
 from ..words import NOT_RUN
 
-_SOURCES = {"post": "D", "follow-up": "^"}
+#: Where a published mean stands beside the middle of its column, by its source, and how the legend says so.
+_SOURCES = {"post": (-0.1, "post's, second-hand, left"), "follow-up": (0.1, "follow-up's, right")}
 
 
 def headline(
@@ -63,16 +64,15 @@ def headline(
         )
         for side in drawn.values()
     ]
-    hollow = {"markersize": 8, "markerfacecolor": "none", "markeredgewidth": 2, "linestyle": "none"}
-    handles += [
-        Line2D([], [], color="black", linewidth=2.2, label="mean here"),
-        *(
-            Line2D([], [], marker=marker, markeredgecolor="#555555", label=f"mean, {source}", **hollow)
-            for source, marker in _SOURCES.items()
-            if source in set(published.dropna(subset="low")["source"])
-        ),
-        Line2D([], [], color="#555555", linestyle=":", label="solved"),
-    ]
+    handles.append(Line2D([], [], color="black", linewidth=2.2, label="mean here"))
+    sources = set(published.dropna(subset="low")["source"])
+    if sources:
+        where = "; ".join(text for source, (_, text) in _SOURCES.items() if source in sources)
+        hollow = {"markersize": 8, "markerfacecolor": "none", "markeredgecolor": "#555555", "markeredgewidth": 2}
+        handles.append(
+            Line2D([], [], marker="o", linestyle="none", label=f"hollow: mean published ({where})", **hollow)
+        )
+    handles.append(Line2D([], [], color="#555555", linestyle=":", label="solved"))
     figure = axes[0].figure
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False, fontsize=8)
     return figure
@@ -92,8 +92,9 @@ def _column(ax: Axes, at: float, half: float, side: Side, here: pd.Series, there
     ax.text(at, 103, "\n".join(solved), ha="center", va="bottom", fontsize=6.5)
     for _, row in there.dropna(subset="low").iterrows():
         middle, spread = (row["low"] + row["high"]) / 2, (row["high"] - row["low"]) / 2
-        style = {"marker": _SOURCES[row["source"]], "markersize": 8, "markerfacecolor": "none"}
-        ax.errorbar(at, middle, spread or None, color=color, markeredgecolor=color, mew=2, zorder=5, **style)
+        style = {"marker": side.look.marker, "markersize": 8, "markerfacecolor": "none"}
+        x = at + _SOURCES[row["source"]][0]
+        ax.errorbar(x, middle, spread or None, color=color, markeredgecolor=color, mew=2, zorder=5, **style)
 
 
 def survival_curves(curves: Mapping[str, tuple[Side, pd.DataFrame]], title: str, ax: Axes | None = None) -> Axes:
