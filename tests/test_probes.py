@@ -170,6 +170,17 @@ def test_frozen_keys_stay_and_all_else_learns():
         assert torch.equal(a, b) == (name == "layer.k_proj.weight"), name
 
 
+def test_orthogonal_keys_start_as_rotations_and_all_else_as_always():
+    still = SETTINGS | {"steps": 1, "lr": 1e-30, "weight_decay": 0}
+    plain, rotated = (fit_together([RunConfig(**still, orthogonal_keys=o)])[0].model for o in (False, True))
+    blocks = rotated.layer.k_proj.weight.detach().double()
+    torch.testing.assert_close(
+        blocks @ blocks.mT, torch.eye(4, dtype=torch.float64).expand_as(blocks), atol=1e-6, rtol=0
+    )
+    for (name, a), (_, b) in zip(plain.named_parameters(), rotated.named_parameters(), strict=True):
+        assert torch.equal(a, b) == (name != "layer.k_proj.weight"), name
+
+
 def test_a_factor_on_queries_and_keys():
     """Adam's first step has the size of the learning rate, whatever the gradient."""
     steps = {}

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ..mlstm.layer import small_init_std
-from ..mlstm.writes import DeltaWrite, WriteBack
+from ..mlstm.writes import DeltaWrite, FullDeltaWrite, WriteBack
 from ..reads.base import RawRead
-from ..reads.composites import BlendRead, StraightThroughRead
+from ..reads.composites import BlendRead, MatrixStraightThroughRead, StraightThroughRead
 from ..reads.filters import MuonRead, PolarRead, RidgeRead
 from ..reads.mesa import MesaRead
 from ..reads.newton_schulz import NewtonSchulzRead
+from ..reads.rls import RLSRead
 from ..training.schedules import Constant
 
 _BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -109,6 +110,34 @@ ELIMINATION = by_name(
     ),
     _reading("ns1", "1 Newton-Schulz step", Look(_SKY, "^", "--"), NewtonSchulzRead(steps=1)),
     _reading("ns3", "3 Newton-Schulz steps", Look(_GREEN, "D", "-."), NewtonSchulzRead(steps=3)),
+    _reading(
+        "straight_through_forward_only",
+        "reads orthogonalized, memory learns as if raw",
+        Look(_VERMILLION, "o", "-"),
+        MatrixStraightThroughRead(NewtonSchulzRead(), RawRead()),
+    ),
+    _reading(
+        "straight_through_backward_only",
+        "reads raw, memory learns as if orthogonalized",
+        Look(_VERMILLION, "s", "--"),
+        MatrixStraightThroughRead(RawRead(), NewtonSchulzRead()),
+    ),
+    _reading(
+        "frozen_random_keys",
+        "raw read, keys stay a random rotation",
+        Look(_PURPLE, "o", "-"),
+        RawRead(),
+        frozen_keys=True,
+        orthogonal_keys=True,
+    ),
+    _reading(
+        "delta_write",
+        "raw read, delta rule that erases all under a key",
+        Look(_GREEN, "o", "-"),
+        RawRead(),
+        write=FullDeltaWrite(),
+    ),
+    _reading("rls_read", "recursive least squares on unit keys", Look(_BLACK, "o", "-"), RLSRead()),
     _reading(
         "forward_orthogonalized",
         "reads orthogonalized, learns as if raw",

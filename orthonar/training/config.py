@@ -32,6 +32,8 @@ class RunConfig(Settings):
         grad_clip: largest norm of the gradient.
         qk_lr_factor: learning rate of the query and key projections over that of all else.
         frozen_keys: whether the key projection stays at its random initial weights; what it projects still learns.
+        orthogonal_keys: whether each block of the initial key projection is replaced by its polar factor, so that it
+            only rotates; the follow-up's random keys are such ones, frozen.
         eval_every: training steps between evaluations; the last step is always evaluated.
         validation_sequences: size of the validation set; None is 16 training batches, the study's.
         probes: whether each evaluation asks for the `dynamics` of `orthonar.training.probes`, and the last one also for
@@ -54,6 +56,7 @@ class RunConfig(Settings):
     grad_clip: float = number(1.0, above=0)
     qk_lr_factor: float = number(1.0, above=0)
     frozen_keys: bool = flag(False)
+    orthogonal_keys: bool = flag(False)
     eval_every: int = integer(200, least=1)
     validation_sequences: int | None = integer(None, least=1, optional=True)
     probes: bool = flag(False)

@@ -111,6 +111,7 @@ def _implied(settings: dict) -> dict:
         "mixer": "MLSTM",
         "optimizer": "AdamW",
         "frozen_keys": False,
+        "orthogonal_keys": False,
         "qk_lr_factor": 1.0,
         "probes": False,
         # Before it was a setting, the embedding was drawn as small as the layer's projections.

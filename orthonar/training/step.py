@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..model import SequenceModel
+from ..reads.singular_values import orthogonal_blocks
 
 # Steps done before a graph is captured, so that all that is set up on first use is set up; they count as the others.
 _WARM_UP = 3
@@ -30,6 +31,9 @@ class TrainingStep:
         self.config, self.device, self.task = config, device, config.task
         self.steps_done = 0
         self.model = SequenceModel(config.model, generator=generator(config.seed, "weights")).to(device)
+        if config.orthogonal_keys:
+            keys = self.model.layer.k_proj.weight
+            keys.data.copy_(orthogonal_blocks(keys.detach()))
         self.batches = generator(config.seed, "batches", device)
         #: Sum of the losses since it was last set to zero, on the device.
         self.loss_sum = torch.zeros((), device=device)
