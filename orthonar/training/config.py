@@ -67,7 +67,7 @@ class RunConfig:
         seed: of the initial weights, the training data and, plus 10,000, the validation set.
         form: form of the cell, see `orthonar.mlstm_sequence`.
         precision: of the products in the fused programs, see `orthonar.mlstm_sequence`.
-        device: where to run, such as "cpu" or "cuda".
+        device: where to run, such as "cpu" or "cuda"; whether this machine has it is seen when training begins.
         engine: "eager" (operator by operator), "graph" (a captured CUDA graph, replayed) or "auto", which takes a graph
             on CUDA devices, save where a read looks at its results on the way.
 
@@ -124,10 +124,10 @@ class RunConfig:
         # These two check the settings of the task and of the model.
         _, model = self.task, self.model
         object.__setattr__(self, "embedding_std", model.embedding_std)
-        _check_device(self.device)
+        device = _device(self.device)
         if self.engine not in ("auto", "eager", "graph"):
             raise ValueError(f"engine must be 'auto', 'eager' or 'graph', not {self.engine!r}")
-        if self.engine == "graph" and torch.device(self.device).type != "cuda":
+        if self.engine == "graph" and device.type != "cuda":
             raise ValueError(f"engine: 'graph' needs a CUDA device, not {self.device!r}")
 
     @property
@@ -162,10 +162,27 @@ class RunConfig:
         return cls(**settings | variants)
 
 
-def _check_device(name: str) -> None:
+def _device(name: str) -> torch.device:
+    """A device by its name, which need not be one of this machine."""
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"device: {name!r} cannot be used here ({reason})") from None
+        return torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device: {name!r} is none ({_first_line(error)})") from None
+
+
+def usable_device(name: str) -> torch.device:
+    """A device of this machine by its name; for when training begins, since settings are made and read anywhere.
+
+    Raises:
+        ValueError: it cannot be used here.
+    """
+    device = _device(name)
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name!r} cannot be used here ({_first_line(error)})") from None
+    return device
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
