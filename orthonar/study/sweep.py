@@ -6,13 +6,16 @@ cannot be recorded where it belongs is recorded elsewhere, see `orthonar.study.r
 """
 
 import concurrent.futures as cf
+import contextlib
 import dataclasses
 import os
+import signal
 import statistics
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,6 +121,26 @@ def train_group(configs: list[RunConfig], keep_weights: bool) -> list[tuple[RunR
         (record, packed(model) if keep_weights and record.outcome != "diverged" else None)
         for record, model in train_models(configs)
     ]
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """What would interrupt this block waits for its end."""
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+        handlers = {number: signal.getsignal(number) for number in known if number is not None}
+        handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 class Sweep:
@@ -307,9 +330,10 @@ class Sweep:
             self._running[future] = group
 
     def _submit(self, group: list[RunConfig]) -> cf.Future:
-        if self._executor is None:
-            self._executor = self.make_executor()
-        return self._executor.submit(train_group, group, self.study.keep_weights)
+        with _signals_held_back():  # a process that is half begun would be left behind, to complain
+            if self._executor is None:
+                self._executor = self.make_executor()
+            return self._executor.submit(train_group, group, self.study.keep_weights)
 
     # Finishing
 
