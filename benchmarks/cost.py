@@ -24,6 +24,8 @@ import json
 import multiprocessing
 import os
 import statistics
+import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -38,8 +40,9 @@ from benchmarks import operations
 from benchmarks.steps import CONTENDERS, extra_resident, make_model, make_step, print_seconds, time_in_turns, verdict
 from orthonar import MLSTMConfig, NewtonSchulzRead, RawRead, RunConfig, mlstm_sequence
 from orthonar.report.tables import cost
-from orthonar.study.jsonl import append_line
+from orthonar.study.jsonl import append_line, check_writable
 from orthonar.timing import seconds_of
+from orthonar.training.config import usable_device
 from orthonar.training.environment import device_name, revision, versions
 from orthonar.training.step import make_training_step
 
@@ -387,8 +390,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             _ = RunConfig(seq_len=length, device=settings.device, **size)
         for steps in settings.steps_of_newton_schulz:
             filter_degree(steps)
+        usable_device(settings.device)
         if not settings.list:
-            settings.results.mkdir(parents=True, exist_ok=True)
+            check_writable(settings.results / f"cost-{kind}.jsonl")
     except (ValueError, OSError) as error:
         parser.error(str(error))
     return settings
@@ -405,9 +409,17 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"    {case}" + (f": {left_out(case)}" if left_out(case) else ""))
         return
     record = measure(settings)
-    path = settings.results / f"cost-{record['device']}.jsonl"
-    append_line(path, json.dumps(record, allow_nan=False, sort_keys=True))
     print_summary(record)
+    path, line = (
+        settings.results / f"cost-{record['device']}.jsonl",
+        json.dumps(record, allow_nan=False, sort_keys=True),
+    )
+    try:
+        append_line(path, line)
+    except OSError as error:
+        kept = Path(tempfile.mkdtemp(prefix="orthonar-"), path.name)
+        append_line(kept, line)
+        sys.exit(f"not appended to {path} ({error.strerror or error}), but in {kept}")
     print(f"\nappended to {path}")
 
 

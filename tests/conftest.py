@@ -1,6 +1,7 @@
 """What all tests of this folder share."""
 
 import os
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
@@ -39,3 +40,17 @@ def pytest_collection_modifyitems(items):
 def one_thread():
     """One thread: sums come out the same on every run, and small tensors are not slowed down by more."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 96 KB; only root may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("may not mount a small file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

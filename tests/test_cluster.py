@@ -1,17 +1,21 @@
-"""Sweeps on a real Dask cluster of two worker processes on this machine."""
+"""Sweeps on real Dask clusters of worker processes on this machine."""
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from unittest import mock
 
+import psutil
 import pytest
 from tiny import TASKS, TINY
 
+from orthonar import paths
 from orthonar.study import executors
 from orthonar.study.records import RunStore
-from orthonar.study.sweep import Sweep
-from orthonar.sweep import main
+from orthonar.study.sweep import Sweep, run_preset
+from orthonar.sweep import main, summary
 
 distributed = pytest.importorskip("distributed", reason="needs the extra orthonar[cluster]")
 STUDY = replace(TINY, tasks=TASKS[:1], seeds=(0, 1, 2))
@@ -32,8 +36,8 @@ def test_a_worker_killed_in_mid_sweep_loses_nothing(local, tmp_path):
 
     def kill_one(line):
         if "accuracy" in line and not killed:
-            killed.append(local.workers[0].process.pid)
-            os.kill(killed[0], signal.SIGKILL)
+            killed.append(psutil.Process(local.workers[0].process.pid))
+            killed[0].kill()
 
     progress = Sweep(STUDY, "tiny", RunStore(tmp_path), make_executor, slots, say=kill_one).run()
     assert killed
@@ -42,10 +46,47 @@ def test_a_worker_killed_in_mid_sweep_loses_nothing(local, tmp_path):
     assert len(RunStore(tmp_path).records()) == STUDY.size()
 
 
+CLUSTER = """
+import sys, distributed
+if __name__ == "__main__":
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    print(distributed.LocalCluster(**options).scheduler_address, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_scheduler_that_dies_in_mid_sweep_loses_nothing_that_was_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "_TIMEOUT", 5)
+    monkeypatch.setattr("orthonar.study.sweep.find_study", lambda *_: ("tiny", STUDY))
+    (tmp_path / "cluster.py").write_text(CLUSTER)
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    options |= {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(paths.project_root())}}
+    cluster = subprocess.Popen([sys.executable, "cluster.py"], start_new_session=True, **options)
+    said = []
+
+    def kill_it(line):
+        said.append(line)
+        if "accuracy" in line and cluster.poll() is None:
+            os.killpg(cluster.pid, signal.SIGKILL)
+            cluster.wait()
+            monkeypatch.setattr(executors, "_TIMEOUT", 1)
+
+    try:
+        address = cluster.stdout.readline().strip()
+        progress = run_preset("tiny", results=tmp_path, dask=address, say=kill_it)
+    finally:
+        cluster.communicate()
+    text, status = summary(progress)
+    assert status == 5, said
+    assert text.endswith(f"stopped: there are no workers (no Dask scheduler answers at {address})")
+    assert len(RunStore(tmp_path).records()) == len(progress.done) >= 1 and not progress.failed
+    assert len(progress.missing) >= 1 and not any("FAILED" in line for line in said)
+
+
 def test_no_scheduler_there(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(executors, "_TIMEOUT", 1)
     assert main(["headline-pocket", "--dask", "tcp://127.0.0.1:9", "--results", str(tmp_path)]) == 2
-    assert "nothing was run" in capsys.readouterr().err
+    assert capsys.readouterr().err == "nothing was run: no Dask scheduler answers at tcp://127.0.0.1:9\n"
 
 
 def test_without_the_extra(tmp_path, capsys, monkeypatch):

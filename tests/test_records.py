@@ -1,7 +1,11 @@
 """Run records: a line each, never lost, never overwritten, damage reported."""
 
+import contextlib
 import json
 import multiprocessing
+import os
+import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ from orthonar.study.jsonl import append_line
 from orthonar.study.records import RunStore, read_records, run_table, trace_table
 from orthonar.training.record import Evaluation, RunRecord, identity
 
-SETTINGS = {"read": {"name": "RawRead"}, "embedding_dim": 32, "seed": 3, "lr": 0.01, "device": "cpu"}
+SETTINGS = {"read": {"name": "RawRead"}, "embedding_dim": 32, "seed": 3, "lr": 0.01, "device": "cpu", "steps": 400}
 
 
 def record(accuracies=(0.1, 0.5, 0.85, 0.7), **changes):
@@ -35,9 +39,13 @@ def test_a_record_survives_its_line():
     assert diverged.accuracy is None
 
 
-def test_a_record_is_strict_json():
+def test_a_record_is_strict_json(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         record(accuracies=(float("nan"),)).to_json()
+    singular = record()
+    singular.trace[-1] = Evaluation(400, 0.7, 2.5, 3.0, 4.0, {"log10_condition": float("inf"), "rank": 2.0})
+    assert RunStore(tmp_path).add(singular, "a"), "a probe without a finite value costs no run"
+    assert RunStore(tmp_path).records()[0].trace[-1].probes == {"log10_condition": None, "rank": 2.0}
 
 
 def test_escape_is_the_first_evaluation_at_80_percent():
@@ -97,13 +105,162 @@ def test_what_is_no_record_is_refused(line):
         RunRecord.from_json(line)
 
 
+def changed(**changes) -> str:
+    """A record's line with other values, named by their paths: `trace__0__step=3`."""
+    content = json.loads(record().to_json())
+    for name, value in changes.items():
+        *folders, last = [int(part) if part.isdigit() else part for part in name.split("__")]
+        place = content
+        for part in folders:
+            place = place[part]
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"settings": {}}, "read"),
+        ({"settings": []}, "settings"),
+        ({"settings__steps": ...}, "steps"),
+        ({"settings__seed": True}, "seed"),
+        ({"settings__embedding_dim": 0}, "embedding_dim"),
+        ({"settings__lr": "fast"}, "lr"),
+        ({"settings__write": {}}, "write"),
+        ({"settings__read": "RawRead"}, "read"),
+        ({"trace": []}, "empty"),
+        ({"trace__0__step": 200}, "step 200 after 200"),
+        ({"trace__3__step": 401}, "step 401"),
+        ({"trace__0__step": 1.5}, "step 1.5"),
+        ({"trace__1__accuracy": 1.2}, "accuracy is 1.2"),
+        ({"trace__1__accuracy": None}, "not finite"),
+        ({"trace__1__loss": None}, "loss is None"),
+        ({"trace__1__train_loss": -1}, "train_loss"),
+        ({"trace__1__seconds": 0.5}, "seconds"),
+        ({"trace__1__probes": {"rank": "full"}}, "probes"),
+        ({"trace__1__loss": float("nan")}, "NaN"),
+        ({"outcome": "solved"}, "outcome"),
+        ({"outcome": "diverged"}, "outcome"),
+        ({"outcome": "fine"}, "outcome"),
+        ({"trace__3__accuracy": 0.8}, "outcome"),
+        ({"wall_seconds": -1}, "wall_seconds"),
+        ({"device": ""}, "device"),
+        ({"versions": {}}, "versions"),
+        ({"versions": {"torch": 2}}, "versions"),
+        ({"revision": 5}, "revision"),
+        ({"started": "yesterday"}, "started"),
+        ({"schema": 0}, "schema"),
+    ],
+)
+def test_a_line_that_no_run_can_have_left_is_refused(changes, said):
+    with pytest.raises(ValueError, match="not a run record") as error:
+        RunRecord.from_json(changed(**changes))
+    assert said in str(error.value)
+
+
+def test_what_no_run_can_have_left_counts_in_no_table(tmp_path):
+    (tmp_path / "a.jsonl").write_text(changed(settings={}) + "\n" + changed() + "\n" + changed(outcome="solved") + "\n")
+    store = RunStore(tmp_path)
+    assert len(run_table(store.records())) == 1
+    assert [d.line for d in store.damaged] == [1, 3]
+    with pytest.raises(ValueError, match="outcome"):
+        store.add(record(outcome="solved"), "b")
+    assert not (tmp_path / "b.jsonl").exists()
+
+
+def test_what_cannot_be_read_is_named_and_skipped(tmp_path, monkeypatch):
+    store = RunStore(tmp_path)
+    store.add(record(), "good")
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "dangling.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    (tmp_path / "secret.jsonl").write_text(changed(settings__seed=5))
+    read_bytes = Path.read_bytes
+
+    def guarded(path):  # root may read everything
+        if path.name == "secret.jsonl":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", guarded)
+    assert store.records() == [record()]
+    names = ["dangling", "deep", "folder", "loop", "pipe", "secret"]
+    assert [d.file for d in store.damaged] == [str(tmp_path / f"{name}.jsonl") for name in names]
+    assert [d.line for d in store.damaged] == [0, 1, 0, 0, 0, 0]
+    assert str(store.damaged[-1]) == f"{tmp_path / 'secret.jsonl'}: Permission denied; skipped"
+
+
+def test_a_byte_order_mark_is_read_past(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + record().to_json().encode() + b"\r\n")
+    store = RunStore(tmp_path)
+    assert store.records() == [record()] and not store.damaged
+
+
+def test_a_folder_that_may_not_be_listed_is_not_an_empty_one(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        RunStore(tmp_path / "file").records()
+
+
+@contextlib.contextmanager
+def file_size_limit(size: int):
+    """No file of this process can grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_line_that_fits_in_part_is_taken_back(tmp_path):
+    store = RunStore(tmp_path)
+    store.add(record(), "a")
+    before = (tmp_path / "a.jsonl").read_bytes()
+    other = record(settings=SETTINGS | {"seed": 4})
+    with file_size_limit(len(before) + 100), pytest.raises(OSError):
+        store.add(other, "a")
+    assert (tmp_path / "a.jsonl").read_bytes() == before
+    assert store.add(other, "a")
+    assert store.records() == [record(), other] and not store.damaged
+
+
+def test_a_full_disk_holds_all_that_it_was_said_to_hold(small_disk):
+    store, added = RunStore(small_disk), 0
+    with pytest.raises(OSError):
+        while True:
+            added += store.add(record(settings=SETTINGS | {"seed": added}), "a")
+    assert added > 50
+    assert [r.settings["seed"] for r in store.records()] == list(range(added)) and not store.damaged
+    with pytest.raises(OSError, match="a.jsonl cannot be written"):
+        store.check_writable("a")
+
+
+def test_trying_whether_records_can_be_added_leaves_nothing(tmp_path):
+    store = RunStore(tmp_path / "results")
+    store.check_writable("a")
+    assert not list((tmp_path / "results").iterdir())
+    store.add(record(), "a")
+    before = (tmp_path / "results" / "a.jsonl").read_bytes()
+    store.check_writable("a")
+    assert (tmp_path / "results" / "a.jsonl").read_bytes() == before
+    (tmp_path / "results" / "b.jsonl").mkdir()
+    with pytest.raises(OSError, match="b.jsonl cannot be written"):
+        store.check_writable("b")
+
+
 def test_a_record_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="line"):
         append_line(tmp_path / "x", "a\nb")
 
 
 def _append(path, letter):
-    for _ in range(50):
+    for _ in range(20):
         append_line(path, letter * 5000)
 
 
@@ -116,7 +273,7 @@ def test_two_processes_may_add_at_once(tmp_path):
         worker.start()
     for worker in workers:
         worker.join(60)
-    assert sorted(path.read_text().splitlines()) == 50 * ["a" * 5000] + 50 * ["b" * 5000]
+    assert sorted(path.read_text().splitlines()) == 20 * ["a" * 5000] + 20 * ["b" * 5000]
 
 
 def test_the_store_finds_runs_in_any_file_and_the_first_of_two(tmp_path):

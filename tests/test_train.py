@@ -187,13 +187,19 @@ def test_settings_survive_a_record():
         ("embedding_dim", 0),
         ("form", "fast"),
         ("read", "newton_schulz"),
-        ("device", "cuda:99"),
         ("device", "nowhere"),
     ],
 )
 def test_impossible_settings_are_named_before_any_compute(setting, value):
     with pytest.raises(ValueError, match=setting):
         RunConfig(**TINY | {setting: value})
+
+
+def test_a_device_is_looked_for_when_training_begins():
+    config = RunConfig(**TINY | {"device": "cuda:99"})
+    assert RunConfig.from_settings(config.settings()) == config, "a record from another machine is read anywhere"
+    with pytest.raises(ValueError, match="device: 'cuda:99' cannot be used here"):
+        train(config)
 
 
 def test_a_misspelt_setting_is_told_its_neighbour():

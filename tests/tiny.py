@@ -15,4 +15,5 @@ TINY = Study("tiny", TASKS, SETTINGS, rates=(1e-3, 1e-2), rate_seeds=(100, 101),
 def record_of(config: RunConfig, accuracy=0.5, seconds=1.0) -> RunRecord:
     trace = [Evaluation(config.steps, accuracy, 1.0, 1.0, seconds)]
     outcome = "diverged" if accuracy is None else "solved" if accuracy >= 0.8 else "plateau"
-    return RunRecord(config.settings(), trace, outcome, seconds, "a CPU", {}, None, "2026-07-01T00:00:00+00:00")
+    versions = {"torch": "2.13.0"}
+    return RunRecord(config.settings(), trace, outcome, seconds, "a CPU", versions, None, "2026-07-01T00:00:00+00:00")

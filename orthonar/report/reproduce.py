@@ -9,6 +9,7 @@ import glob
 import os
 import shutil
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -264,12 +265,12 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         jobs = plan(notebooks, args.scale, figures)
-    except ParameterError as error:
+        for folder in filter(None, (build, figures)):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()  # can be written to
+    except (ParameterError, OSError) as error:
         print(f"nothing was run: {error}", file=sys.stderr)
         return 2
-    build.mkdir(parents=True, exist_ok=True)
-    if figures:
-        figures.mkdir(parents=True, exist_ok=True)
 
     outcomes = []
     try:

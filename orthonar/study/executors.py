@@ -1,14 +1,16 @@
 """Where a sweep's runs are computed: processes of this machine, or a Dask cluster (the extra orthonar[cluster])."""
 
+import logging
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 
 import torch
 
+from ..training.config import usable_device
 from ..training.environment import revision
 
 _TIMEOUT = 20  # seconds
@@ -45,19 +47,50 @@ def default_workers(device: str) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def dask_executor(address: str) -> tuple[Callable[[], Executor], int]:
+def dask_executor(address: str, device: str = "cpu") -> tuple[Callable[[], Executor], int]:
     """Something that makes an executor on the cluster at this address, and how many runs it takes at a time.
 
-    A worker that dies does not lose its run: the cluster's scheduler gives it to another one.
+    A worker that dies does not lose its run: the cluster's scheduler gives it to another one. A scheduler that dies
+    takes the runs in progress with it; an executor made later looks for one at the same address again, and raises
+    OSError where none answers.
+
+    Args:
+        address: the scheduler's.
+        device: what every worker is to have.
 
     Raises:
         ImportError: the extra is not installed.
         OSError: no scheduler answers there.
+        ValueError: a worker that is there cannot use the device.
     """
     try:
         from distributed import Client
     except ImportError:
         raise ImportError("--dask needs the extra: pip install 'orthonar[cluster]'") from None
-    client = Client(address, timeout=_TIMEOUT, set_as_default=False)
-    # Runs are pure, but must not be taken for one another's: the store tells which are done, not the cluster.
-    return lambda: client.get_executor(pure=False), max(1, sum(client.ncores().values()))
+
+    def connect() -> Client:
+        try:
+            return Client(address, timeout=_TIMEOUT, set_as_default=False)
+        except OSError as error:  # TimeoutError is one
+            raise OSError(f"no Dask scheduler answers at {address}") from error
+
+    client = connect()
+    if device != "cpu":
+        client.run(usable_device, device)
+
+    def make() -> Executor:
+        nonlocal client
+        if client.status != "running":
+            # It tries to connect anew by itself, and would tell at length that it is made to stop.
+            logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+            client.close(timeout=1)
+            client = connect()
+        # Runs are pure, but must not be taken for one another's: the store tells which are done, not the cluster.
+        return client.get_executor(pure=False)
+
+    return make, max(1, sum(client.ncores().values()))
+
+
+def lost_its_worker(error: Exception) -> bool:
+    """Whether a task ended with this error since the process that ran it died, on this machine or on a cluster."""
+    return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..training.record import Evaluation, RunRecord, complete_settings
-from .jsonl import Damage, append_line, read_lines
+from .jsonl import Damage, append_line, check_writable, files_in, read_lines
 
 
 def read_records(path: str | os.PathLike, damaged: list[Damage] | None = None) -> list[RunRecord]:
@@ -20,7 +20,7 @@ class RunStore:
     """The run records of one folder: every file of it that ends in .jsonl.
 
     A run is found by its settings, whichever file holds it and whatever device it ran on. Reading never fails on a
-    damaged line; `damaged` lists what was skipped in the last reading.
+    damaged line or an unreadable file; `damaged` lists what was skipped in the last reading.
 
     Args:
         folder: where the files lie; made when the first record is added.
@@ -30,23 +30,42 @@ class RunStore:
         self.folder = Path(folder)
         self.damaged: list[Damage] = []
 
+    def path(self, name: str) -> Path:
+        """The file of this name, which is without .jsonl."""
+        return self.folder / f"{name}.jsonl"
+
     def records(self) -> list[RunRecord]:
-        """All records, in the order of file names and lines; of two with the same settings the first alone."""
-        self.damaged = []
+        """All records, in the order of file names and lines; of two with the same settings the first alone.
+
+        Raises:
+            OSError: the folder itself cannot be read.
+        """
+        damaged: list[Damage] = []
         found: dict[str, RunRecord] = {}
-        for path in sorted(self.folder.glob("*.jsonl")):
-            for record in read_records(path, self.damaged):
+        for path in files_in(self.folder):
+            for record in read_records(path, damaged):
                 found.setdefault(record.identity, record)
+        self.damaged = damaged
         return list(found.values())
 
+    def check_writable(self, name: str) -> None:
+        """Try whether records can be added to the file of this name; OSError says in one sentence why not."""
+        check_writable(self.path(name))
+
     def add(self, record: RunRecord, name: str) -> bool:
-        """Append a record to the file of this name (without .jsonl), unless that file has the run already.
+        """Append a record to the file of this name, unless that file has the run already.
 
         Returns:
             Whether it was added.
+
+        Raises:
+            OSError: it cannot be written; nothing of it is left in the file.
+            ValueError: it is no valid record, and would be skipped when it is read.
         """
-        path = self.folder / f"{name}.jsonl"
-        return append_line(path, record.to_json(), unless=lambda: record.identity in _identities(path))
+        path = self.path(name)
+        line = record.to_json()
+        RunRecord.from_json(line)
+        return append_line(path, line, unless=lambda: record.identity in _identities(path))
 
 
 def _identities(path: Path) -> set[str]:

@@ -1,37 +1,44 @@
 """Run what is missing of a study, a slice at a time.
 
 Every finished run is recorded at once. Stopped at any moment, by its time budget, Ctrl-C, a kill or a power cut, a
-sweep loses the runs in progress and nothing else; called again, it goes on with what is missing.
+sweep loses the runs in progress and nothing else; called again, it goes on with what is missing. A finished run that
+cannot be recorded where it belongs is recorded elsewhere, see `orthonar.study.rescue`.
 """
 
 import concurrent.futures as cf
+import contextlib
 import dataclasses
 import os
+import signal
 import statistics
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from .. import paths
 from ..mlstm.writes import AdditiveWrite
-from ..training.config import RunConfig
+from ..training.config import RunConfig, usable_device
 from ..training.record import RunRecord, identifying_settings
 from ..training.schedules import Constant
 from ..training.train import train_models
-from .executors import dask_executor, default_workers, local_executor
+from .executors import dask_executor, default_workers, local_executor, lost_its_worker
 from .presets import Study, find_study
 from .records import RunStore
+from .rescue import Fallback
 from .weights import packed, save_weights
 
-#: How often a run may be taken down with its worker before it is given up.
-_LIVES = 3
 _MARGIN = 1.1  # a run is started if this many times its estimate fits
+_GRACE = 10  # seconds for what ended together with a worker to be told
+#: How often a run may be in progress when a worker dies before it is tried alone.
+_MAX_SHARED_DEATHS = 2
+#: How often in a row, with no run finished between, everything in progress may be cancelled from outside.
+_MAX_CANCELLATIONS = 3
 
 
 @dataclass
@@ -41,14 +48,18 @@ class Progress:
     Args:
         done: records added, in the order they came.
         failed: what went wrong, by run.
-        missing: runs that are not recorded at the end, as far as they are known.
+        missing: runs that are neither recorded nor rescued at the end, as far as they are known.
         out_of_time: whether the time budget kept some from being started or finished.
+        rescued: by run, the file outside the results that its record or its weights are in; None if it was printed.
+        stopped: why no more runs were started, in one sentence; None if nothing stood in the way.
     """
 
     done: list[RunRecord] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     missing: list[RunConfig] = field(default_factory=list)
     out_of_time: bool = False
+    rescued: dict[str, Path | None] = field(default_factory=dict)
+    stopped: str | None = None
 
 
 def describe(config: RunConfig) -> str:
@@ -88,7 +99,7 @@ def estimate(config: RunConfig, records: list[RunRecord]) -> float | None:
         return settings["steps"] * settings["batch_size"] * settings["seq_len"]
 
     mine = identifying_settings(config.settings())
-    complete = [r for r in records if r.outcome != "diverged"]
+    complete = [r for r in records if r.outcome != "diverged" and {"steps", "batch_size", "seq_len"} <= {*r.settings}]
     if same := [r.wall_seconds for r in complete if kind(r.settings) == kind(mine)]:
         return statistics.median(same)
     alike = ("read", "write", "embedding_dim", "num_heads", "form")
@@ -114,6 +125,26 @@ def train_group(configs: list[RunConfig], keep_weights: bool) -> list[tuple[RunR
     ]
 
 
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """What would interrupt this block waits for its end."""
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+        handlers = {number: signal.getsignal(number) for number in known if number is not None}
+        handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
 class Sweep:
     """One study's missing runs, on one executor.
 
@@ -121,12 +152,14 @@ class Sweep:
         study: what to run.
         name: the file, without .jsonl, that records go to.
         store: where records are looked for and added.
-        make_executor: makes the executor, a `concurrent.futures.Executor`; called again if its workers die.
+        make_executor: makes the executor, a `concurrent.futures.Executor`; called again if its workers die. An OSError
+            or RuntimeError of it says that there are no workers any more.
         slots: tasks in progress at a time.
         together: runs that a task trains side by side, see `orthonar.training.train.train_together`.
         device: device that each run is asked to use.
         time_budget: seconds after which nothing runs any more; None for no end.
         say: takes lines of text about what happens.
+        max_worker_deaths: how often a run's worker may die while nothing else runs before the run is given up.
     """
 
     def __init__(
@@ -140,56 +173,76 @@ class Sweep:
         time_budget: float | None = None,
         say: Callable[[str], None] = print,
         together: int = 1,
+        max_worker_deaths: int = 3,
     ):
         if time_budget is not None and not time_budget > 0:
             raise ValueError(f"time_budget must be positive, in seconds, not {time_budget!r}")
-        if slots < 1:
-            raise ValueError(f"slots must be at least 1, not {slots!r}")
-        if together < 1:
-            raise ValueError(f"together must be at least 1, not {together!r}")
-        self.study, self.name, self.store, self.slots, self.device, self.say = study, name, store, slots, device, say
-        self.make_executor, self.together = make_executor, together
+        for argument, value in (("slots", slots), ("together", together), ("max_worker_deaths", max_worker_deaths)):
+            if value < 1:
+                raise ValueError(f"{argument} must be at least 1, not {value!r}")
+        self.study, self.name, self.store, self.slots, self.device = study, name, store, slots, device
+        self.make_executor, self.together, self.max_worker_deaths = make_executor, together, max_worker_deaths
         self.deadline = None if time_budget is None else time.monotonic() + time_budget
         self.progress = Progress()
-        self._deaths: Counter[str] = Counter()
-        self._alone: set[str] = set()  # runs that go by themselves, since company of theirs failed
+        self.recorded: dict[str, RunRecord] = {}
+        self._say = say
+        self._fallback = Fallback()
+        self._settled: set[str] = set()  # runs that were trained here, whatever can be read of them
+        self._singly: set[str] = set()  # runs that share no task, since one that they were part of failed
+        self._shared_deaths: Counter[str] = Counter()
+        self._deaths: Counter[str] = Counter()  # while nothing else was running
+        self._cancellations = 0
         self._running: dict[cf.Future, list[RunConfig]] = {}
         self._executor: cf.Executor | None = None
 
+    def say(self, text: str) -> None:
+        """Pass on a line of text; a full disk or a closed pipe behind it costs the line and nothing else."""
+        try:
+            self._say(text)
+        except OSError:
+            pass
+
     def missing(self) -> list[RunConfig]:
-        """What is neither recorded nor given up, in order; the store is read anew, others may add to it."""
+        """What is neither recorded nor given up, in order; the store is read anew, others may add to it.
+
+        Raises:
+            OSError: the store's folder cannot be read.
+        """
         records = self.store.records()
         self.recorded = {r.identity: r for r in records}
         known = self.study.runs(records, self.device)
-        return [c for c in known if c.identity not in self.recorded and c.identity not in self.progress.failed]
+        ended = self.recorded.keys() | self.progress.failed.keys() | self._settled
+        return [c for c in known if c.identity not in ended]
 
     def run(self) -> Progress:
-        """Run until nothing is missing, or the time is over."""
+        """Run until nothing is missing, the time is over, or there is no place for records or no worker any more.
+
+        Raises:
+            OSError: records cannot be read or added; nothing was run.
+        """
         missing = self.missing()
         for damage in self.store.damaged:
             self.say(f"damaged: {damage}")
+        if missing:
+            self.store.check_writable(self.name)
         known = self.study.runs(self.recorded.values(), self.device)
         have = sum(c.identity in self.recorded for c in known)
         self.say(f"{self.name}: {have} of {self.study.size()} runs are recorded")
         bar = {"file": sys.stderr, "dynamic_ncols": True, "disable": not sys.stderr.isatty()}
         try:
             with tqdm(total=self.study.size(), initial=have, desc=self.name, unit="run", **bar) as self._bar:
-                self._loop(missing)
+                try:
+                    self._loop(missing)
+                finally:
+                    self._harvest()
         finally:
             self._stop()
-        self.progress.missing = self.missing()
+        self.progress.missing = self._look(missing)
         return self.progress
 
     def _loop(self, missing: list[RunConfig]) -> None:
         while True:
-            running = {c.identity for group in self._running.values() for c in group}
-            for group in self._groups([c for c in missing if c.identity not in running]):
-                if len(self._running) >= self.slots:
-                    break
-                if self._fits(group):
-                    self._start(group)
-                else:
-                    self.progress.out_of_time = True
+            self._fill(missing)
             self._bar.set_postfix(running=sum(map(len, self._running.values())), refresh=True)
             if not self._running:
                 return
@@ -201,81 +254,194 @@ class Sweep:
                     self.say(f"out of time, not finished: {describe(config)}")
                 return
             for future in finished:
-                self._finish(future, self._running.pop(future))
-            missing = self.missing()
+                self._finish(future)
+            missing = self._look(missing)
+
+    def _look(self, known: list[RunConfig]) -> list[RunConfig]:
+        """What is missing; as far as it was known if the records cannot be read any more, which ends the sweep."""
+        try:
+            return self.missing()
+        except OSError as error:
+            self._start_no_more(f"the records cannot be read any more ({error.strerror or error})")
+            return [c for c in known if c.identity not in self._settled]
+
+    def _start_no_more(self, reason: str) -> None:
+        if self.progress.stopped is None:
+            self.progress.stopped = reason
+            going = "; the runs in progress end first" if self._running else ""
+            self.say(f"no more runs are started: {reason}{going}")
+
+    # Starting
+
+    def _fill(self, missing: list[RunConfig]) -> None:
+        """Start what fits into the slots and the time."""
+        running = [c.identity for group in self._running.values() for c in group]
+        if any(self._is_suspect(identity) for identity in running):
+            return  # nothing beside it: should its worker die, it was alone
+        waiting = [c for c in missing if c.identity not in running]
+        for group in self._groups([c for c in waiting if not self._is_suspect(c.identity)]):
+            if self.progress.stopped or len(self._running) >= self.slots:
+                return
+            if self._fits(group):
+                self._start(group)
+            else:
+                self.progress.out_of_time = True
+        for config in (c for c in waiting if self._is_suspect(c.identity)):
+            if self.progress.stopped or self._running:
+                return
+            if self._fits([config]):
+                self._start([config])
+            else:
+                self.progress.out_of_time = True
+
+    def _is_suspect(self, identity: str) -> bool:
+        """Whether a run was so often in progress when a worker died that it is to run alone."""
+        return self._shared_deaths[identity] >= _MAX_SHARED_DEATHS
 
     def _groups(self, missing: list[RunConfig]) -> list[list[RunConfig]]:
         """The missing runs in order, as many together as are to go side by side."""
-        alone = [c for c in missing if c.identity in self._alone]
-        others = [c for c in missing if c.identity not in self._alone]
+        singly = [c for c in missing if c.identity in self._singly]
+        others = [c for c in missing if c.identity not in self._singly]
         size = self.together
-        return [[c] for c in alone] + [others[i : i + size] for i in range(0, len(others), size)]
+        return [[c] for c in singly] + [others[i : i + size] for i in range(0, len(others), size)]
 
     def _fits(self, group: list[RunConfig]) -> bool:
         if self.deadline is None:
             return True
         left = self.deadline - time.monotonic()
-        # What this sweep itself has run is the best guide: same machine, same company.
+        # What this sweep itself has run is the best guide: same machine, as many concurrent runs.
         here = self._records_here()
         estimates = (estimate(config, self.progress.done) or estimate(config, here) for config in group)
         return left > 0 and all(seconds is None or _MARGIN * seconds < left for seconds in estimates)
 
     def _records_here(self) -> list[RunRecord]:
-        here = torch.device(self.device).type
-        return [r for r in self.recorded.values() if torch.device(r.settings["device"]).type == here]
+        """The records that were made on a device of this kind."""
+        here = self.device.partition(":")[0]
+        return [r for r in self.recorded.values() if r.settings.get("device", "cpu").partition(":")[0] == here]
 
     def _start(self, group: list[RunConfig]) -> None:
-        if self._executor is None:
-            self._executor = self.make_executor()
         try:
-            self._running[self._executor.submit(train_group, group, self.study.keep_weights)] = group
-        except (BrokenProcessPool, RuntimeError):  # it broke between two looks at it
-            self._stop()
-            self._executor = self.make_executor()
-            self._running[self._executor.submit(train_group, group, self.study.keep_weights)] = group
+            try:
+                future = self._submit(group)
+            except RuntimeError as error:  # it broke between two looks at it
+                self._lose_everything(error)
+                future = self._submit(group)
+        except (OSError, RuntimeError) as error:
+            self._start_no_more(f"there are no workers ({error})")
+        else:
+            self._running[future] = group
 
-    def _finish(self, future: cf.Future, group: list[RunConfig]) -> None:
+    def _submit(self, group: list[RunConfig]) -> cf.Future:
+        with _signals_held_back():  # a process that is half begun would be left behind, to complain
+            if self._executor is None:
+                self._executor = self.make_executor()
+            return self._executor.submit(train_group, group, self.study.keep_weights)
+
+    # Finishing
+
+    def _finish(self, future: cf.Future) -> None:
+        group = self._running.get(future)
+        if group is None:
+            return  # it went down with others and was seen to
         try:
-            trained = future.result()
+            future.result()
         except (cf.BrokenExecutor, cf.CancelledError) as error:
-            # The whole pool is gone: all that was in progress starts again, at most _LIVES times.
-            for config in group:
-                self._deaths[config.identity] += 1
-                if self._deaths[config.identity] >= _LIVES:
-                    self._fail(config, f"its worker died {_LIVES} times ({type(error).__name__})")
-                else:
-                    self.say(f"a worker died, started again: {describe(config)}")
-            self._drop_executor()
+            self._lose_everything(error)
         except Exception as error:
-            if len(group) == 1:
+            del self._running[future]
+            if lost_its_worker(error):
+                self._lose([group], error)
+            elif len(group) == 1:
                 self._fail(group[0], f"{type(error).__name__}: {error}")
             else:
-                self._alone |= {c.identity for c in group}
+                self._singly |= {c.identity for c in group}
                 self.say(f"{len(group)} runs failed together, each is tried alone: {type(error).__name__}: {error}")
         else:
-            for config, (record, weights) in zip(group, trained, strict=True):
+            self._take(future, group)
+
+    def _take(self, future: cf.Future, group: list[RunConfig]) -> None:
+        """Record what a task made; only then it counts as taken, so that a signal meanwhile loses nothing."""
+        self._cancellations = 0
+        for config, (record, weights) in zip(group, future.result(), strict=True):
+            if config.identity not in self._settled | self.progress.failed.keys():
                 self._record(config, record, weights)
+        del self._running[future]
+
+    def _harvest(self) -> None:
+        """Record what was finished and not yet looked at when the sweep was stopped."""
+        for future, group in list(self._running.items()):
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._take(future, group)
+
+    def _lose_everything(self, error: Exception) -> None:
+        """The executor is gone, and with it what was in progress, save what was finished just before."""
+        cf.wait(self._running, timeout=_GRACE)
+        self._harvest()
+        lost, self._running = list(self._running.values()), {}
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=False)
+        if not isinstance(error, cf.CancelledError):
+            self._lose(lost, error)
+            return
+        # Nobody's fault: it was not its worker that a run lost, but whoever deals out the work.
+        self._cancellations += 1
+        self.say(f"{sum(map(len, lost))} runs in progress were cancelled from outside, they start again")
+        if self._cancellations >= _MAX_CANCELLATIONS:
+            self._start_no_more(f"all runs were cancelled from outside {self._cancellations} times")
+
+    def _lose(self, lost: list[list[RunConfig]], error: Exception) -> None:
+        """Some runs died with a worker: one that was alone is blamed, of several nobody knows which it was."""
+        runs = [config for group in lost for config in group]
+        alone = len(runs) == 1 and not self._running
+        for config in runs:
+            (self._deaths if alone else self._shared_deaths)[config.identity] += 1
+            self._singly.add(config.identity)
+            if self._deaths[config.identity] >= self.max_worker_deaths:
+                deaths = f"{self._deaths[config.identity]} times"
+                self._fail(config, f"its worker died {deaths} while nothing else ran ({type(error).__name__})")
+            else:
+                how = " alone" if self._is_suspect(config.identity) else ""
+                self.say(f"a worker died, started again{how}: {describe(config)}")
 
     def _record(self, config: RunConfig, record: RunRecord, weights: bytes | None) -> None:
         if weights is not None:
             try:  # before the record: a run that is recorded is never trained again
                 save_weights(self.store.folder, record, weights)
             except OSError as error:
-                self.say(f"weights not kept ({error}): {describe(config)}")
-        if self.store.add(record, self.name):
-            self.progress.done.append(record)
+                self._rescue(config, record, weights, f"weights not kept ({error.strerror or error})")
+        try:
+            if self.store.add(record, self.name):
+                self.progress.done.append(record)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._rescue(config, record, weights, f"not recorded ({reason})")
+            self._start_no_more(f"{self.store.path(self.name)} cannot be written ({reason})")
+        except ValueError as error:
+            self._fail(config, str(error))
+            return
+        if record.identity != config.identity:
+            self._fail(config, "its record is one of other settings; do the workers have another version of orthonar?")
+            return
+        self._settled.add(config.identity)
         accuracy = "loss not finite" if record.accuracy is None else f"accuracy {100 * record.accuracy:.1f} %"
         self._bar.update()
         self.say(f"{describe(config)}: {accuracy}, {record.outcome} ({record.wall_seconds:.0f} s)")
 
+    def _rescue(self, config: RunConfig, record: RunRecord, weights: bytes | None, what: str) -> None:
+        try:
+            path = self._fallback.save(record, self.name, weights)
+        except OSError as error:
+            self.say(f"{what}, nor anywhere else ({error.strerror or error}): {describe(config)}; its record:")
+            self.say(record.to_json())
+            self.progress.rescued.setdefault(record.identity, None)
+            return
+        self.progress.rescued[record.identity] = path
+        self.say(f"{what}, but in {path}: {describe(config)}")
+
     def _fail(self, config: RunConfig, reason: str) -> None:
         self.progress.failed[config.identity] = f"{describe(config)}: {reason}"
         self.say(f"FAILED {describe(config)}: {reason}")
-
-    def _drop_executor(self) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(wait=False)
-            self._executor = None
 
     def _stop(self) -> None:
         """End what is in progress: nothing of it is recorded."""
@@ -284,8 +450,11 @@ class Sweep:
         executor, self._executor = self._executor, None
         self._running = {}
         if isinstance(executor, cf.ProcessPoolExecutor):
-            for process in list((executor._processes or {}).values()):
+            processes = list((executor._processes or {}).values())
+            for process in processes:
                 process.kill()
+            for process in processes:
+                process.join(_GRACE)
         if executor is not None:
             executor.shutdown(wait=False)
 
@@ -317,6 +486,7 @@ def run_preset(
 
     Raises:
         ValueError: naming the argument that is impossible; before anything is run.
+        OSError: records cannot be read or written there, or no scheduler answers; before anything is run.
     """
     name, study = find_study(preset, scale)
     RunConfig(device=device)
@@ -325,8 +495,9 @@ def run_preset(
     if together < 1:
         raise ValueError(f"together must be at least 1, not {together!r}")
     if dask:
-        make_executor, slots = dask_executor(dask)
+        make_executor, slots = dask_executor(dask, device)
     else:
+        usable_device(device)
         slots = workers or default_workers(device)
 
         def make_executor() -> cf.Executor:

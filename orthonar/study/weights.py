@@ -13,6 +13,7 @@ import torch
 from ..model import SequenceModel
 from ..training.config import RunConfig
 from ..training.record import RunRecord
+from .jsonl import write_file
 
 
 def packed(model: SequenceModel) -> bytes:
@@ -54,15 +55,8 @@ def save_weights(folder: str | os.PathLike, record: RunRecord, content: bytes) -
         OSError: the file cannot be written; nothing is left of it.
     """
     path = weights_path(folder, record)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        return
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    if not path.exists():
+        write_file(path, content)
 
 
 def trained_model(folder: str | os.PathLike, record: RunRecord) -> SequenceModel:
@@ -74,8 +68,14 @@ def trained_model(folder: str | os.PathLike, record: RunRecord) -> SequenceModel
 
     Raises:
         FileNotFoundError: the run kept no weights.
+        ValueError: their file is damaged.
     """
-    half = torch.load(weights_path(folder, record), map_location="cpu", weights_only=True)
+    path = weights_path(folder, record)
+    content = path.read_bytes()
+    try:
+        half = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever its unpickler trips over
+        raise ValueError(f"weights: {path} is damaged ({type(error).__name__}); train the run again") from None
     model = SequenceModel(RunConfig.from_settings(record.settings | {"device": "cpu"}).model)
     model.load_state_dict({name: weight.float() for name, weight in half.items()})
     return model

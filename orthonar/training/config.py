@@ -39,7 +39,7 @@ class RunConfig(Settings):
         probes: whether each evaluation asks for the `dynamics` of `orthonar.training.probes`, and the last one also for
             its `contents` and the accuracy under other reads; training itself comes out the same.
         seed: of the initial weights, the training data and, plus 10,000, the validation set.
-        device: where to run, such as "cpu" or "cuda".
+        device: where to run, such as "cpu" or "cuda"; whether this machine has it is seen when training begins.
         engine: "eager" (operator by operator), "graph" (a captured CUDA graph, replayed) or "auto", which takes a graph
             on CUDA devices, save where a read looks at its results on the way.
 
@@ -72,8 +72,7 @@ class RunConfig(Settings):
             object.__setattr__(self, "model", replace(self.model, vocab_size=self.task.vocab_size))
         if self.probes and self.batch_size < 4:
             raise ValueError(f"batch_size must be at least 4 with probes, not {self.batch_size}")
-        _check_device(self.device)
-        if self.engine == "graph" and torch.device(self.device).type != "cuda":
+        if _device(self.device).type != "cuda" and self.engine == "graph":
             raise ValueError(f"engine: 'graph' needs a CUDA device, not {self.device!r}")
 
     def settings(self) -> dict:
@@ -91,10 +90,27 @@ class RunConfig(Settings):
         return cls(**complete_settings(settings))
 
 
-def _check_device(name: str) -> None:
+def _device(name: str) -> torch.device:
+    """A device by its name, which need not be one of this machine."""
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"device: {name!r} cannot be used here ({reason})") from None
+        return torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device: {name!r} is none ({_first_line(error)})") from None
+
+
+def usable_device(name: str) -> torch.device:
+    """A device of this machine by its name; for when training begins, since settings are made and read anywhere.
+
+    Raises:
+        ValueError: it cannot be used here.
+    """
+    device = _device(name)
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name!r} cannot be used here ({_first_line(error)})") from None
+    return device
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import math
+import sys
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 
 from ..mlstm.layer import small_init_std
 
@@ -11,6 +14,13 @@ SCHEMA = 1
 
 #: Final accuracy at the scored positions from which a run counts as solved.
 SOLVED_AT = 0.8
+
+#: What a run may come to, each with what it says about the last evaluation's accuracy, None where a loss is not finite.
+OUTCOMES = {
+    "solved": lambda accuracy: accuracy is not None and accuracy >= SOLVED_AT,
+    "plateau": lambda accuracy: accuracy is not None and accuracy < SOLVED_AT,
+    "diverged": lambda accuracy: accuracy is None,
+}
 
 #: Settings that say where a run was computed or what it was asked on the way, not what it is: they are recorded, but do
 #: not tell runs apart.
@@ -27,7 +37,8 @@ class Evaluation:
         loss: mean cross-entropy at the scored positions of the validation set, in nats; None likewise.
         train_loss: mean training loss since the line before, over all positions, in nats; None likewise.
         seconds: wall time since the run began.
-        probes: what else was asked of the model, by name, see `orthonar.training.probes`; None if nothing was.
+        probes: what else was asked of the model, by name, see `orthonar.training.probes`; None if nothing was. A value
+            that is not finite is null in a record.
     """
 
     step: int
@@ -35,7 +46,7 @@ class Evaluation:
     loss: float | None
     train_loss: float | None
     seconds: float
-    probes: dict[str, float] | None = None
+    probes: dict[str, float | None] | None = None
 
     def __str__(self) -> str:
         if self.accuracy is None:
@@ -87,20 +98,123 @@ class RunRecord:
         return identity(self.settings)
 
     def to_json(self) -> str:
-        """One line of JSON, without the line end."""
-        return json.dumps(asdict(self), allow_nan=False, sort_keys=True)
+        """One line of JSON, without the line end; ValueError if a number other than a probe's is not finite."""
+        content = asdict(self)
+        for evaluation in content["trace"]:
+            if evaluation["probes"] is not None:
+                evaluation["probes"] = {k: v if math.isfinite(v) else None for k, v in evaluation["probes"].items()}
+        return json.dumps(content, allow_nan=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, line: str) -> "RunRecord":
-        """The record of a line; ValueError if it is damaged or of a newer layout."""
+        """The record of a line; ValueError if it is damaged, contradicts itself or is of a newer layout."""
         try:
-            content = json.loads(line)
+            content = json.loads(line, parse_float=_finite, parse_constant=_finite)
             if content["schema"] > SCHEMA:
                 raise ValueError(f"schema {content['schema']} is newer than {SCHEMA}")
             trace = [Evaluation(**e) for e in content.pop("trace")]
-            return cls(trace=trace, **content)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            record = cls(trace=trace, **content)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not a run record: not JSON ({error})") from None
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a run record: {error!r}") from None
+        if fault := _fault(record):
+            raise ValueError(f"not a run record: {fault}")
+        return record
+
+
+def _finite(text: str) -> float:
+    """A number of JSON; Python's parser alone would take NaN and 1e999 too."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"not a run record: {text} is no finite number")
+    return value
+
+
+def _is_number(value, low: float = 0, high: float = sys.float_info.max) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_integer(value, low: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
+
+
+def _are_probes(probes) -> bool:
+    return isinstance(probes, dict) and all(v is None or _is_number(v, -sys.float_info.max) for v in probes.values())
+
+
+def _fault(record: RunRecord) -> str | None:
+    """What no run can have left behind in this record, the first that is found; None if it may be one."""
+    if not _is_integer(record.schema, 1):
+        return f"schema is {record.schema!r}"
+    return _settings_fault(record.settings) or _trace_fault(record) or _origin_fault(record)
+
+
+def _settings_fault(settings: dict) -> str | None:
+    """What is wrong with the settings: those that tell what the run was must be there, no other is judged."""
+    if not isinstance(settings, dict):
+        return f"settings are {settings!r}"
+    for name in ("read", "write"):
+        variant = settings.get(name)
+        if not (name == "write" and name not in settings) and (
+            not isinstance(variant, dict) or not isinstance(variant.get("name"), str)
+        ):
+            return f"settings: {name} is {variant!r}"
+    for name, least in (("steps", 1), ("embedding_dim", 1), ("seed", 0)):
+        if not _is_integer(settings.get(name), least):
+            return f"settings: {name} is {settings.get(name)!r}"
+    for name in ("vocab_size", "seq_len", "batch_size", "num_heads"):
+        if name in settings and not _is_integer(settings[name], 1):
+            return f"settings: {name} is {settings[name]!r}"
+    if "lr" in settings and not (_is_number(settings["lr"]) and settings["lr"] > 0):
+        return f"settings: lr is {settings['lr']!r}"
+    if not isinstance(settings.get("device", ""), str):
+        return f"settings: device is {settings['device']!r}"
+    return None
+
+
+def _trace_fault(record: RunRecord) -> str | None:
+    """What is wrong with the trace, or with the outcome as far as the trace tells it."""
+    if not record.trace:
+        return "the trace is empty"
+    before, seconds = 0, 0.0
+    for e in record.trace:
+        if not _is_integer(e.step, 1) or not before < e.step <= record.settings["steps"]:
+            return f"trace: step {e.step!r} after {before}, of {record.settings['steps']}"
+        if not _is_number(e.seconds, seconds):
+            return f"trace: {e.seconds!r} seconds at step {e.step}, after {seconds}"
+        for name in ("accuracy", "loss", "train_loss"):
+            value = getattr(e, name)
+            most = 1 if name == "accuracy" else sys.float_info.max
+            if not (_is_number(value, high=most) or (value is None and e.accuracy is None)):
+                return f"trace: {name} is {value!r} at step {e.step}"
+        if e.accuracy is None and e is not record.trace[-1]:
+            return f"trace: it goes on after step {e.step}, whose loss was not finite"
+        if e.probes is not None and not _are_probes(e.probes):
+            return f"trace: probes are {e.probes!r} at step {e.step}"
+        before, seconds = e.step, e.seconds
+    if not isinstance(record.outcome, str) or record.outcome not in OUTCOMES:
+        return f"outcome is {record.outcome!r}, none of {', '.join(OUTCOMES)}"
+    if not OUTCOMES[record.outcome](record.accuracy):
+        return f"outcome is {record.outcome!r}, and the last accuracy {record.accuracy!r}"
+    return None
+
+
+def _origin_fault(record: RunRecord) -> str | None:
+    """What is wrong with where and when it ran."""
+    if not _is_number(record.wall_seconds):
+        return f"wall_seconds is {record.wall_seconds!r}"
+    if not isinstance(record.device, str) or not record.device:
+        return f"device is {record.device!r}"
+    versions = record.versions
+    if not isinstance(versions, dict) or not versions or not all(isinstance(v, str) and v for v in versions.values()):
+        return f"versions are {versions!r}"
+    if not isinstance(record.revision, str | None):
+        return f"revision is {record.revision!r}"
+    try:
+        datetime.fromisoformat(record.started)
+    except (TypeError, ValueError):
+        return f"started is {record.started!r}, no time in ISO 8601"
+    return None
 
 
 def _implied(settings: dict) -> dict:

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from ..model import SequenceModel
 from ..reads.base import RawRead
 from ..reads.newton_schulz import NewtonSchulzRead
-from .config import RunConfig
+from .config import RunConfig, usable_device
 from .environment import device_name, revision, versions
 from .probes import contents, dynamics, with_read
 from .record import SOLVED_AT, Evaluation, RunRecord
@@ -91,7 +91,7 @@ class Run:
 
     def __init__(self, config: RunConfig, on_evaluation: Callable[[RunConfig, Evaluation], None] | None = None):
         self.config, self._on_evaluation = config, on_evaluation
-        device = torch.device(config.device)
+        device = usable_device(config.device)
         self._step = make_training_step(config, device)
         with self._step.on_its_stream():  # where they are used
             sizes = config.validation_sequences, config.batch_size

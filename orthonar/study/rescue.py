@@ -1,0 +1,111 @@
+"""A second place for what cannot be written where it belongs, and the way back from there."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..training.record import RunRecord
+from .jsonl import Damage
+from .records import RunStore, read_records
+from .weights import save_weights, weights_path
+
+
+def _places() -> list[Path]:
+    """Where a fallback may lie: among temporary files, else in memory, else at home; the first may be full as well."""
+    try:
+        first = [Path(tempfile.gettempdir())]
+    except OSError:
+        first = []
+    return [*first, Path("/dev/shm"), Path.home()]
+
+
+class Fallback:
+    """A folder of records and weights that is made, under a name of its own, when something is first saved there."""
+
+    def __init__(self):
+        self._store: RunStore | None = None
+
+    def save(self, record: RunRecord, name: str, weights: bytes | None = None) -> Path:
+        """Save a record, and its run's weights if they are given.
+
+        Args:
+            record: the record.
+            name: the file, without .jsonl, that it belongs into.
+            weights: what `orthonar.study.weights.packed` made.
+
+        Returns:
+            The file that it is in, for `adopt`.
+
+        Raises:
+            OSError: it cannot be written anywhere.
+        """
+        if self._store is not None:
+            return _save(self._store, record, name, weights)
+        problem: OSError | None = None
+        for place in _places():
+            try:
+                store = RunStore(tempfile.mkdtemp(prefix="orthonar-", dir=place))
+                path = _save(store, record, name, weights)
+            except OSError as error:
+                problem = problem or error
+            else:
+                self._store = store
+                return path
+        raise problem or OSError("no folder for temporary files")
+
+
+def _save(store: RunStore, record: RunRecord, name: str, weights: bytes | None) -> Path:
+    store.add(record, name)  # first, since it is small and says more
+    if weights is not None:
+        save_weights(store.folder, record, weights)
+    return store.path(name)
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """What became of a file's lines.
+
+    Args:
+        added: records that were added.
+        known: records of runs that were recorded already.
+        weights: runs whose weights were added.
+        damaged: lines that are no records.
+    """
+
+    added: int
+    known: int
+    weights: int
+    damaged: list[Damage]
+
+
+def adopt(file: str | os.PathLike, store: RunStore, name: str | None = None) -> Adopted:
+    """Add the records of a file to a store, and the weights that lie beside it; what the store has already is left out.
+
+    Args:
+        file: the file, which is only read.
+        store: where the records belong.
+        name: the file in the store, without .jsonl; None for the same name.
+
+    Raises:
+        OSError: the file cannot be read, or something cannot be written; what was added by then stays.
+    """
+    file = Path(file)
+    damaged: list[Damage] = []
+    if not file.is_file():
+        raise OSError(f"there is no file {file}")
+    records = read_records(file, damaged)
+    for damage in damaged:
+        if not damage.line:
+            raise OSError(f"{file} cannot be read ({damage.reason})")
+    known = {record.identity for record in store.records()}
+    added = weights = 0
+    for record in records:
+        kept, missing = weights_path(file.parent, record), weights_path(store.folder, record)
+        if kept.is_file() and not missing.exists():
+            save_weights(store.folder, record, kept.read_bytes())
+            weights += 1
+        if record.identity not in known and store.add(record, name or file.stem):
+            added += 1
+            known.add(record.identity)
+    return Adopted(added, len(records) - added, weights, damaged)
