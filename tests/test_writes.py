@@ -370,7 +370,10 @@ def test_settings_survive_as_plain_data(write):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "RawRead"}, "write: there is no 'RawRead', only AdditiveWrite, DeltaWrite, WriteBack"),
+        (
+            {"name": "RawRead"},
+            "write: there is no 'RawRead', only AdditiveWrite, DeltaWrite, FullDeltaWrite, WriteBack",
+        ),
         ({}, "write: there is no None"),
         ({"name": "DeltaWrite", "steps": 5}, "write: DeltaWrite has no setting steps"),
     ],
