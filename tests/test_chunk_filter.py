@@ -115,6 +115,17 @@ def test_blocks_change_nothing(blocks_of):
     assert_agree(with_grads(fast, tensors, coefficients), whole, 1e-14)
 
 
+@pytest.mark.parametrize("name", COEFFICIENTS)
+def test_gradient_by_z_alone(name, blocks_of):
+    """Needs nothing kept, and is the same."""
+    blocks_of(3)
+    z, *others = operands()
+    wanted = with_grads(plain, [z, *others], COEFFICIENTS[name])[:2]
+    got = with_grads(lambda z, c: fast(z, *(x.detach() for x in others), c), [z], COEFFICIENTS[name])
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
 def test_future_positions_get_no_gradient():
     *_, of_log_w = with_grads(fast, operands(), COEFFICIENTS["five_steps"])
     assert not of_log_w.triu(1).any()

@@ -112,29 +112,38 @@ class _ChunkFilter(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, shared, kk, log_a, log_w, coefficients):
         # 2 a and 2 w, so that the operator is 4 A.
-        a, w = 2 * log_a.exp(), 2 * log_w.exp()
-        y = z * coefficients[0]
-        needed = any(ctx.needs_input_grad)
-        # The vectors r_k, a tensor a block: an allocator hands moderate sizes out again without fetching fresh memory.
-        kept = []
-        for block in _blocks(shared):
-            here = [t[block] for t in (y, z, shared, kk, a, w)]
-            kept.append(z.new_empty(len(coefficients) - 1, *here[1].shape) if needed else None)
-            _recur(*here, coefficients, kept[-1])
-        if needed:
-            ctx.save_for_backward(shared, kk, a, w, *kept)
-            ctx.coefficients = coefficients
+        operands = shared, kk, 2 * log_a.exp(), 2 * log_w.exp()
+        # The gradient by z alone needs none of the vectors: the adjoint of g(A) is g(A).
+        y, kept = _filter(z, *operands, coefficients, keep=any(ctx.needs_input_grad[1:]))
+        ctx.save_for_backward(*operands, *kept)
+        ctx.coefficients = coefficients
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y):
         operands, kept = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        if not kept:
+            return _filter(grad_y, *operands, ctx.coefficients, keep=False)[0], None, None, None, None, None
         grads = [torch.empty_like(t) for t in (grad_y, *operands)]
         for block, vectors in zip(_blocks(operands[0]), kept, strict=True):
             here = [t[block] for t in operands]
             _adjoint([g[block] for g in grads], grad_y[block], vectors, *here, ctx.coefficients)
         return *grads, None
+
+
+def _filter(z, shared, kk, a, w, coefficients, keep) -> tuple[Tensor, list[Tensor]]:
+    """y, and the vectors r_0 ... r_{n-1} if they are to be kept, a tensor for each block of chunks."""
+    y = z * coefficients[0]
+    # A tensor per block: an allocator hands moderate sizes out again without fetching fresh memory.
+    kept = []
+    for block in _blocks(shared):
+        here = [t[block] for t in (y, z, shared, kk, a, w)]
+        vectors = z.new_empty(len(coefficients) - 1, *here[1].shape) if keep else None
+        _recur(*here, coefficients, vectors)
+        if keep:
+            kept.append(vectors)
+    return y, kept
 
 
 def _recur(y, z, shared, kk, a, w, c, kept) -> None:

@@ -8,7 +8,8 @@ and keys divided by sqrt(DH), the cell of Beck et al. 2024 (arXiv 2405.04517, eq
 
 stored multiplied by exp(-m_t) (see `orthonar.engine.gates`), so that the 1 becomes exp(-m_t) and the small constant
 counts in that frame. The read sees the stored C_t. What a read returns is never written back, unless the write is
-another one: the recurrence above is the write of the mLSTM, `orthonar.mlstm.writes` holds others.
+another one: the recurrence above is the write of the mLSTM, `orthonar.mlstm.writes` holds others. A read may also put
+a vector of its own in the place of n_t.
 """
 
 import math
@@ -139,21 +140,22 @@ def _columns(head_size: int, read: Read | None) -> int:
     return 2 * head_size if read is not None and read.keys is not None else head_size
 
 
-def _states(added: Additions, igate_preact: Tensor, fgate_preact: Tensor, keys: str | None, state: MLSTMState):
+def _states(
+    added: Additions, igate_preact: Tensor, fgate_preact: Tensor, keys: str | None, state: MLSTMState
+) -> Iterator[MLSTMState]:
     """The state after every position, one after the other."""
     size = added.k.shape[-1]
-    k_added = added.k / math.sqrt(size) if added.gated else added.k
+    scaled = added.k / math.sqrt(size) if added.gated else added.k
     for t in range(added.k.shape[2]):
+        i_t, k_t, v_t = igate_preact[:, :, t], scaled[:, :, t], added.v[:, :, t]
         carried = logsigmoid(fgate_preact[:, :, t]) + state.m_state
-        m_state = max_ties_to_first(igate_preact[:, :, t], carried)
+        m_state = max_ties_to_first(i_t, carried)
         forget = (carried - m_state).exp()[..., None]
-        weighted = k_t = k_added[:, :, t]
-        if added.gated:
-            weighted = (igate_preact[:, :, t] - m_state).exp()[..., None] * k_t
-        n_added = weighted if added.n_value is None else weighted * added.n_value[:, :, t, None].to(weighted.dtype)
+        weighted = (i_t - m_state).exp()[..., None] * k_t if added.gated else k_t
+        n_added = weighted if added.n_value is None else weighted * added.n_value[:, :, t, None].to(k_t.dtype)
 
         c_state, k_state = state.c_state[..., :size], state.c_state[..., size:]
-        c_state = forget[..., None] * c_state + _outer(weighted, added.v[:, :, t])
+        c_state = forget[..., None] * c_state + _outer(weighted, v_t)
         if keys == "gated":
             c_state = torch.cat([c_state, forget[..., None] * k_state + _outer(weighted, k_t)], -1)
         elif keys == "ungated":

@@ -243,9 +243,12 @@ def _corrected(
 
     added = (w[..., -1, :, None] * unit).mT
     corrected = []
-    for c in range(unit.shape[2]):
-        corrected.append(by_value[:, :, c] - by_start[:, :, c] @ c_state)
-        c_state = a[:, :, c, -1:] * c_state + added[:, :, c] @ corrected[-1]
+    # Unbound, not indexed: the gradient of an index is a whole tensor of zeros.
+    for a_end, from_value, from_start, to_end in zip(
+        *(x.unbind(2) for x in (a[..., -1:, :], by_value, by_start, added))
+    ):
+        corrected.append(from_value - from_start @ c_state)
+        c_state = a_end * c_state + to_end @ corrected[-1]
     return torch.stack(corrected, 2).flatten(2, 3)[:, :, :length]
 
 

@@ -37,22 +37,26 @@ class RLSRead(LeafRead):
     """
 
     keys: ClassVar[str | None] = "ungated"
+    needs_precision: ClassVar[bool] = False
+    #: Some of the libraries that factorize on a GPU wait for it.
+    waits_for_host: ClassVar[bool] = True
 
     ridge: float = number(0.01, least=0.0001, most=1)
 
     def matrix(self, memory: Tensor) -> Tensor:
         """P C, (..., DH, DH), of memories [C, K], (..., DH, 2 DH)."""
         c, k = memory.chunk(2, -1)
-        return self._solve(k, c)
+        return (self._inverse(k) @ c.double()).to(c.dtype)
 
     def vector(self, memory: Tensor, q: Tensor) -> Tensor:
         """C^T P q for memories [C, K], (..., DH, 2 DH), and queries (..., DH)."""
         c, k = memory.chunk(2, -1)
-        return transpose_matvec(c, self._solve(k, q[..., None])[..., 0])
+        return transpose_matvec(c.double(), transpose_matvec(self._inverse(k), q.double())).to(q.dtype)
 
     def normaliser_state(self, memory: Tensor, n_state: Tensor) -> Tensor:
         """P n, (..., DH), for memories [C, K], (..., DH, 2 DH), and n, (..., DH)."""
-        return self._solve(memory.chunk(2, -1)[1], n_state[..., None])[..., 0]
+        _, k = memory.chunk(2, -1)
+        return transpose_matvec(self._inverse(k), n_state.double()).to(n_state.dtype)
 
     def read_chunk(self, chunk: Chunk) -> Reading:
         numerator, n_dot_q = chunk.ask(self.queries(chunk.q, chunk.keys))
@@ -68,21 +72,14 @@ class RLSRead(LeafRead):
         Returns:
             (N, L, D), float64.
         """
-        q, unit = q.double(), keys.left
-        p_start = torch.cholesky_inverse(self._factor(keys.start))
+        q, unit, p_start = q.double(), keys.left, self._inverse(keys.start)
         of_keys = unit @ p_start
-        overlaps = of_keys @ unit.mT
-        w = torch.linalg.solve_triangular(_lower(overlaps, 1.0), of_keys, upper=False)
+        system = of_keys @ unit.mT + torch.eye(unit.shape[1], dtype=unit.dtype, device=unit.device)
+        # It is positive definite, and where training has diverged a NaN says more than an error.
+        w = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(system).L, of_keys, upper=False)
         return q @ p_start - (q @ w.mT).tril() @ w
 
-    def _factor(self, k: Tensor) -> Tensor:
-        return _lower(k.double(), self.ridge)
-
-    def _solve(self, k: Tensor, x: Tensor) -> Tensor:
-        """P x for K (..., DH, DH) and x (..., DH, E), in float64 inside."""
-        return torch.cholesky_solve(x.double(), self._factor(k)).to(x.dtype)
-
-
-def _lower(x: Tensor, shift: float) -> Tensor:
-    """The lower triangular Cholesky factor of x + shift I; a GPU's host need not look whether there is one."""
-    return torch.linalg.cholesky_ex(x + shift * torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)).L
+    def _inverse(self, k: Tensor) -> Tensor:
+        """P = (K + ridge I)^{-1}, symmetric, (..., DH, DH), float64."""
+        damped = k.double() + self.ridge * torch.eye(k.shape[-1], dtype=torch.float64, device=k.device)
+        return torch.linalg.inv_ex(damped).inverse

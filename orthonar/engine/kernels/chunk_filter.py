@@ -288,14 +288,7 @@ def _gradients(
     by_w = w * (2 * a[:, None] * x[None, :] + 2 * dot(w, kk * vv, PRECISION))
     of_log_a = tl.sum(through, 1) - 2 * form + grad_squared * by_a
     store_gate_gradients(
-        grad_input_ptr,
-        grad_peak_ptr,
-        grad_peak_start_ptr,
-        n,
-        t,
-        L,
-        of_log_a,
-        grad_squared[:, None] * by_w - through,
+        grad_input_ptr, grad_peak_ptr, grad_peak_start_ptr, n, t, L, of_log_a, grad_squared[:, None] * by_w - through
     )
     of_x = tl.sum((2 * grad_squared * a)[:, None] * w, 0)
     of_overlaps = dot(tl.trans(w), grad_squared[:, None] * w, PRECISION)
