@@ -89,7 +89,7 @@ def test_nothing_published_stands_beside_another_embedding():
     assert tables.beside_published(study, []).empty and tables.published_points(study).empty
 
 
-@pytest.mark.parametrize("name", ["initialisation", "initialisation-orthogonalized", "schedule"])
+@pytest.mark.parametrize("name", ["initialisation", "schedule"])
 @pytest.mark.parametrize("recorded", [False, True], ids=["nothing", "everything"])
 def test_any_sides_have_their_tables(name, recorded):
     study = PRESETS[name]["paper"]

@@ -13,6 +13,7 @@ from .sides import (
     COSINE_4000,
     ELIMINATION,
     HEADLINE,
+    ORTHOGONALIZED,
     ORTHOGONALIZED_SMALL_EMBEDDING,
     SMALL_EMBEDDING,
     Side,
@@ -140,8 +141,9 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
         "pocket": Study("pocket", _POCKET_TASKS, _POCKET, rates=_POCKET_RATES, seeds=tuple(range(12))),
     },
     # In the order in which they are worth running where an hour is dear.
-    "initialisation": {"paper": _follow_up(80, 512, by_name(BASELINE, SMALL_EMBEDDING))},
-    "initialisation-orthogonalized": {"paper": _follow_up(80, 512, by_name(ORTHOGONALIZED_SMALL_EMBEDDING))},
+    "initialisation": {
+        "paper": _follow_up(80, 512, by_name(BASELINE, SMALL_EMBEDDING, ORTHOGONALIZED, ORTHOGONALIZED_SMALL_EMBEDDING))
+    },
     "schedule": {"paper": _follow_up(80, 512, by_name(COSINE_4000, CONSTANT))},
     "replication": {"paper": _follow_up(80, 512, HEADLINE)},
     "replication-1024": {"paper": _follow_up(80, 1024, HEADLINE)},
