@@ -229,7 +229,9 @@ class TestRecords:
     def test_nothing_recorded(self, tmp_path):
         assert cost.read_records(tmp_path / "none") == []
         assert cost.table([]).empty and cost.summary([]).empty and cost.factors([]).empty
-        assert set(cost.beside_published([])["device"]) == {"L4", "A100", "not run yet"}
+        beside = cost.beside_published([]).set_index("device")
+        assert set(beside.index) == {"L4", "A100", "not run yet"}
+        assert beside.loc["L4", "recomputed"] == "116 and 734 to 744"
 
     def test_beside_the_published(self, run):
         [record] = cost.read_records(run[0])

@@ -201,15 +201,3 @@ def _times(table):
     return [
         (row.steps, False) if math.isnan(row.escape_step) else (row.escape_step, True) for row in table.itertuples()
     ]
-
-
-def test_summary():
-    table = pd.concat([runs([10, 20, None]).assign(read="a"), runs([None, None]).assign(read="b")])
-    summary = stats.summary(table, ["read"])
-    assert summary.index.tolist() == ["a", "b"]
-    assert summary["runs"].tolist() == [3, 2]
-    assert summary["solved"].tolist() == [2, 0]
-    assert summary.loc["a", "median_escape"] == 20
-    assert math.isnan(summary.loc["b", "median_escape"])
-    assert summary.loc["a", "accuracy"] == pytest.approx((0.9 + 0.9 + 0.2) / 3)
-    assert summary.loc["a", "solved_low"] == stats.solved_share(2, 3).low

@@ -11,7 +11,7 @@ from orthonar import RunConfig
 from orthonar.report import stats, style, words
 from orthonar.report.figures import cost as cost_plots
 from orthonar.report.figures import headline as plots
-from orthonar.report.published import HEADLINE, REPLICATION, published_cells
+from orthonar.report.published import HEADLINE, POOLED_FISHER_P, REPLICATION, published_cells
 from orthonar.report.tables import headline as tables
 from orthonar.report.tables import runs as run_tables
 from orthonar.report.words import NOT_RUN
@@ -81,6 +81,12 @@ def test_solved_counts_are_compared_and_means_without_spread_are_not():
     study = replace(PRESETS["headline"]["paper"], tasks=({"vocab_size": 80, "seq_len": 512},))
     row = tables.beside_published(study, all_records(study)).reset_index().iloc[0]
     assert (row["mean (%)"], row["Fisher p"]) == ("69.1, second-hand", "")
+
+
+def test_the_replication_as_published():
+    table = tables.published_replication()
+    assert table.loc["vocabulary 80, length 512, batch 16"].tolist() == ["3, 9 of 16", "0, 6", "0.031", "0.066", "0.02"]
+    assert float(table.loc["both", "Fisher p"]) == pytest.approx(POOLED_FISHER_P, abs=5e-4)
 
 
 def test_nothing_published_stands_beside_another_embedding():

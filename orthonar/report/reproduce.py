@@ -207,7 +207,7 @@ class _Lines:
 
 
 class _BarAsLines:
-    """A progress bar's stream where there is no terminal: a line a state, not one drawn over."""
+    """A progress bar's stream where there is no terminal: a line per state, not one drawn over."""
 
     def __init__(self, stream):
         self.stream, self.last = stream, ""
@@ -231,7 +231,7 @@ def _bar() -> dict:
 
 
 def print_summary(jobs: list[Job], outcomes: list[Outcome]) -> None:
-    """The final table, then a line a notebook: how long it took, or what went wrong."""
+    """The final table, then a line per notebook: how long it took, or what went wrong."""
     rows = [row for outcome in outcomes if outcome.error is None for row in outcome.rows]
     print("\nWhat was reproduced\n")
     print(table(rows) if rows else "nothing")

@@ -291,24 +291,3 @@ def paired_logrank(first: pd.DataFrame, second: pd.DataFrame) -> float:
 
 def _sign_test(a: int, b: int) -> float:
     return float(stats.binomtest(a, a + b).pvalue) if a + b else 1.0
-
-
-def summary(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """One row per group of runs: how many, how many solved with Wilson's interval, mean accuracy with its interval.
-
-    Args:
-        table: a run table.
-        by: columns that tell the groups apart.
-
-    Returns:
-        Columns runs, solved, solved_low, solved_high (shares), accuracy, accuracy_low, accuracy_high (0 to 1; NaN where
-        there is no interval), median_escape (NaN where half of the runs never escape).
-    """
-    rows = []
-    for key, runs in table.groupby(by, sort=False, dropna=False):
-        solved = int(runs["solved"].sum())
-        share, mean = solved_share(solved, len(runs)), mean_interval(accuracies(runs))
-        row = {"runs": len(runs), "solved": solved, "solved_low": share.low, "solved_high": share.high}
-        row |= {"accuracy": mean.value, "accuracy_low": mean.low, "accuracy_high": mean.high}
-        rows.append(dict(zip(by, key, strict=True)) | row | {"median_escape": median_escape(runs)})
-    return pd.DataFrame(rows).set_index(by) if rows else pd.DataFrame()

@@ -37,7 +37,7 @@ def elimination(
     """Draw what becomes of each variant: every seed's final accuracy, and solved shares beside the published ones.
 
     Args:
-        runs: a row per run, with columns side, accuracy (0 to 1; NaN where it diverged, drawn at 0) and solved.
+        runs: as of `orthonar.report.tables.runs.study_runs`; a diverged run is drawn at 0.
         variants: from top to bottom.
         sides: the study's, by variant; a variant without one is published only.
         published: by variant.

@@ -40,7 +40,7 @@ def singular_values(spectra: Mapping[int, np.ndarray], ax: Axes | None = None) -
         ax: the axes to draw on; None for new ones.
 
     Returns:
-        The axes: the singular values in order on a logarithmic scale, a line a number of steps.
+        The axes: the singular values in order on a logarithmic scale, a line per number of steps.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
@@ -80,13 +80,13 @@ def series_errors(errors: pd.DataFrame, tolerance: float, ax: Axes | None = None
     """Draw how well Chebyshev series of growing degree stand in for Newton-Schulz steps.
 
     Args:
-        errors: largest error on the singular values in [0, 1]; a row a degree, a column a number of steps (of 1, 3,
+        errors: largest error on the singular values in [0, 1]; a row per degree, a column per number of steps (of 1, 3,
             5, 8).
         tolerance: the error to mark, float32's machine epsilon.
         ax: the axes to draw on; None for new ones.
 
     Returns:
-        The axes: the errors over the degree on a logarithmic scale, a line a number of steps.
+        The axes: the errors over the degree on a logarithmic scale, a line per number of steps.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
@@ -105,12 +105,12 @@ def read_cost(seconds: pd.DataFrame, title: str, ax: Axes | None = None) -> Axes
     """Draw the time that reads take against the length of the sequence.
 
     Args:
-        seconds: a row a length, a column a way to read, the slowest first; its name is shown.
+        seconds: a row per length, a column per way to read, the slowest first; its name is shown.
         title: where they were measured.
         ax: the axes to draw on; None for new ones.
 
     Returns:
-        The axes: seconds over the length, both logarithmic, a line a column.
+        The axes: seconds over the length, both logarithmic, a line per column.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")

@@ -15,7 +15,7 @@ from ...study.records import trace_table
 from ...training.record import SOLVED_AT, RunRecord
 from .. import stats
 from ..published import DECODED, ELIMINATION, SWAPPED, PublishedSwap
-from ..words import NOT_RUN, mean_text, median_text, p_text, solved_text, values_text
+from ..words import NOT_KNOWN, NOT_RUN, mean_text, median_text, p_text, solved_text, values_text
 from .runs import study_runs
 
 #: The shares of the training at which rank and coherence are taken, and their mean is meant by "early": of the
@@ -250,7 +250,7 @@ def _read_so(runs: pd.DataFrame, column: str) -> str:
     """Mean accuracy in percent of runs as evaluated with some read, a diverged one as 0, and how many are solved so."""
     read_so = runs.assign(accuracy=runs[column])
     if read_so["accuracy"].isna().all() and (runs["outcome"] != "diverged").any():
-        return "not known"
+        return NOT_KNOWN
     solved = int((read_so["accuracy"] >= SOLVED_AT).sum())
     return f"{100 * stats.accuracies(read_so).mean():.1f}, {solved} of {len(runs)}"
 

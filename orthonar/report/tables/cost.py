@@ -46,7 +46,7 @@ def read_records(where: str | os.PathLike, damaged: list[Damage] | None = None) 
     """The records of the cost benchmark in a folder, the oldest first.
 
     Args:
-        where: folder with files cost-*.jsonl, a run a line; none is as good as an empty one.
+        where: folder with files cost-*.jsonl, one run per line; none is as good as an empty one.
         damaged: takes the lines that are no such records; None warns of each instead.
     """
     files = sorted(Path(where).glob("cost-*.jsonl"))

@@ -13,8 +13,8 @@ from ...study.presets import Study
 from ...training.config import RunConfig
 from ...training.record import RunRecord
 from .. import stats
-from ..published import PublishedCell, published_cells
-from ..words import NOT_RUN, devices, mean_text, median_text, p_text, solved_text
+from ..published import REPLICATION, PublishedCell, published_cells
+from ..words import NOT_RUN, devices, mean_text, median_text, p_text, solved_text, task_label
 from .runs import _label, shared_rate, study_runs
 
 
@@ -191,6 +191,32 @@ def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFram
         rows.append(row)
     columns = ["task", "read", "seeds", "median", "sooner", "stratified p", "log-rank p", "published"]
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index(["task", "read"])
+
+
+def published_replication() -> pd.DataFrame:
+    """The follow-up's own comparison at batch 16, as text, its tests worked out from its counts.
+
+    Returns:
+        One row per task, and one for both together: solved runs on either side; in how many pairs of a seed either side
+        alone is solved; p-values of the exact McNemar test, where the pairs are known, of Fisher's, and of its log-rank
+        test as published.
+    """
+    cells = [cell for cell in REPLICATION if cell.batch_size == 16]
+    tasks = [task_label(cell.vocab_size, cell.seq_len, cell.batch_size) for cell in cells]
+    solved = [tuple(cell.solved(side) for side in _POST_SIDES) for cell in cells]
+    rows = []
+    for task, cell, counts in zip([*tasks, "both"], [*cells, None], [*solved, tuple(map(sum, zip(*solved)))]):
+        seeds = cell.seeds if cell else sum(c.seeds for c in cells)
+        pairs = stats.Pairs(*cell.pairs) if cell and cell.pairs else None
+        rows.append({
+            "task": task,
+            "solved": f"{counts[0]}, {counts[1]} of {seeds}",
+            "alone": f"{pairs.first_only}, {pairs.second_only}" if pairs else "",
+            "McNemar p": p_text(stats.mcnemar(pairs)) if pairs else "",
+            "Fisher p": p_text(stats.fisher(counts, (seeds, seeds))),
+            "log-rank p": f"{cell.logrank_p:g}" if cell and cell.logrank_p is not None else "",
+        })  # fmt: skip
+    return pd.DataFrame(rows).set_index("task")
 
 
 _POST_SIDES = ("baseline", "orthogonalized")
