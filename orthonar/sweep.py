@@ -131,6 +131,8 @@ def main(argv: list[str] | None = None) -> int:
             options = {"device": args.device, "workers": args.workers, "together": args.together, "dask": args.dask}
             options["time_budget"] = args.time_budget
             progress = run_preset(args.preset, args.scale, results=results, say=_line, **options)
+    except BrokenPipeError:  # whoever reads the list has read enough
+        return 0
     except (ValueError, ImportError, OSError) as error:
         _line(f"{'not adopted' if args.adopt else 'nothing was run'}: {error}", sys.stderr)
         return 2

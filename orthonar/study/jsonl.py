@@ -162,6 +162,8 @@ def files_in(folder: str | os.PathLike, start: str = "") -> list[Path]:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise OSError(f"results: {folder} cannot be read ({error.strerror})") from error
     return [Path(folder, n) for n in sorted(names) if n.startswith(start) and n.endswith(".jsonl") and n[0] != "."]
 
 
