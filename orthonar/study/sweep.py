@@ -64,12 +64,13 @@ class Progress:
 
 def describe(config: RunConfig) -> str:
     """A run in a few words: read, what else is not the study's, task, learning rate, seed."""
-    model, task = config.model, config.task
-    words = [_in_words(model.mixer.read)]
-    words += [_in_words(model.mixer.write)] if model.mixer.write != AdditiveWrite() else []
+    model, task, mixer = config.model, config.task, config.model.mixer
+    words = [_in_words(getattr(mixer, "read", mixer))]
+    words += [_in_words(mixer.write)] if getattr(mixer, "write", AdditiveWrite()) != AdditiveWrite() else []
     words += [] if model.embedding_std == 1 else [f"embedding std {model.embedding_std:.2g}"]
     words += ["constant lr"] if config.schedule == Constant() else []
     words += [f"{config.steps} steps"]
+    words += ["orthogonal keys"] if config.orthogonal_keys else []
     words += ["frozen keys"] if config.frozen_keys else []
     words += [f"queries and keys lr x {config.qk_lr_factor:g}"] if config.qk_lr_factor != 1 else []
     words += [f"vocabulary {task.vocab_size}, length {task.seq_len}"]

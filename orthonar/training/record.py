@@ -153,11 +153,12 @@ def _settings_fault(settings: dict) -> str | None:
     """What is wrong with the settings: those that tell what the run was must be there, no other is judged."""
     if not isinstance(settings, dict):
         return f"settings are {settings!r}"
+    # The mLSTM has a read; other mixers need not, and the oldest records name no write.
+    if settings.get("mixer", "MLSTM") == "MLSTM" and "read" not in settings:
+        return "settings: read is missing"
     for name in ("read", "write"):
-        variant = settings.get(name)
-        if not (name == "write" and name not in settings) and (
-            not isinstance(variant, dict) or not isinstance(variant.get("name"), str)
-        ):
+        variant = settings.get(name, {"name": ""})
+        if not isinstance(variant, dict) or not isinstance(variant.get("name"), str):
             return f"settings: {name} is {variant!r}"
     for name, least in (("steps", 1), ("embedding_dim", 1), ("seed", 0)):
         if not _is_integer(settings.get(name), least):
