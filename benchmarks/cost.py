@@ -37,11 +37,19 @@ from pathlib import Path
 import torch
 
 from benchmarks import operations
-from benchmarks.steps import CONTENDERS, extra_resident, make_model, make_step, print_seconds, time_in_turns, verdict
+from benchmarks.steps import (
+    CONTENDERS,
+    extra_resident,
+    make_model,
+    make_step,
+    print_seconds,
+    seconds_of,
+    time_in_turns,
+    verdict,
+)
 from orthonar import MLSTMConfig, NewtonSchulzRead, RawRead, RunConfig, mlstm_sequence
 from orthonar.report.tables import cost
 from orthonar.study.jsonl import append_line, check_writable
-from orthonar.timing import seconds_of
 from orthonar.training.config import usable_device
 from orthonar.training.environment import device_name, revision, versions
 from orthonar.training.step import make_training_step

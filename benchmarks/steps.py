@@ -3,6 +3,7 @@
 import resource
 import statistics
 import sys
+import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 
 from orthonar import NewtonSchulzRead, RawRead
 from orthonar.model import MLSTMConfig, MLSTMModel
-from orthonar.timing import seconds_of
 
 #: The orthogonalized read in its plain form, the package `xlstm`, and both reads in the chunkwise form.
 CONTENDERS = ("plain", "stock", "raw", "orthogonalized")
@@ -49,6 +49,17 @@ def make_step(model: nn.Module, draw_batch: Callable[[], tuple[Tensor, Tensor]])
         optimizer.step()
 
     return step
+
+
+def seconds_of(function: Callable[[], object], device: torch.device | str = "cpu", calls: int = 1) -> float:
+    """Wall-clock seconds of a call, the mean of `calls` in a row; a GPU is waited for before and after them."""
+    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    wait()
+    return (time.perf_counter() - start) / calls
 
 
 def time_in_turns(
