@@ -1,7 +1,7 @@
 """Reads made of other reads: blends, and one read's result with another's gradients.
 
-What is put together are numerators, in the frame of m_t, before the division by max(|n_t . q_t|, exp(-m_t)) + 1e-6 that
-all reads share. Gradients through that divisor are the same for every read.
+What is put together are numerators, in the frame of m_t, before the division by max(|n_t . q_t|, exp(-m_t)) + 1e-6,
+and in the same way what the parts have for n_t . q_t there: almost always the same, and then the same for the whole.
 """
 
 from abc import abstractmethod
