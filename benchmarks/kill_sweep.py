@@ -124,7 +124,10 @@ def run_here(results: Path, limit: int) -> int:
     def say(text: str) -> None:
         print(text, flush=True)
 
-    text, status = summary(Sweep(STUDY, "tiny", RunStore(results), lambda: local_executor(2), 2, say=say).run())
+    try:
+        text, status = summary(Sweep(STUDY, "tiny", RunStore(results), lambda: local_executor(2), 2, say=say).run())
+    except OSError as error:
+        text, status = f"nothing was run: {error}", 2
     say(text)
     return status
 
@@ -173,7 +176,9 @@ def kill_and_count(results: Path, elsewhere: Path, mounted: bool, kills: int, rn
     for number in range(1, kills + 1):
         what, filling, early = _ENDS[number % 3], number % 2 == 0, rng.random() < 0.25
         size = file.stat().st_size if file.exists() else 0
-        going = Round(results, elsewhere, limit=size + rng.randrange(1, 15_000) if filling and not mounted else 0)
+        # Room for the trial before the first run, and then for a few records or a dozen.
+        limit = max(1 << 15, size) + rng.randrange(1, 1 << 13) if filling and not mounted else 0
+        going = Round(results, elsewhere, limit)
         while not early and len(lines_of(file)) <= len(kept) and going.process.poll() is None:
             time.sleep(0.005)
         if filling:
