@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from grids import some_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import assert_accurate, hostile_inputs, mlstm_by_hand, relative_errors, run_with_grads
@@ -158,8 +159,16 @@ def h_by_hand(name: str, inputs, state=None):
     return torch.from_numpy(h)
 
 
-@pytest.mark.parametrize("family", ["random", "zero_keys", "one_write", "gates_either_50", "length_1"])
-@pytest.mark.parametrize("name", [name for name in READS if name != "rls"])  # it has its own divisor: test_followup.py
+# rls has its own divisor: test_followup.py
+@some_of(
+    2,
+    name=[name for name in READS if name != "rls"],
+    family=["random", "zero_keys", "one_write", "gates_either_50", "length_1"],
+)
+    2,
+    name=[name for name in READS if name != "rls"],
+    family=["random", "zero_keys", "one_write", "gates_either_50", "length_1"],
+)
 def test_plain_form_is_written_out_by_hand(name, family):
     wanted = h_by_hand(name, inputs_of(family))
     assert norm(reference(name, family)[0] - wanted) <= 1e-8 * norm(wanted)
@@ -168,16 +177,14 @@ def test_plain_form_is_written_out_by_hand(name, family):
 # The fast forms against the plain one
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@every_read
+@some_of(5, name=READS, family=FAMILIES)
 def test_chunkwise_is_the_plain_form(name, family):
     errors = relative_errors(*run_with_grads(cell(READS[name]), inputs_of(family)), reference(name, family))
     # Open gates let writes cancel to the last digit; steep maps lift the rounding that is left.
     assert max(errors.values()) <= (1e-7 if family.endswith("open") else 1e-8), errors
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", HARDEST)
+@some_of(3, name=HARDEST, family=FAMILIES)
 def test_float32_is_accurate(name, family):
     read = READS[name]
     assert_accurate(cell(read), cell(read, "parallel"), inputs_of(family), reference(name, family))

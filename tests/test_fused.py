@@ -100,9 +100,9 @@ assert not any(name.startswith(("orthonar.engine.kernels", "triton.language")) f
 
 
 @pytest.mark.needs_triton
-@pytest.mark.parametrize("capability", [75, 90])
+@pytest.mark.parametrize("capability", [90])  # 75 and 80, as well: python -m benchmarks.kernel_resources
 def test_kernels_compile(capability, tmp_path):
-    """To machine code, for a GPU with and one without TF32, at a small head size."""
+    """To machine code, at a small head size."""
     command = [
         sys.executable,
         "-m",

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from grids import some_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import (
@@ -83,9 +84,7 @@ def random_state(heads: int = 2, size: int = 12, batch: int = 1, m: float = 0.5)
 # Outputs and gradients
 
 
-@every_family
-@every_form
-@every_read
+@some_of(3, read=["raw", "five_steps"], form=FORMS, family=FAMILIES)
 def test_outputs_are_those_written_out_by_hand(read, form, family):
     length = SHORT if form == "recurrent" else LENGTH
     inputs = inputs_of(family, length)
@@ -94,9 +93,7 @@ def test_outputs_are_those_written_out_by_hand(read, form, family):
     assert norm(h - wanted) <= float64_tolerance(family) * norm(wanted)
 
 
-@every_family
-@pytest.mark.parametrize("form", ["recurrent", "chunkwise"])
-@every_read
+@some_of(2, read=["raw", "five_steps"], form=["recurrent", "chunkwise"], family=FAMILIES)
 def test_gradients_are_those_of_the_plain_form(read, form, family):
     length = SHORT if form == "recurrent" else LENGTH
     got = run_with_grads(cell(read, form), inputs_of(family, length))
@@ -108,8 +105,7 @@ def assert_cell_accurate(inputs: Inputs, read: str, wanted, **options) -> None:
     assert_accurate(cell(read, "chunkwise", **options), cell(read, "parallel"), inputs, wanted)
 
 
-@every_family
-@every_read
+@some_of(1, read=["raw", "five_steps"], family=FAMILIES)
 def test_float32_is_accurate(read, family):
     assert_cell_accurate(inputs_of(family, LENGTH), read, reference(family, LENGTH, read))
 
@@ -120,8 +116,7 @@ def fused(read: str, **options):
 
 
 @pytest.mark.needs_triton
-@every_family
-@every_fused_read
+@some_of(1, read=["raw", "five_steps" if GPU else "two_steps"], family=FAMILIES)
 def test_fused_form_is_accurate(read, family):
     inputs = hostile_inputs(family, length=LENGTH, heads=1, size=5)
     plain = cell(read, "parallel")
@@ -222,9 +217,12 @@ def test_float32_is_accurate_where_the_normaliser_vanishes(read, family, seed, c
     assert_cell_accurate(inputs, read, wanted, chunk_size=chunk_size)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 2, 5, 16, 39, 40, 64])
-@pytest.mark.parametrize("family", ["random", "opposite_every_pair_random", "gates_within_50"])
-@every_read
+@some_of(
+    2,
+    read=["raw", "five_steps"],
+    family=["random", "opposite_every_pair_random", "gates_within_50"],
+    chunk_size=[1, 2, 5, 16, 39, 40, 64],
+)
 def test_chunk_size_changes_nothing(read, family, chunk_size):
     got = run_with_grads(cell(read, chunk_size=chunk_size), inputs_of(family, LENGTH))
     errors = relative_errors(*got, reference(family, LENGTH, read))
@@ -331,10 +329,13 @@ def split(read: str, forms, splits: list[int], initial: MLSTMState | None = None
     return function
 
 
-@pytest.mark.parametrize("splits", [[1], [13], [16], [39], [7, 8, 30]], ids=str)
-@pytest.mark.parametrize("family", ["random", "opposite_straddling_random", "gates_either_50"])
-@pytest.mark.parametrize("form", ["parallel", "chunkwise"])
-@every_read
+@some_of(
+    3,
+    read=["raw", "five_steps"],
+    form=["parallel", "chunkwise"],
+    family=["random", "opposite_straddling_random", "gates_either_50"],
+    splits=[[1], [13], [16], [39], [7, 8, 30]],
+)
 def test_split_sequences(read, form, family, splits):
     got = run_with_grads(split(read, [form], splits), inputs_of(family, LENGTH))
     errors = relative_errors(*got, reference(family, LENGTH, read))

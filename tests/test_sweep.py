@@ -553,12 +553,14 @@ def test_complete_results_need_not_be_written(tmp_path, monkeypatch):
 # Signals, from processes of their own
 
 SCRIPT = """
-import sys
+import signal, sys
 from dataclasses import replace
 from orthonar.study import sweep
 from orthonar.sweep import _flush, main
 from tests.tiny import SETTINGS, TINY
 if __name__ == "__main__":
+    for name in ("SIGTERM", "SIGHUP"):  # which nohup, say, has ignored
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
     sweep.find_study = lambda *_: ("tiny", replace(TINY, settings=SETTINGS | {changes}))
     status = main(["tiny", "--workers", "1", "--results", {folder!r}])
     _flush()
