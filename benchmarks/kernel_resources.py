@@ -1,4 +1,4 @@
-"""Compile the Triton programs for GPUs that need not be there, and print what each takes of one.
+"""Compile the Triton kernels for GPUs that need not be there, and print what each takes of one.
 
     python -m benchmarks.kernel_resources --capability 75 80 90
 
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--head-size", type=int, default=48, help="numbers in a head")
     args = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") == "1":
-        parser.error("TRITON_INTERPRET must not be set: interpreted programs are not compiled")
+        parser.error("TRITON_INTERPRET must not be set: interpreted kernels are not compiled")
     print(f"triton {triton.__version__}, chunks of {args.chunk_size}, heads of {args.head_size}")
     print(f"{'program':30s}{'capability':>12s}{'registers':>12s}{'spilled':>10s}{'shared':>10s}{'instructions':>14s}")
     for capability in args.capability:

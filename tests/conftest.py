@@ -8,26 +8,26 @@ import pytest
 import torch
 from packaging.version import Version
 
-# Without a GPU, Triton's interpreter runs the fused programs; it must be told before they are first imported.
+# Without a GPU, Triton's interpreter runs the fused kernels; it must be told before they are first imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
 def why_no_triton() -> str | None:
-    """Why the fused programs cannot run here, if they cannot."""
+    """Why the fused kernels cannot run here, if they cannot."""
     try:
         triton = Version(version("triton"))
     except PackageNotFoundError:
         return "Triton is not installed"
     if triton < Version("3.6"):
-        return "the fused programs want Triton 3.6 or newer"
+        return "the fused kernels want Triton 3.6 or newer"
     if not torch.cuda.is_available() and triton < Version("3.7") and Version(version("numpy")) >= Version("2.4"):
         return "the interpreter of Triton before 3.7 wants NumPy before 2.4"
     return None
 
 
 def pytest_collection_modifyitems(items):
-    """Tests of the fused programs, marked by `needs_triton`, are skipped with a reason where they cannot run."""
+    """Tests of the fused kernels, marked by `needs_triton`, are skipped with a reason where they cannot run."""
     reason = why_no_triton()
     if reason is not None:
         skip = pytest.mark.skip(reason=reason)

@@ -165,10 +165,6 @@ def h_by_hand(name: str, inputs, state=None):
     name=[name for name in READS if name != "rls"],
     family=["random", "zero_keys", "one_write", "gates_either_50", "length_1"],
 )
-    2,
-    name=[name for name in READS if name != "rls"],
-    family=["random", "zero_keys", "one_write", "gates_either_50", "length_1"],
-)
 def test_plain_form_is_written_out_by_hand(name, family):
     wanted = h_by_hand(name, inputs_of(family))
     assert norm(reference(name, family)[0] - wanted) <= 1e-8 * norm(wanted)

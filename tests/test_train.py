@@ -1,12 +1,13 @@
 """The recipe: settings checked, runs repeatable and paired, divergence recorded."""
 
+import contextlib
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from orthonar import NewtonSchulzRead, RawRead, RunConfig, evaluate, train
+from orthonar import NewtonSchulzRead, NoisyRecall, RawRead, RunConfig, evaluate, train
 from orthonar.engine import chunkwise
 from orthonar.mlstm.layer import small_init_std
 from orthonar.mlstm.writes import WriteBack
@@ -25,7 +26,7 @@ from orthonar.training.step import (
     scheduled_rate,
     takes_graph,
 )
-from orthonar.training.train import fit_together, train_together
+from orthonar.training.train import Run, fit_together, train_together
 
 TINY = {
     "vocab_size": 12,
@@ -211,6 +212,48 @@ def test_a_run_learns():
     """On one key and one value, all that can be known is known soon."""
     record = train(RunConfig(**TINY | {"vocab_size": 6, "steps": 40, "lr": 0.03, "eval_every": 40}))
     assert record.outcome == "solved"
+
+
+def test_the_size_of_the_validation_set_is_a_setting_of_its_own():
+    assert RunConfig(batch_size=16).validation_sequences == 256, "16 training batches, the study's"
+    small, large = (RunConfig(**TINY | {"batch_size": b, "validation_sequences": 10}) for b in (4, 7))
+    sets = [c.task.validation_set(3, c.validation_sequences, c.batch_size) for c in (small, large)]
+    assert [len(tokens) for tokens, _ in sets[0]] == [4, 4, 2]
+    for part in (0, 1):
+        assert torch.equal(*(torch.cat([batch[part] for batch in batches]) for batches in sets))
+
+
+def test_an_evaluation_is_in_evaluation_mode_and_leaves_the_mode_as_it_was():
+    config, modes = RunConfig(**TINY), []
+    model = MLSTMModel(config.model)
+    model.register_forward_hook(lambda module, *_: modes.append(module.training))
+    for training in (True, False):
+        model.train(training)
+        evaluate(model, config.task.validation_set(0, 4, 4))
+        assert model.training is training
+    assert modes == [False, False]
+
+
+def test_validation_and_probe_batches_are_made_where_training_computes(monkeypatch):
+    """On the stream that a graph is replayed on: what another stream makes, it would not wait for."""
+    inside, made = [], []
+
+    @contextlib.contextmanager
+    def on_its_stream(self):
+        inside.append(True)
+        yield
+        inside.pop()
+
+    def spied(name):
+        right = getattr(NoisyRecall, name)
+        monkeypatch.setattr(NoisyRecall, name, lambda *x, **y: made.append((name, bool(inside))) or right(*x, **y))
+
+    monkeypatch.setattr(TrainingStep, "on_its_stream", on_its_stream)
+    spied("validation_set")
+    run = Run(RunConfig(**TINY | {"steps": 1}, probes=True))
+    spied("sample")
+    run.advance(0.0)
+    assert made == [("validation_set", True), ("sample", False), ("sample", True), ("sample", True)]
 
 
 # Engines and concurrent runs
