@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 #: Presets in the order in which their runs tell most about the published claims.
-PRESETS = ("headline", "replication", "ablation")
+PRESETS = ("headline", "replication", "schedule", "initialisation", "ablation")
 _TESTS = ["tests/test_fused.py", "tests/test_chunk_memory.py", "tests/test_mlstm.py", "tests/test_train.py"]
 STAGES = {
     "tests": [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *_TESTS, "-k", "fused or graph or trial"],

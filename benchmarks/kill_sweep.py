@@ -33,7 +33,8 @@ from orthonar.study.executors import local_executor
 from orthonar.study.presets import Study
 from orthonar.study.records import RunStore
 from orthonar.study.rescue import adopt
-from orthonar.study.sweep import Sweep, describe
+from orthonar.study.runs import describe
+from orthonar.study.sweep import Sweep
 from orthonar.sweep import summary
 
 STUDY = Study(

@@ -27,7 +27,8 @@ from . import paths
 from .study.presets import Study, find_study, preset_names
 from .study.records import RunStore
 from .study.rescue import adopt
-from .study.sweep import Progress, describe, estimate, run_preset
+from .study.runs import describe, estimate
+from .study.sweep import Progress, run_preset
 
 
 def print_list(study: Study, store: RunStore) -> None:

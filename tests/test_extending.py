@@ -14,7 +14,7 @@ from orthonar.mixer import Mixer, MixerLayer
 from orthonar.reads import LeafRead
 from orthonar.settings import integer, number, settings
 from orthonar.study.records import run_table
-from orthonar.study.sweep import describe
+from orthonar.study.runs import describe
 from orthonar.training.optimizers import Optimizer
 from orthonar.training.record import RunRecord
 

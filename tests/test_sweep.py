@@ -20,7 +20,8 @@ from orthonar.study import rescue
 from orthonar.study.executors import local_executor
 from orthonar.study.presets import PRESETS, RATES, find_study
 from orthonar.study.records import RunStore
-from orthonar.study.sweep import Sweep, estimate, train_group
+from orthonar.study.runs import estimate
+from orthonar.study.sweep import Sweep, train_group
 from orthonar.study.weights import weights_path
 from orthonar.sweep import main, summary
 

@@ -1,0 +1,57 @@
+"""A run in a few words, and how long it may take."""
+
+import dataclasses
+import statistics
+
+from ..mlstm.writes import AdditiveWrite
+from ..training.config import RunConfig
+from ..training.record import RunRecord, identifying_settings
+from ..training.schedules import Constant
+
+
+def describe(config: RunConfig) -> str:
+    """A run in a few words: read, what else is not the study's, task, learning rate, seed."""
+    model, task, mixer = config.model, config.task, config.model.mixer
+    words = [_in_words(getattr(mixer, "read", mixer))]
+    words += [_in_words(mixer.write)] if getattr(mixer, "write", AdditiveWrite()) != AdditiveWrite() else []
+    words += [] if model.embedding_std == 1 else [f"embedding std {model.embedding_std:.2g}"]
+    words += ["constant lr"] if config.schedule == Constant() else []
+    words += [f"{config.steps} steps"]
+    words += ["orthogonal keys"] if config.orthogonal_keys else []
+    words += ["frozen keys"] if config.frozen_keys else []
+    words += [f"queries and keys lr x {config.qk_lr_factor:g}"] if config.qk_lr_factor != 1 else []
+    words += [f"vocabulary {task.vocab_size}, length {task.seq_len}"]
+    return f"{', '.join(words)}, lr {config.optimizer.lr:g}, seed {config.seed}"
+
+
+def _in_words(variant) -> str:
+    """A read or write: its name, the number of its steps, its parts."""
+    name = type(variant).__name__.removesuffix("Read")
+    values = [getattr(variant, f.name) for f in dataclasses.fields(variant)]
+    parts = [_in_words(v) for v in values if dataclasses.is_dataclass(v)]
+    steps = getattr(variant, "steps", None)
+    return name + ("" if steps is None else f" {steps}") + (f" ({', '.join(parts)})" if parts else "")
+
+
+def estimate(config: RunConfig, records: list[RunRecord]) -> float | None:
+    """Seconds that a run will take, from finished ones; None if there is nothing to go by.
+
+    The median of runs that differ in seed and learning rate alone; else of those with the same read and model, by the
+    number of tokens. The caller passes records that were made where this one will be.
+    """
+
+    def kind(settings: dict) -> tuple:
+        return tuple(sorted((k, str(v)) for k, v in identifying_settings(settings).items() if k not in ("seed", "lr")))
+
+    def tokens(settings: dict) -> int:
+        return settings["steps"] * settings["batch_size"] * settings["seq_len"]
+
+    mine = identifying_settings(config.settings())
+    complete = [r for r in records if r.outcome != "diverged" and {"steps", "batch_size", "seq_len"} <= {*r.settings}]
+    if same := [r.wall_seconds for r in complete if kind(r.settings) == kind(mine)]:
+        return statistics.median(same)
+    alike = ("read", "write", "embedding_dim", "num_heads", "form")
+    near = [r for r in complete if all(identifying_settings(r.settings).get(k) == mine.get(k) for k in alike)]
+    if near:
+        return statistics.median(r.wall_seconds / tokens(r.settings) for r in near) * tokens(mine)
+    return None
