@@ -17,8 +17,8 @@ from orthonar.study.presets import PRESETS, Study
 from orthonar.training.record import Evaluation, RunRecord
 
 STUDY = Study(
-    "tiny", TASKS[:1], SETTINGS | {"batch_size": 4, "validation_sequences": 4, "probes": True, "steps": 6}, rates=(3e-3,), rate_seeds=(),
-    seeds=(11, 12, 13, 14), sides=sides.ELIMINATION,
+    "tiny", TASKS[:1], SETTINGS | {"batch_size": 4, "validation_sequences": 4, "probes": True, "steps": 6},
+    rates=(3e-3,), rate_seeds=(), seeds=(11, 12, 13, 14), sides=sides.ELIMINATION,
 )  # fmt: skip
 
 

@@ -46,6 +46,12 @@ class Decoded(NamedTuple):
         return self.share - self.other_memory
 
 
+#: Names of what `contents` returns.
+CONTENTS = tuple(
+    f"decode{offset}" + ("" if name == "share" else f"_{name}") for offset in OFFSETS for name in Decoded._fields
+)
+
+
 class Written(NamedTuple):
     """All that a cell's memory is made of, for whole sequences; as of `orthonar.mlstm_sequence`."""
 
@@ -68,11 +74,7 @@ def contents(model: SequenceModel, task: NoisyRecall, tokens: Tensor, targets: T
         For each offset "decode1" (or 0), "decode1_wrong_key", "decode1_key_alone" and "decode1_other_memory".
     """
     decoded = decode(task, tokens, targets, written(model, tokens), model.config.mixer.write)
-    return {
-        f"decode{offset}" + ("" if name == "share" else f"_{name}"): value
-        for offset, shares in decoded.items()
-        for name, value in shares._asdict().items()
-    }
+    return dict(zip(CONTENTS, (share for offset in OFFSETS for share in decoded[offset])))
 
 
 @torch.no_grad()

@@ -8,13 +8,15 @@ from ..data.noisy_recall import NoisyRecall
 from ..model import SequenceModel
 from ..reads.base import RawRead
 from ..reads.newton_schulz import NewtonSchulzRead
-from .decoding import contents
+from .decoding import CONTENTS, contents
 from .probes import twin
 
 #: Reads that a trained model is evaluated under, beside its own, by the names of the accuracies.
 SWAPS = {"accuracy_read_raw": RawRead(), "accuracy_read_orthogonalized": NewtonSchulzRead(steps=5)}
 
-#: Version of what `questions` asks; a change of meaning raises it.
+#: Names of what `questions` returns.
+QUESTIONS = (*CONTENTS, *SWAPS)
+#: Version of what it asks; a change of meaning raises it, or gives it another name.
 QUESTIONS_VERSION = 1
 
 #: Sequences of the validation set whose memories are decoded: the follow-up's, its first six batches of 16.
