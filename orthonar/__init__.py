@@ -13,10 +13,11 @@ from .reads.newton_schulz import NewtonSchulzRead, newton_schulz
 from .reads.rls import RLSRead
 from .reads.singular_values import orthogonal_blocks
 from .training.config import RunConfig
+from .training.evaluation import evaluate
 from .training.optimizers import AdamW
 from .training.record import RunRecord
 from .training.schedules import Constant, Cosine
-from .training.train import evaluate, train
+from .training.train import train
 from .version import VERSION
 
 __version__ = VERSION

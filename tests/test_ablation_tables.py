@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from tiny import SETTINGS, TASKS
 
@@ -14,17 +15,18 @@ from orthonar.report.tables import ablation as ablation_tables
 from orthonar.report.words import NOT_RUN
 from orthonar.study import sides
 from orthonar.study.presets import PRESETS, Study
+from orthonar.training.evaluation import QUESTIONS
 from orthonar.training.record import Evaluation, RunRecord
 
 STUDY = Study(
-    "tiny", TASKS[:1], SETTINGS | {"batch_size": 4, "probes": True, "steps": 6}, rates=(3e-3,), rate_seeds=(),
-    seeds=(11, 12, 13, 14), sides=sides.ELIMINATION,
+    "tiny", TASKS[:1], SETTINGS | {"batch_size": 4, "validation_sequences": 4, "probes": True, "steps": 6},
+    rates=(3e-3,), rate_seeds=(), seeds=(11, 12, 13, 14), sides=sides.ELIMINATION,
 )  # fmt: skip
 
 
 def probes(rank: float, swapped: float = 0.5) -> dict[str, float]:
     values = dict.fromkeys(ablation_tables.PROBES, 0.5)
-    return values | {"effective_rank": rank, "qk_coherence": rank / 10, "accuracy_read_raw": swapped, "decoded": 0.6}
+    return values | {"effective_rank": rank, "qk_coherence": rank / 10, "accuracy_read_raw": swapped, "decode1": 0.6}
 
 
 def record(side: str, seed: int, accuracies: tuple, swapped: float = 0.5) -> RunRecord:
@@ -103,8 +105,13 @@ def test_tables_fit_the_page(seeds):
         ablation_tables.swaps, ablation_tables.published_swaps, ablation_tables.decoded,
     ):  # fmt: skip
         assert style.text_width(table(study, records)) <= words.PAGE, table.__name__
-    for table in (ablation_tables.labels(study), ablation_tables.published_decoded()):
-        assert style.text_width(table) <= words.PAGE
+    assert style.text_width(ablation_tables.labels(study)) <= words.PAGE
+    paper = PRESETS["ablation"]["paper"]
+    settings = [
+        paper.run(paper.tasks[0], side, 3e-3, seed).settings() for side in sides.HEADLINE for seed in paper.seeds
+    ]
+    records = [replace(records[i % len(records)], settings=s | {"steps": 2000}) for i, s in enumerate(settings)]
+    assert style.text_width(ablation_tables.published_decoded(paper, records)) <= words.PAGE
 
 
 def test_doses_in_order_and_nothing_else():
@@ -137,12 +144,55 @@ def test_swaps_say_what_becomes_of_solved_and_unsolved_runs():
 
 
 def test_decoded_beside_its_controls():
-    row = ablation_tables.decoded(STUDY, RECORDS).loc[("baseline", "not solved")]
-    assert (row["decoded"], row["memory adds"]) == ("60 60", "10 10"), "a run that diverged was not asked"
-    theirs = ablation_tables.published_decoded().loc[("baseline", "not solved")]
-    assert (theirs["behaviour"], theirs["wrong key"]) == ("3 to 14", "5.2")
-    assert "45.6" in theirs["recomputed"]
+    table = ablation_tables.decoded(STUDY, RECORDS)
+    row = table.loc[("baseline", "not solved")]
+    assert (row["runs"], row["decoded"], row["memory adds"]) == (2, "60 60", "10 10"), "one diverged and was not asked"
+    assert table.loc[("orthogonalized", "solved"), "key alone"] == "50 50 50"
+    assert ablation_tables.decoded(STUDY, RECORDS, offset=0).loc[("ns1", "not solved"), "memory adds"] == "0"
     assert ablation_tables.decoded(STUDY, []).empty
+
+
+def otherwise_asked(run: RunRecord) -> RunRecord:
+    """A record as older ones are: another decoder's answer under a name of its own."""
+    names = ("effective_rank", "qk_coherence", "accuracy_read_raw", "accuracy_read_orthogonalized")
+    asked = {name: value for name, value in run.trace[-1].probes.items() if name in names} | {"decoded": 0.9}
+    return replace(run, trace=[*run.trace[:-1], replace(run.trace[-1], probes=asked)])
+
+
+def test_kept_weights_stand_in_for_what_a_trace_does_not_say():
+    first, second, third = RECORDS[3:6]
+    records = [otherwise_asked(first), otherwise_asked(second), third, *RECORDS[:2]]
+    kept = pd.DataFrame(0.25, [first.identity, third.identity, "another run's"], QUESTIONS)
+    runs = ablation_tables.probed_runs(STUDY, records, kept).set_index("identity")
+    assert runs["decode1"].reindex([first.identity, third.identity]).tolist() == [0.25, 0.6], "the trace comes first"
+    assert runs.loc[first.identity, "accuracy_read_raw"] == first.trace[-1].probes["accuracy_read_raw"]
+    assert np.isnan(runs.loc[second.identity, "decode1"]), "what was asked in another way is not shown"
+    told = ablation_tables.asked(runs)
+    assert told.startswith("2 at the end of training, 1 from kept weights; 1 were asked in another way")
+    assert "none" in ablation_tables.asked(ablation_tables.probed_runs(STUDY, []))
+    table = ablation_tables.decoded(STUDY, records, kept)
+    assert table.loc[("orthogonalized", "solved"), "decoded"] == "25 60"
+    swapped = [
+        ablation_tables.swaps(STUDY, records, k).loc[("orthogonalized", "solved")].tolist() for k in (None, kept)
+    ]
+    assert swapped[0] == swapped[1]
+
+
+def test_published_numbers_stand_beside_the_same_experiment_alone():
+    paper = PRESETS["ablation"]["paper"]
+    assert ablation_tables.is_the_follow_ups(paper)
+    assert not ablation_tables.is_the_follow_ups(STUDY)
+    assert not ablation_tables.is_the_follow_ups(PRESETS["ablation"]["pocket"])
+    assert not ablation_tables.is_the_follow_ups(PRESETS["replication-1024"]["paper"])
+    settings = paper.run(paper.tasks[0], "baseline", 3e-3, 11).settings()
+    table = ablation_tables.published_decoded(paper, [replace(RECORDS[0], settings=settings)])
+    here, theirs = (table.loc[("baseline", "not solved", whose)] for whose in ("here", "follow-up"))
+    assert (here["runs"], here["answered"], here["decoded"], here["other memory"]) == (1, "30", "60", "50")
+    assert (theirs["answered"], theirs["wrong key"], theirs["other memory"]) == ("3 to 14", "5.2", "(29)")
+    assert "45.6" in theirs["recomputed"]
+    assert table.loc[("baseline", "solved", "here"), "answered"] == ablation_tables.NO_SUCH_RUN
+    assert table.loc[("orthogonalized", "solved", "here"), "answered"] == NOT_RUN
+    assert set(ablation_tables.published_decoded(STUDY, RECORDS).index.get_level_values("whose")) == {"follow-up"}
 
 
 def test_runs_of_other_presets_are_left_out():
@@ -162,7 +212,12 @@ def test_figures_are_drawn_of_nothing_and_of_something(records):
     traces = ablation_tables.traces(STUDY, records)
     figure = ablation_plots.over_training(traces, "effective_rank", "effective rank", STUDY.sides, {"ns1": 9.9})
     assert sum(ax.get_visible() for ax in figure.axes) == len(STUDY.sides)
-    drawn = ablation_plots.decoded(runs, STUDY.sides, DECODED, 0.1), ablation_plots.swaps(runs, STUDY.sides, SWAPPED)
-    for figure in drawn:
+    decoded = ablation_plots.decoded(runs, STUDY.sides, DECODED, 0.1)
+    for figure in (decoded, ablation_plots.swaps(runs, STUDY.sides, SWAPPED)):
         assert any(text.get_text() == NOT_RUN for text in figure.axes[0].texts) == (not records)
+    hollow = ["hollow" in text.get_text() for text in decoded.legends[0].get_texts()]
+    assert any(hollow)
+    alone = ablation_plots.decoded(runs.assign(decode1=np.nan), STUDY.sides, {}, 0.1)
+    assert not any("hollow" in text.get_text() for text in alone.legends[0].get_texts())
+    assert [text.get_text() for text in alone.axes[0].texts] == ["not asked" if records else NOT_RUN]
     plt.close("all")

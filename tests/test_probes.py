@@ -8,17 +8,8 @@ import torch
 from orthonar import MLSTMModel, NewtonSchulzRead, NoisyRecall, RawRead, RunConfig, train
 from orthonar.model import MLSTMConfig
 from orthonar.study.records import trace_table
-from orthonar.training.probes import (
-    Memory,
-    condition,
-    contents,
-    decodable_share,
-    dynamics,
-    effective_rank,
-    gradient_coherence,
-    memory,
-    with_read,
-)
+from orthonar.training.evaluation import questions
+from orthonar.training.probes import condition, dynamics, effective_rank, gradient_coherence, memory, twin
 from orthonar.training.record import RunRecord
 from orthonar.training.train import fit_together
 
@@ -58,9 +49,7 @@ def test_memory_is_what_stepping_leaves_behind():
     held, state = memory(model, tokens), None
     for t in range(tokens.shape[1]):
         _, state = model.step(tokens[:, t], state)
-    torch.testing.assert_close(held.c_state, state.memory.c_state.detach(), rtol=1e-4, atol=1e-6)
-    assert held.keys.shape == (4, 2, tokens.shape[1], held.c_state.shape[-1])
-    assert not model.layer.mlstm_cell._forward_pre_hooks
+    torch.testing.assert_close(held, state.memory.c_state.detach(), rtol=1e-4, atol=1e-6)
 
 
 def test_coherence_by_hand():
@@ -79,49 +68,6 @@ def test_coherence_by_hand():
     assert gradient_coherence(model, [batches[0], batches[0]]) == pytest.approx(1)
 
 
-def stored(batch: int, size: int = 32):
-    """Sequences with orthogonal keys, a memory that holds exactly their pairs, and the keys as written."""
-    task = NoisyRecall(28, 32, 4, frac_noise=0.2)
-    tokens, _ = task.sample(batch, torch.Generator().manual_seed(3))
-    generator = torch.Generator().manual_seed(4)
-    key_of = torch.linalg.qr(torch.randn(size, size, generator=generator))[0]
-    value_of = torch.randn(28, size, generator=generator)
-    keys = torch.zeros(batch, 1, tokens.shape[1], size)
-    c_state = torch.zeros(batch, 1, size, size)
-    for b in range(batch):
-        last = {}
-        for pair in range(tokens.shape[1] // 2):
-            key, value = tokens[b, 2 * pair].item(), tokens[b, 2 * pair + 1].item()
-            keys[b, 0, 2 * pair + 1] = key_of[key]
-            if key < len(task.keys):
-                last[key] = value
-        for key, value in last.items():
-            c_state[b, 0] += torch.outer(key_of[key], value_of[value])
-    return task, tokens, Memory(c_state, keys)
-
-
-def test_what_is_stored_is_decoded_and_nothing_else():
-    decoded = decodable_share(*stored(64))
-    assert decoded.share > 0.99
-    assert decoded.wrong_key < 0.3
-    assert decoded.wrong_memory < 0.3
-
-
-def test_an_empty_memory_gives_nothing_away():
-    task, tokens, held = stored(64)
-    decoded = decodable_share(task, tokens, Memory(0 * held.c_state, held.keys))
-    assert decoded.share < 0.3
-
-
-def test_keys_that_tell_the_value_by_themselves_are_noticed():
-    task, tokens, held = stored(64)
-    told = torch.nn.functional.one_hot(tokens, held.keys.shape[-1])[:, None].float()
-    identity = torch.eye(held.keys.shape[-1]).expand_as(held.c_state)
-    decoded = decodable_share(task, tokens, Memory(identity, told))
-    assert decoded.share > 0.99
-    assert decoded.wrong_memory > 0.99
-
-
 @pytest.mark.parametrize("read", [RawRead(), NewtonSchulzRead()], ids=["raw", "orthogonalized"])
 def test_a_run_with_probes_is_the_run_without(read):
     plain, probed = (train(RunConfig(read=read, **SETTINGS, probes=probes)) for probes in (False, True))
@@ -131,9 +77,9 @@ def test_a_run_with_probes_is_the_run_without(read):
     assert [e.probes for e in plain.trace] == [None, None]
     always = {"effective_rank", "log10_condition", "qk_coherence"}
     assert set(probed.trace[0].probes) == always
-    assert set(probed.trace[-1].probes) == always | {
-        "decoded", "decoded_wrong_key", "decoded_wrong_memory", "accuracy_read_raw", "accuracy_read_orthogonalized",
-    }  # fmt: skip
+    decoded = {f"decode{u}{of}" for u in (0, 1) for of in ("", "_wrong_key", "_key_alone", "_other_memory")}
+    at_the_end = {"accuracy_read_raw", "accuracy_read_orthogonalized"} | decoded
+    assert set(probed.trace[-1].probes) == always | at_the_end
     assert RunRecord.from_json(probed.to_json()) == probed
     table = trace_table([plain, probed])
     assert table["effective_rank"].notna().tolist() == [False, False, True, True]
@@ -146,20 +92,21 @@ def test_probing_leaves_the_model_alone():
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     state = torch.get_rng_state()
     dynamics(model, a_batch()[0], [a_batch(seed=1), a_batch(seed=2)])
-    contents(model, TASK, a_batch()[0])
+    questions(model, TASK, TASK.validation_set(0, 8, 4))
     assert torch.equal(torch.get_rng_state(), state)
+    assert not model.layer.mlstm_cell._forward_pre_hooks
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters())
 
 
 def test_swapped_reads_share_parameters():
     model, (tokens, _) = a_model(), a_batch()
-    twin = with_read(model, NewtonSchulzRead())
-    assert twin.embedding.weight.data_ptr() == model.embedding.weight.data_ptr()
-    torch.testing.assert_close(twin(tokens), a_model(NewtonSchulzRead())(tokens))
-    assert not torch.allclose(twin(tokens), model(tokens))
+    swapped = twin(model, read=NewtonSchulzRead())
+    assert swapped.embedding.weight.data_ptr() == model.embedding.weight.data_ptr()
+    torch.testing.assert_close(swapped(tokens), a_model(NewtonSchulzRead())(tokens))
+    assert not torch.allclose(swapped(tokens), model(tokens))
     with torch.no_grad():
         model.head.bias += 1
-    torch.testing.assert_close(twin(tokens), a_model(NewtonSchulzRead())(tokens) + 1)
+    torch.testing.assert_close(swapped(tokens), a_model(NewtonSchulzRead())(tokens) + 1)
 
 
 def test_frozen_keys_stay_and_all_else_learns():

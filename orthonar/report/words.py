@@ -54,24 +54,25 @@ def median_text(step: float) -> str:
     return NO_MEDIAN if np.isnan(step) else f"{step:.0f}"
 
 
-def values_text(values: pd.Series, digits: int, nothing: str = NOT_RUN) -> str:
-    """One number per run in a narrow column: up to four of them, up to seven their range, else their mean.
+def values_text(values: pd.Series, digits: int, nothing: str = NOT_RUN, few: int = _FEW) -> str:
+    """One number per run in a narrow column: a few one by one, up to seven their range, else their mean.
 
     Args:
         values: one per run; where one is missing, the run was not asked, and it is left out.
         digits: digits after the point.
         nothing: what to say without any run.
+        few: at most so many are shown one by one.
     """
     if not len(values):
         return nothing
     known = np.sort(values.dropna().to_numpy(dtype=float))
     if not len(known):
         return NOT_KNOWN
-    if len(known) <= _FEW:
+    if len(known) <= few:
         return " ".join(f"{value:.{digits}f}" for value in known)
     value, low, high = stats.mean_interval(known)
     if np.isnan(low):
-        return f"{known[0]:.{digits}f} to {known[-1]:.{digits}f}"
+        return " to ".join(dict.fromkeys(f"{value:.{digits}f}" for value in (known[0], known[-1])))
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 

@@ -8,6 +8,7 @@ from ..data.base import Task
 from ..data.noisy_recall import NoisyRecall
 from ..model import ModelConfig
 from ..settings import Settings, choice, flag, flat_settings, integer, number, part, settings
+from .decoding import LEAST_SEQUENCES
 from .optimizers import AdamW, Optimizer
 from .record import complete_settings, identity
 from .schedules import Cosine, Schedule
@@ -36,8 +37,8 @@ class RunConfig(Settings):
             only rotates; the follow-up's random keys are such ones, frozen.
         eval_every: training steps between evaluations; the last step is always evaluated.
         validation_sequences: size of the validation set; None is 16 training batches, the study's.
-        probes: whether each evaluation asks for the `dynamics` of `orthonar.training.probes`, and the last one also for
-            its `contents` and the accuracy under other reads; training itself comes out the same.
+        probes: whether each evaluation asks for the `dynamics` of `orthonar.training.probes`, and the last one also
+            the `questions` of `orthonar.training.evaluation`; training itself comes out the same.
         seed: of the initial weights, the training data and, plus 10,000, the validation set.
         device: where to run, such as "cpu" or "cuda"; whether this machine has it is seen when training begins.
         engine: "eager" (operator by operator), "graph" (a captured CUDA graph, replayed) or "auto", which takes a graph
@@ -70,8 +71,9 @@ class RunConfig(Settings):
             object.__setattr__(self, "validation_sequences", _VALIDATION_BATCHES * self.batch_size)
         if self.model.vocab_size != self.task.vocab_size:
             object.__setattr__(self, "model", replace(self.model, vocab_size=self.task.vocab_size))
-        if self.probes and self.batch_size < 4:
-            raise ValueError(f"batch_size must be at least 4 with probes, not {self.batch_size}")
+        if self.probes and self.validation_sequences < LEAST_SEQUENCES:
+            least = f"at least {LEAST_SEQUENCES} with probes"
+            raise ValueError(f"validation_sequences must be {least}, not {self.validation_sequences}")
         if _device(self.device).type != "cuda" and self.engine == "graph":
             raise ValueError(f"engine: 'graph' needs a CUDA device, not {self.device!r}")
 

@@ -6,20 +6,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from ..model import SequenceModel
-from ..reads.base import RawRead
-from ..reads.newton_schulz import NewtonSchulzRead
 from .config import RunConfig, usable_device
 from .environment import device_name, revision, versions
-from .probes import contents, dynamics, with_read
+from .evaluation import evaluate, questions
+from .probes import dynamics
 from .record import SOLVED_AT, Evaluation, RunRecord
 from .step import generator, make_training_step
-
-#: Reads that a run with probes is evaluated under too, beside its own, by the names that stand in its trace.
-SWAPS = {"accuracy_read_raw": RawRead(), "accuracy_read_orthogonalized": NewtonSchulzRead(steps=5)}
 
 
 def train(config: RunConfig, on_evaluation: Callable[[Evaluation], None] | None = None) -> RunRecord:
@@ -135,9 +129,7 @@ class Run:
         batches = [task.sample(self.config.batch_size, draws, draws.device) for _ in range(2)]
         probes = dynamics(self.model, tokens, batches)
         if last:
-            probes |= contents(self.model, task, tokens)
-            for name, read in SWAPS.items():
-                probes[name] = evaluate(with_read(self.model, read), self._validation)[0]
+            probes |= questions(self.model, task, self._validation)
         return probes
 
 
@@ -151,29 +143,3 @@ def fit_together(configs: Sequence[RunConfig], on_evaluation=None) -> list[Run]:
             run.advance(begin)
         going = [run for run in going if not run.finished]
     return runs
-
-
-@torch.no_grad()
-def evaluate(model: SequenceModel, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy (nats) at the scored positions of some batches, in evaluation mode.
-
-    Args:
-        model: the model.
-        batches: pairs of tokens and targets (B, S), -100 where nothing is scored; see `NoisyRecall.validation_set`.
-
-    Returns:
-        (accuracy, loss), the mean over all scored positions.
-    """
-    right = loss = scored = 0
-    training = model.training
-    model.eval()
-    try:
-        for tokens, targets in batches:
-            logits = model(tokens)
-            here = targets != -100
-            right = right + ((logits.argmax(-1) == targets) & here).sum()
-            loss = loss + cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").double()
-            scored = scored + here.sum()
-    finally:
-        model.train(training)
-    return (right / scored).item(), (loss / scored).item()

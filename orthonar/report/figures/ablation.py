@@ -171,40 +171,47 @@ def decoded(
     """Draw what a decoder finds in the memory at the end of training against what the model itself recalls.
 
     Args:
-        runs: as of `orthonar.report.tables.ablation.probed_runs`.
+        runs: as of `orthonar.report.tables.ablation.probed_runs`; those that were not asked are left out.
         sides: the study's, by variant.
-        published: by variant and end.
+        published: by variant and end, of the same experiment.
         chance: share of right answers of a guess, 0 to 1.
-        axes: three, of one figure with constrained layout; None for new ones.
+        axes: two rows of four, of one figure with constrained layout; None for new ones.
 
     Returns:
-        The figure: the share decoded, and the same with another sequence's memory and with another pair's key; a mark
-        for each run.
+        The figure: a row for each place that the key is taken from, a column for what is decoded and for each control,
+        a mark for each run.
     """
     if axes is None:
-        _, axes = plt.subplots(1, 3, figsize=(9, 4.6), sharex=True, sharey=True, layout="constrained")
+        _, axes = plt.subplots(2, 4, figsize=(10, 6.4), sharex=True, sharey=True, layout="constrained")
+    nothing = NOT_RUN if not len(runs) else "not asked"
+    runs = runs[runs["decode1"].notna()]
     panels = {
-        "decoded": "own key, own memory",
-        "decoded_wrong_memory": "control: memory of another sequence",
-        "decoded_wrong_key": "control: key of another pair",
+        "": "own key, own memory",
+        "_other_memory": "control: other memory",
+        "_key_alone": "control: key alone",
+        "_wrong_key": "control: wrong key",
     }
-    theirs = {"decoded": "decoded", "decoded_wrong_key": "wrong_key"}
-    for ax, (column, title) in zip(axes, panels.items()):
-        _marks(ax, runs, sides, 100 * runs["accuracy"], 100 * runs[column])
-        for (name, _), other in published.items():
-            if column in theirs:
-                behaviour = np.atleast_1d(other.behaviour)
-                y = getattr(other, theirs[column])
-                half = [np.ptp(behaviour) / 2] if np.ptp(behaviour) else None
-                ax.errorbar(behaviour.mean(), y, xerr=half, **_hollow(_look(sides, name)))
-        ax.axhline(100 * chance, color=_GREY, linestyle="--", linewidth=1)
-        ax.set(xlim=(-2, 102), ylim=(-2, 102))
-        ax.set_title(title, fontsize=9)
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[1].set_xlabel("accuracy of the model itself (%)")
-    axes[0].set_ylabel("pairs decoded (%)")
+    theirs = {"": "decoded", "_wrong_key": "wrong_key"}
+    for line, offset in zip(np.reshape(axes, (2, 4)), (1, 0)):
+        for ax, (column, title) in zip(line, panels.items()):
+            _marks(ax, runs, sides, 100 * runs["accuracy"], 100 * runs[f"decode{offset}{column}"], nothing)
+            for (name, _), other in published.items():
+                if column in theirs and offset == 1:
+                    behaviour = np.atleast_1d(other.behaviour)
+                    y = getattr(other, theirs[column])
+                    half = [np.ptp(behaviour) / 2] if np.ptp(behaviour) else None
+                    ax.errorbar(behaviour.mean(), y, xerr=half, **_hollow(_look(sides, name)))
+            ax.axhline(100 * chance, color=_GREY, linestyle="--", linewidth=1)
+            ax.set(xlim=(-2, 102), ylim=(-2, 102))
+            ax.spines[["top", "right"]].set_visible(False)
+            if offset == 1:
+                ax.set_title(title, fontsize=9)
+            else:
+                ax.set_xlabel("accuracy of the model (%)", fontsize=9)
+        line[0].set_ylabel(f"values decoded (%),\nkey at the {'value' if offset else 'key'}'s position", fontsize=9)
+    figure = np.ravel(axes)[0].figure
     guessing = Line2D([], [], color=_GREY, linestyle="--", linewidth=1, label="guessing, here")
-    return _marks_legend(axes[0].figure, runs, sides, guessing)
+    return _marks_legend(figure, runs, sides, guessing, hollow=bool(published))
 
 
 def swaps(
@@ -290,10 +297,12 @@ def _shares(ax: Axes, at: float, counts: list[tuple[int, int]], look: Look, upri
             ax.errorbar(**place, **style, elinewidth=1.2, capsize=2, clip_on=False)
 
 
-def _marks(ax: Axes, runs: pd.DataFrame, sides: Mapping[str, Side], x: pd.Series, y: pd.Series) -> None:
+def _marks(
+    ax: Axes, runs: pd.DataFrame, sides: Mapping[str, Side], x: pd.Series, y: pd.Series, nothing: str = NOT_RUN
+) -> None:
     """A mark for each run, in the look of its side."""
     if not len(runs):
-        ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color=_GREY)
+        ax.text(0.5, 0.5, nothing, transform=ax.transAxes, ha="center", color=_GREY)
     # The two sides that all others are compared with come last, so that they lie on top.
     for name, side in sorted(sides.items(), key=lambda item: item[0] in HEADLINE):
         here = runs["side"] == name
@@ -315,15 +324,19 @@ def _shares_legend(figure: Figure) -> Figure:
     return figure
 
 
-def _marks_legend(figure: Figure, runs: pd.DataFrame, sides: Mapping[str, Side], *more: Line2D) -> Figure:
-    """The sides that have runs, and what hollow marks mean."""
+def _marks_legend(
+    figure: Figure, runs: pd.DataFrame, sides: Mapping[str, Side], *more: Line2D, hollow: bool = True
+) -> Figure:
+    """The sides that have runs, and what hollow marks mean, if there are any."""
     present = set(runs["side"]) if len(runs) else set()
     handles = [
         Line2D([], [], color=side.look.color, marker=side.look.marker, linestyle="none", label=side.title)
         for name, side in sides.items()
         if name in present
     ]
-    hollow = {"color": _GREY, "marker": "o", **_HOLLOW}
-    handles += [Line2D([], [], label=f"hollow: mean, {_THEIRS}", **hollow), *more]
+    if hollow:
+        look = {"color": _GREY, "marker": "o", **_HOLLOW}
+        handles.append(Line2D([], [], label=f"hollow: mean, {_THEIRS}", **look))
+    handles += more
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=7.5)
     return figure

@@ -9,9 +9,12 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from ...data.noisy_recall import NoisyRecall
 from ...reads.newton_schulz import NewtonSchulzRead
 from ...study.presets import Study
 from ...study.records import trace_table
+from ...training.config import RunConfig
+from ...training.evaluation import QUESTIONS
 from ...training.record import SOLVED_AT, RunRecord
 from .. import stats
 from ..published import DECODED, ELIMINATION, SWAPPED, PublishedSwap
@@ -25,11 +28,14 @@ EARLY = (0.1, 0.3)
 #: What a table says where a variant has runs, but none that ended so.
 NO_SUCH_RUN = "no such run"
 
-#: What probes leave in a trace, see `orthonar.training.probes` and `orthonar.training.train.SWAPS`.
-PROBES = (
-    "effective_rank", "log10_condition", "qk_coherence", "decoded", "decoded_wrong_key", "decoded_wrong_memory",
-    "accuracy_read_raw", "accuracy_read_orthogonalized",
+#: What probes leave in a trace, see `orthonar.training.probes` and `orthonar.training.evaluation`.
+PROBES = ("effective_rank", "log10_condition", "qk_coherence", *QUESTIONS)
+#: What a trained model may have been asked, and when: the values of `probed_runs`'s column asked. Older records hold
+#: answers of another decoder, under names of their own, which no table shows.
+ASKED_AT_END, ASKED_AFTERWARDS, ASKED_OTHERWISE, NOT_ASKED = (
+    "at the end of training", "from kept weights", "in another way", "not asked",
 )  # fmt: skip
+_OLDER_DECODER = "decoded"
 #: Reads that trained models are evaluated with, and where the accuracy stands.
 EVALUATED_WITH = {"own": "accuracy", "raw": "accuracy_read_raw", "orthogonalized": "accuracy_read_orthogonalized"}
 
@@ -76,17 +82,19 @@ def traces(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     return lines.reindex(columns=list(dict.fromkeys([*lines, *PROBES]))).merge(runs, on="identity")
 
 
-def probed_runs(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
+def probed_runs(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
     """Run table of a study's recorded runs with what the probes saw.
 
     Args:
         study: which runs to look for, of one task.
         records: run records.
+        kept: what kept weights answered, as of `orthonar.study.contents.answer_table`; it stands in for what a run's
+            own trace does not say.
 
     Returns:
         `orthonar.report.tables.runs.study_runs` with ends ("solved" or "not solved"), early_effective_rank and
         early_qk_coherence (means of the evaluations nearest to the shares `EARLY` of the training; NaN where the run
-        has no probes or diverged by then), and `PROBES` at the end of the run.
+        has no probes or diverged by then), `PROBES` at the end of the run, and asked: when the memory was decoded.
     """
     records = list(records)
     runs, lines = study_runs(study, records), traces(study, records)
@@ -97,7 +105,16 @@ def probed_runs(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         nearest = lines[distance == distance.groupby(lines["identity"]).transform("min")]
         parts.append(nearest.groupby("identity").head(1).set_index("identity")[["effective_rank", "qk_coherence"]])
     early = (parts[0] + parts[1]) / 2
-    end = lines.groupby("identity").tail(1).set_index("identity")[list(PROBES)]
+    last = lines.groupby("identity").tail(1).set_index("identity")
+    end = last[list(PROBES)].astype(float)
+    older = last.get(_OLDER_DECODER, pd.Series(index=last.index, dtype=float)).notna()
+    asked = pd.Series(np.where(older, ASKED_OTHERWISE, NOT_ASKED), last.index, dtype=object)
+    if kept is not None:
+        asked[end.index.isin(kept.index)] = ASKED_AFTERWARDS
+    asked[end["decode1"].notna()] = ASKED_AT_END
+    if kept is not None:
+        end = end.fillna(kept.reindex(index=end.index, columns=end.columns))
+    end["asked"] = asked
     runs = runs.join(early.add_prefix("early_"), on="identity").join(end, on="identity")
     return runs.assign(ends=np.where(runs["solved"], "solved", "not solved"))
 
@@ -172,14 +189,17 @@ def dose_response(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype(object).fillna("").set_index("steps")
 
 
-def swaps(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
+def swaps(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
     """Trained models evaluated at their end with their own read and with others, as text.
+
+    Args:
+        study, records, kept: as of `probed_runs`.
 
     Returns:
         One row per variant and end of its runs: how many, then mean accuracy and solved runs under each read.
     """
     rows = []
-    for first, mine in _by_end(study, probed_runs(study, records)):
+    for first, mine in _by_end(study, probed_runs(study, records, kept)):
         row = {"runs": len(mine)}
         for read, column in EVALUATED_WITH.items():
             row[f"{read} read"] = _read_so(mine, column)
@@ -187,9 +207,13 @@ def swaps(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*_FIRST, "runs", *(f"{read} read" for read in EVALUATED_WITH)]).set_index(_FIRST)
 
 
-def published_swaps(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """The swaps of which something was published, as text: ours before and after, the published beside."""
-    runs = probed_runs(study, records)
+def published_swaps(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The swaps of which something was published, as text: ours before and after, the published beside.
+
+    Args:
+        study, records, kept: as of `probed_runs`.
+    """
+    runs = probed_runs(study, records, kept)
     rows = []
     for (name, end, read), other in SWAPPED.items():
         of_variant = runs[runs["side"] == name]
@@ -202,36 +226,91 @@ def published_swaps(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index([*_FIRST, "read"])
 
 
-def decoded(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """How much of what was stored a linear decoder finds in the memory, as text, in percent.
+def asked(runs: pd.DataFrame) -> str:
+    """In a few words, how many runs were asked what their memory holds, and when.
+
+    Args:
+        runs: as of `probed_runs`.
+    """
+    counts = runs["asked"].value_counts()
+    parts = [f"{counts[how]} {how}" for how in (ASKED_AT_END, ASKED_AFTERWARDS) if how in counts]
+    text = ", ".join(parts) or "none of the runs was asked so"
+    if ASKED_OTHERWISE in counts:
+        text += f"; {counts[ASKED_OTHERWISE]} were asked in another way (older records, not shown)"
+    return text
+
+
+def decoded(
+    study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None, offset: int = 1
+) -> pd.DataFrame:
+    """How many of the scored values a linear decoder finds in the memory, as text, in percent.
+
+    Args:
+        study, records, kept: as of `probed_runs`.
+        offset: where the key is taken from, one of `orthonar.training.decoding.OFFSETS`.
 
     Returns:
-        One row per variant and end of its runs: how many, accuracy of the model, share decoded, the controls, and what
-        the memory adds to its control (decoded less wrong memory, of the same run).
+        One row per variant and end of its runs, where any was asked: how many were, accuracy of the model, share
+        decoded, the controls, and what the right memory adds to another one (decoded less other memory, of one run).
     """
     rows = []
-    for first, mine in _by_end(study, probed_runs(study, records)):
-        shares = {
-            "behaviour": mine["accuracy"],
-            "decoded": mine["decoded"],
-            "wrong key": mine["decoded_wrong_key"],
-            "wrong memory": mine["decoded_wrong_memory"],
-            "memory adds": mine["decoded"] - mine["decoded_wrong_memory"],
-        }
-        row = {name: values_text(100 * values, 0) for name, values in shares.items()}
+    runs = probed_runs(study, records, kept)
+    for first, mine in _by_end(study, runs[runs[f"decode{offset}"].notna()]):
+        row = {name: values_text(100 * values, 0, few=3) for name, values in _shares(mine, offset).items()}
         rows.append(dict(zip(_FIRST, first)) | {"runs": len(mine)} | row)
-    columns = [*_FIRST, "runs", "behaviour", "decoded", "wrong key", "wrong memory", "memory adds"]
-    return pd.DataFrame(rows, columns=columns).set_index(_FIRST)
+    return pd.DataFrame(rows, columns=[*_FIRST, "runs", *_shares(runs, offset)]).set_index(_FIRST)
 
 
-def published_decoded() -> pd.DataFrame:
-    """What the follow-up's decoder found, as text, in percent, and what its runs give where that differs."""
+def _shares(runs: pd.DataFrame, offset: int) -> dict[str, pd.Series]:
+    share, other = runs[f"decode{offset}"], runs[f"decode{offset}_other_memory"]
+    return {
+        "answered": runs["accuracy"],
+        "decoded": share,
+        "wrong key": runs[f"decode{offset}_wrong_key"],
+        "key alone": runs[f"decode{offset}_key_alone"],
+        "other memory": other,
+        "memory adds": share - other,
+    }
+
+
+def is_the_follow_ups(study: Study) -> bool:
+    """Whether a study's runs are made as `orthonar.report.published.RECIPE` says, so that numbers can be compared."""
+    config = study.run(study.tasks[0], next(iter(study.sides)), study.rates[0], 11)
+    theirs = RunConfig(task=NoisyRecall(80, 512), batch_size=16, lr=3e-3, seed=11)
+    return len(study.tasks) == 1 and config.identity == theirs.identity and study.seeds == tuple(range(11, 27))
+
+
+def published_decoded(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What the follow-up's decoder found, as text, in percent, and above it ours of the same experiment.
+
+    Args:
+        study: one that `is_the_follow_ups`; of another no number is shown.
+        records, kept: as of `probed_runs`.
+
+    Returns:
+        Two rows per variant and end of runs that something was published of; the key at the value's position.
+    """
+    runs = probed_runs(study, records, kept) if is_the_follow_ups(study) else None
     rows = []
     for first, other in DECODED.items():
-        behaviour = " to ".join(f"{x:g}" for x in np.atleast_1d(other.behaviour))
-        row = {"behaviour": behaviour, "decoded": f"{other.decoded:g}", "wrong key": f"{other.wrong_key:g}"}
-        rows.append(dict(zip(_FIRST, first)) | row | {"recomputed": other.recomputed})
-    return pd.DataFrame(rows).set_index(_FIRST)
+        if runs is not None:
+            of_variant = runs[runs["side"] == first[0]]
+            mine = of_variant[of_variant["ends"] == first[1]]
+            known = mine[mine["decode1"].notna()]
+            texts = {name: values_text(100 * values, 0, few=3) for name, values in _shares(known, 1).items()}
+            if not len(known):
+                texts = {"answered": NOT_ASKED if len(mine) else NO_SUCH_RUN if len(of_variant) else NOT_RUN}
+            rows.append(dict(zip(_FIRST, first)) | {"whose": "here", "runs": len(known) or ""} | texts)
+        row = {
+            "answered": " to ".join(f"{x:g}" for x in np.atleast_1d(other.behaviour)),
+            "decoded": f"{other.decoded:g}",
+            "wrong key": f"{other.wrong_key:g}",
+            "other memory": f"({other.other_memory:g})",
+            "recomputed": other.recomputed,
+        }
+        rows.append(dict(zip(_FIRST, first)) | {"whose": "follow-up"} | row)
+    columns = [*_FIRST, "whose", "runs", "answered", "decoded", "wrong key", "other memory", "recomputed"]
+    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index([*_FIRST, "whose"])
 
 
 _FIRST = ["trained with", "ended"]

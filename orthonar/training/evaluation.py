@@ -1,0 +1,67 @@
+"""How a model is judged, and what it is asked when its training is over."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..data.noisy_recall import NoisyRecall
+from ..model import SequenceModel
+from ..reads.base import RawRead
+from ..reads.newton_schulz import NewtonSchulzRead
+from .decoding import CONTENTS, contents
+from .probes import twin
+
+#: Reads that a trained model is evaluated under, beside its own, by the names of the accuracies.
+SWAPS = {"accuracy_read_raw": RawRead(), "accuracy_read_orthogonalized": NewtonSchulzRead(steps=5)}
+
+#: Names of what `questions` returns.
+QUESTIONS = (*CONTENTS, *SWAPS)
+#: Version of what it asks; a change of meaning raises it, or gives it another name.
+QUESTIONS_VERSION = 1
+
+#: Sequences of the validation set whose memories are decoded: the follow-up's, its first six batches of 16.
+_DECODED_SEQUENCES = 96
+
+
+@torch.no_grad()
+def evaluate(model: SequenceModel, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy (nats) at the scored positions of some batches, in evaluation mode.
+
+    Args:
+        model: the model.
+        batches: pairs of tokens and targets (B, S), -100 where nothing is scored; see `NoisyRecall.validation_set`.
+
+    Returns:
+        (accuracy, loss), the mean over all scored positions.
+    """
+    right = loss = scored = 0
+    training = model.training
+    model.eval()
+    try:
+        for tokens, targets in batches:
+            logits = model(tokens)
+            here = targets != -100
+            right = right + ((logits.argmax(-1) == targets) & here).sum()
+            loss = loss + cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").double()
+            scored = scored + here.sum()
+    finally:
+        model.train(training)
+    return (right / scored).item(), (loss / scored).item()
+
+
+def questions(model: SequenceModel, task: NoisyRecall, batches: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """What a trained model is asked, as it stands at the end of a run's trace or is found from its kept weights.
+
+    Args:
+        model: the model.
+        task: its task.
+        batches: its whole validation set, as of `evaluate`; its first 96 sequences, or all it has, are decoded.
+
+    Returns:
+        `orthonar.training.decoding.contents`, and the accuracy under each read of `SWAPS`, by name.
+    """
+    tokens, targets = (torch.cat(parts)[:_DECODED_SEQUENCES] for parts in zip(*batches))
+    answers = contents(model, task, tokens, targets)
+    for name, read in SWAPS.items():
+        answers[name] = evaluate(twin(model, read=read), batches)[0]
+    return answers

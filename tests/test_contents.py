@@ -1,0 +1,71 @@
+"""Kept weights asked after the fact: once each, found again by the run, and told where that cannot be."""
+
+import json
+
+import pytest
+from tiny import SETTINGS, TASKS
+
+from orthonar import RunConfig
+from orthonar.contents import main
+from orthonar.study import contents
+from orthonar.study.records import RunStore
+from orthonar.study.sweep import train_group
+from orthonar.study.weights import save_weights, trained_model, weights_path
+from orthonar.training.evaluation import QUESTIONS, questions
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two runs without probes and one with them, all with their weights; and one that kept none."""
+    shared = SETTINGS | TASKS[0] | {"validation_sequences": 8}
+    configs = [RunConfig(**shared, seed=seed, probes=seed == 2) for seed in range(4)]
+    for config in configs:
+        ((record, content),) = train_group([config], True)
+        RunStore(tmp_path).add(record, "runs")
+        if config.seed < 3:
+            save_weights(tmp_path, record, content)
+    return tmp_path, RunStore(tmp_path).records()
+
+
+def test_every_run_is_asked_once_and_found_by_its_identity(results, capsys):
+    folder, records = results
+    assert contents.answer_table(folder).empty
+    assert main(["--results", str(folder)]) == 0
+    lines = contents.answers_path(folder).read_bytes()
+    table = contents.answer_table(folder)
+    assert list(table.index) == [record.identity for record in records[:2]], "the third was asked in its training"
+    assert set(QUESTIONS) == set(table.columns) <= set(records[2].trace[-1].probes)
+    config = RunConfig.from_settings(records[0].settings)
+    batches = config.task.validation_set(config.seed, 8, 3)
+    wanted = questions(trained_model(folder, records[0]), config.task, batches)
+    assert table.loc[records[0].identity].to_dict() == pytest.approx(wanted, nan_ok=True)
+
+    line = json.loads(lines.splitlines()[0])
+    assert {"asked", "version", "numbers", "versions", "revision", "time", "identity"} == set(line)
+    assert main(["--results", str(folder)]) == 0
+    assert not contents.add_answer(folder, contents.ask(folder, records[1])), "someone else was faster"
+    assert contents.answers_path(folder).read_bytes() == lines
+    assert "0 runs asked, 2 answers" in capsys.readouterr().out
+
+
+def test_what_is_damaged_is_told_and_costs_nothing_else(results, capsys):
+    folder, records = results
+    weights_path(folder, records[0]).write_bytes(b"not weights")
+    path = contents.answers_path(folder)
+    older = contents.Answer(records[1].identity, {"decode1": 0.5}, {}, None, "2026-07-01T00:00:00+00:00", version=0)
+    impossible = older.to_json().replace("0.5", "1.5").replace('"version": 0', '"version": 1')
+    path.write_text(f"{older.to_json()}\n{impossible}\n{{\n")
+    assert main(["--results", str(folder)]) == 1
+    told = capsys.readouterr().out
+    assert "line 2" in told and "line 3" in told and "not asked: weights:" in told
+    with pytest.warns(UserWarning, match="skipped"):
+        table = contents.answer_table(folder)
+    assert list(table.index) == [records[1].identity], "what was asked in another way does not count"
+
+
+def test_a_folder_that_cannot_be_read_is_said(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    assert main(["--results", str(file)]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert main(["--results", str(tmp_path / "none")]) == 0
