@@ -368,14 +368,12 @@ class Pool(Inline):
 @pytest.mark.parametrize("together", [1, 2])
 def test_a_run_is_blamed_only_for_what_it_did_alone(tmp_path, together):
     killers = [TINY.runs([])[i] for i in (1, 6)]
-    said = []
     make = lambda: Pool(lambda config: config in killers)  # noqa: E731
-    progress = Sweep(TINY, "tiny", RunStore(tmp_path), make, 3, say=said.append, together=together).run()
+    progress = Sweep(TINY, "tiny", RunStore(tmp_path), make, 3, say=lambda _: None, together=together).run()
     assert progress.failed.keys() == {c.identity for c in killers}
     assert all("died 3 times while nothing else ran" in reason for reason in progress.failed.values())
     # Two cells have no rate: six runs are not known to be missing.
     assert not progress.missing and len(progress.done) == TINY.size() - 2 - 6
-    assert any("started again alone" in line for line in said)
 
 
 def test_a_record_of_other_settings_fails_its_run_and_is_not_made_forever(tmp_path):
