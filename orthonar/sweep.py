@@ -116,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, help="processes; default: one a GPU or CPU core")
     parser.add_argument("--together", type=int, default=1, help="runs that each trains side by side, for large GPUs")
     parser.add_argument("--dask", metavar="ADDRESS", help="run on a Dask cluster; needs orthonar[cluster]")
+    parser.add_argument("--sides", nargs="+", metavar="NAME", help="run these sides of the comparison alone")
     parser.add_argument("--list", action="store_true", help="show the runs and run nothing")
     parser.add_argument("--adopt", type=Path, metavar="FILE", help="add the records of this file and run nothing")
     args = parser.parse_args(argv)
@@ -127,10 +128,11 @@ def main(argv: list[str] | None = None) -> int:
             if args.adopt:
                 return adopt_file(args.adopt, args.preset, args.scale, results)
             if args.list:
-                print_list(find_study(args.preset, args.scale)[1], RunStore(results))
+                study = find_study(args.preset, args.scale)[1]
+                print_list(study.only(args.sides) if args.sides else study, RunStore(results))
                 return 0
             options = {"device": args.device, "workers": args.workers, "together": args.together, "dask": args.dask}
-            options["time_budget"] = args.time_budget
+            options |= {"time_budget": args.time_budget, "sides": args.sides}
             progress = run_preset(args.preset, args.scale, results=results, say=_line, **options)
     except BrokenPipeError:  # whoever reads the list has read enough
         return 0

@@ -622,10 +622,22 @@ def test_list_runs_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_some_sides_alone(tmp_path, capsys):
+    assert main(["headline", "--sides", "baseline", "--list", "--results", str(tmp_path)]) == 0
+    assert "0 of 96 runs are recorded" in capsys.readouterr().out
+    study = TINY.only(["orthogonalized"])
+    assert {c.identity for c in study.runs([])} < {c.identity for c in TINY.runs([])}
+    assert all(c.read == NewtonSchulzRead(steps=5) for c in study.runs([]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nothing"], "preset"),
+        (
+            ["headline", "--sides", "baseline", "sideways"],
+            "sides: there is no 'sideways', only baseline, orthogonalized",
+        ),
         (["headline", "--scale", "huge"], "scale"),
         (["headline", "--time-budget", "-3"], "time_budget"),
         (["headline", "--workers", "-1"], "workers"),

@@ -1,7 +1,7 @@
 """What to run: named sweeps as data, each a list of runs in a stated order, the most informative first."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from ..mlstm.layer import small_init_std
@@ -54,6 +54,19 @@ class Study:
     def cells(self) -> list[tuple[Mapping, str]]:
         """Every task with every side, in order."""
         return [(task, side) for task in self.tasks for side in self.sides]
+
+    def only(self, names: Sequence[str]) -> "Study":
+        """The same study of some of its sides, in its own order.
+
+        Args:
+            names: of the sides.
+
+        Raises:
+            ValueError: naming the side that there is not.
+        """
+        if unknown := [name for name in names if name not in self.sides]:
+            raise ValueError(f"sides: there is no {unknown[0]!r}, only {', '.join(self.sides)}")
+        return replace(self, sides={name: side for name, side in self.sides.items() if name in names})
 
     def run(self, task: Mapping, side: str, lr: float, seed: int, device: str = "cpu") -> RunConfig:
         """One run's settings."""

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -419,6 +419,7 @@ def run_preset(
     together: int = 1,
     dask: str | None = None,
     time_budget: float | None = None,
+    sides: Sequence[str] | None = None,
     say: Callable[[str], None] = print,
 ) -> Progress:
     """Run what is missing of a preset and record it; what the command line does.
@@ -432,6 +433,7 @@ def run_preset(
         together: runs that each trains side by side; more than 1 is for GPUs that one run does not fill.
         dask: address of a Dask scheduler; None runs in processes of this machine.
         time_budget: seconds after which nothing runs any more; None for no end.
+        sides: names of the sides to run; None for all.
         say: takes lines of text about what happens.
 
     Raises:
@@ -439,6 +441,7 @@ def run_preset(
         OSError: records cannot be read or written there, or no scheduler answers; before anything is run.
     """
     name, study = find_study(preset, scale)
+    study = study if sides is None else study.only(sides)
     RunConfig(device=device)
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers!r}")
