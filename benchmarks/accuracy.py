@@ -11,17 +11,12 @@ of the five. Of several seeds the one is shown that comes closest to the bound. 
 import argparse
 import math
 import sys
-from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from oracle import FAMILIES, NAMES, hostile_inputs, relative_errors, run_with_grads  # noqa: E402
-
-from orthonar import NewtonSchulzRead, RawRead, mlstm_sequence  # noqa: E402
-from orthonar.reads.base import Read  # noqa: E402
+from benchmarks.oracle import FAMILIES, NAMES, hostile_inputs, relative_errors, run_with_grads
+from orthonar import NewtonSchulzRead, RawRead, mlstm_sequence
+from orthonar.reads.base import Read
 
 READS = {"raw": RawRead(), "orthogonalized": NewtonSchulzRead(steps=5)}
 QUANTITIES = ("h", *NAMES)

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from oracle import NAMES, hostile_inputs, relative_errors, run_with_grads
 
 import orthonar.engine.chunk_filter as chunk_filter_module
+from benchmarks.oracle import NAMES, hostile_inputs, relative_errors, run_with_grads
 from orthonar import BlendRead, NewtonSchulzRead, RawRead, RidgeRead, StraightThroughRead, mlstm_sequence
 
 

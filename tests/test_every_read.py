@@ -14,15 +14,20 @@ import torch
 from grids import some_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import assert_accurate, hostile_inputs, mlstm_by_hand, relative_errors, run_with_grads
 from scipy.special import erf
 
+from benchmarks.oracle import (
+    assert_accurate,
+    assert_model_steps_as_it_runs,
+    hostile_inputs,
+    mlstm_by_hand,
+    relative_errors,
+    run_with_grads,
+)
 from orthonar import (
     BlendRead,
     MatrixStraightThroughRead,
     MesaRead,
-    MLSTMConfig,
-    MLSTMModel,
     MLSTMState,
     MuonRead,
     NewtonSchulzRead,
@@ -34,7 +39,8 @@ from orthonar import (
     StraightThroughRead,
     mlstm_sequence,
 )
-from orthonar.reads.base import Read, read_from_settings, read_settings
+from orthonar.reads.base import Read
+from orthonar.settings import variant_from_settings, variant_settings
 from orthonar.study.records import RunStore
 
 ROOT = Path(__file__).parents[1]
@@ -252,16 +258,7 @@ def test_property_finite_and_recurrent(name, length, size, seed, spread):
 
 @pytest.mark.parametrize("name", ["polar", "mesa", "nested"])
 def test_model_steps_as_it_runs(name):
-    config = MLSTMConfig(vocab_size=11, embedding_dim=8, num_heads=2, read=READS[name])
-    model = MLSTMModel(config, generator=torch.Generator().manual_seed(0)).double()
-    tokens = torch.randint(11, (2, 9), generator=torch.Generator().manual_seed(1))
-    logits, state, stepped = model(tokens), None, []
-    for token in tokens.unbind(1):
-        one, state = model.step(token, state)
-        stepped.append(one)
-    torch.testing.assert_close(torch.stack(stepped, 1), logits, rtol=1e-7, atol=1e-7)
-    logits.sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert_model_steps_as_it_runs(1e-7, read=READS[name])
 
 
 # Settings
@@ -270,7 +267,7 @@ def test_model_steps_as_it_runs(name):
 @every_read
 def test_settings_survive_json(name):
     read = READS[name]
-    again = read_from_settings(json.loads(json.dumps(read_settings(read))))
+    again = variant_from_settings("read", Read, json.loads(json.dumps(variant_settings(read))))
     assert again == read and hash(again) == hash(read)
     config = RunConfig(read=read)
     again = RunConfig.from_settings(json.loads(json.dumps(config.settings())))
@@ -284,9 +281,9 @@ def test_identities_differ():
 
 
 def test_settings_of_recorded_reads_stay_as_they_are():
-    assert read_settings(RawRead()) == {"name": "RawRead"}
+    assert variant_settings(RawRead()) == {"name": "RawRead"}
     wanted = {"name": "NewtonSchulzRead", "eps": 1e-6, "tolerance": None, "steps": 5}
-    assert read_settings(NewtonSchulzRead()) == wanted
+    assert variant_settings(NewtonSchulzRead()) == wanted
 
 
 def test_recorded_runs_keep_their_identities():
@@ -313,7 +310,7 @@ def test_recorded_runs_keep_their_identities():
 )
 def test_impossible_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        read_from_settings(settings)
+        variant_from_settings("read", Read, settings)
 
 
 def test_reads_are_frozen():

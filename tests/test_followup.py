@@ -10,8 +10,15 @@ import math
 import pytest
 import torch
 from grids import some_of
-from oracle import FAMILIES, assert_accurate, hostile_inputs, relative_errors, run_with_grads
 
+from benchmarks.oracle import (
+    FAMILIES,
+    assert_accurate,
+    assert_model_steps_as_it_runs,
+    hostile_inputs,
+    relative_errors,
+    run_with_grads,
+)
 from orthonar import (
     AdditiveWrite,
     BlendRead,
@@ -19,7 +26,6 @@ from orthonar import (
     MatrixStraightThroughRead,
     MesaRead,
     MLSTMConfig,
-    MLSTMModel,
     MLSTMState,
     NewtonSchulzRead,
     RawRead,
@@ -176,16 +182,7 @@ def test_state_is_carried_over_from_form_to_form(name):
 @every_variant
 def test_model_steps_as_it_runs(name):
     read, write = VARIANTS[name]
-    config = MLSTMConfig(vocab_size=11, embedding_dim=8, num_heads=2, read=read, write=write)
-    model = MLSTMModel(config, generator=torch.Generator().manual_seed(0)).double()
-    tokens = torch.randint(11, (2, 9), generator=torch.Generator().manual_seed(1))
-    logits, state, stepped = model(tokens), None, []
-    for token in tokens.unbind(1):
-        one, state = model.step(token, state)
-        stepped.append(one)
-    torch.testing.assert_close(torch.stack(stepped, 1), logits, rtol=1e-9, atol=1e-9)
-    logits.sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert_model_steps_as_it_runs(1e-9, read=read, write=write)
 
 
 @pytest.mark.needs_triton

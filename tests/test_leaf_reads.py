@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from oracle import assert_accurate, hostile_inputs, mlstm_by_hand, relative_errors, run_with_grads
 
+from benchmarks.oracle import assert_accurate, hostile_inputs, mlstm_by_hand, relative_errors, run_with_grads
 from orthonar import BlendRead, MLSTMState, RawRead, mlstm_sequence
-from orthonar.reads.base import LeafRead, Read, read_from_settings, read_settings
+from orthonar.reads.base import LeafRead, Read
+from orthonar.settings import variant_from_settings, variant_settings
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,13 @@ def another(module: str) -> type[Read]:
 
 
 def test_two_reads_of_one_name_are_told_apart():
-    settings = read_settings(DoubledRead())
-    assert read_from_settings(settings) == DoubledRead()
+    settings = variant_settings(DoubledRead())
+    assert variant_from_settings("read", Read, settings) == DoubledRead()
     second = another("elsewhere")
     with pytest.raises(
         ValueError, match=r"read: 'DoubledRead' is the name of elsewhere\.DoubledRead and .*test_leaf_reads"
     ):
-        read_from_settings(settings)
+        variant_from_settings("read", Read, settings)
     del second
 
 
@@ -122,4 +123,4 @@ class ScaledByCellRead(LeafRead):
 """
         namespaces.append({"__name__": "notebook"})
         exec(code, namespaces[-1])
-    assert type(read_from_settings({"name": "ScaledByCellRead"})) is namespaces[-1]["ScaledByCellRead"]
+    assert type(variant_from_settings("read", Read, {"name": "ScaledByCellRead"})) is namespaces[-1]["ScaledByCellRead"]

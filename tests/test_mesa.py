@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from oracle import assert_accurate, hostile_inputs, relative_errors, run_with_grads, saved_elements
 
 import orthonar.reads.mesa as mesa_module
+from benchmarks.oracle import assert_accurate, hostile_inputs, relative_errors, run_with_grads, saved_elements
 from orthonar import MesaRead, MLSTMState, RawRead, mlstm_sequence
 from orthonar.reads.mesa import _conjugate_gradients, _iterations, _System
 

@@ -12,7 +12,11 @@ import torch
 from grids import some_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import (
+
+import orthonar.engine.chunk as chunk_module
+import orthonar.engine.chunk_filter as chunk_filter_module
+import orthonar.engine.chunkwise as chunkwise_module
+from benchmarks.oracle import (
     CHUNK,
     FAMILIES,
     NAMES,
@@ -24,10 +28,6 @@ from oracle import (
     run_with_grads,
     saved_elements,
 )
-
-import orthonar.engine.chunk as chunk_module
-import orthonar.engine.chunk_filter as chunk_filter_module
-import orthonar.engine.chunkwise as chunkwise_module
 from orthonar import MLSTMState, NewtonSchulzRead, RawRead, mlstm_sequence
 
 READS = {"raw": RawRead(), "two_steps": NewtonSchulzRead(steps=2), "five_steps": NewtonSchulzRead(steps=5)}

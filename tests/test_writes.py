@@ -11,9 +11,9 @@ from functools import cache
 import pytest
 import torch
 from grids import some_of
-from oracle import FAMILIES, Inputs, assert_accurate, hostile_inputs, relative_errors, run_with_grads
 
 import orthonar.mlstm.writes as writes_module
+from benchmarks.oracle import FAMILIES, Inputs, assert_accurate, hostile_inputs, relative_errors, run_with_grads
 from orthonar import (
     AdditiveWrite,
     BlendRead,
@@ -30,7 +30,8 @@ from orthonar import (
 )
 from orthonar.engine.chunkwise import Additions, chunkwise
 from orthonar.mlstm.cell import FORMS
-from orthonar.mlstm.writes import Write, check_write, write_from_settings, write_settings
+from orthonar.mlstm.writes import Write, check_write
+from orthonar.settings import variant_from_settings, variant_settings
 
 WRITES = {
     "additive": AdditiveWrite(),
@@ -365,9 +366,11 @@ def test_the_model_uses_its_write():
 @every_write
 def test_settings_survive_as_plain_data(write):
     write = WRITES[write]
-    plain = json.loads(json.dumps(write_settings(write)))
+    plain = json.loads(json.dumps(variant_settings(write)))
     assert plain["name"] == type(write).__name__
-    assert write_from_settings(plain) == write and hash(write) == hash(write_from_settings(plain))
+    assert variant_from_settings("write", Write, plain) == write and hash(write) == hash(
+        variant_from_settings("write", Write, plain)
+    )
 
 
 @pytest.mark.parametrize(
@@ -384,7 +387,7 @@ def test_settings_survive_as_plain_data(write):
 )
 def test_unknown_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        write_from_settings(settings)
+        variant_from_settings("write", Write, settings)
 
 
 @pytest.mark.parametrize(

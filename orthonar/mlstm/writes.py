@@ -23,7 +23,7 @@ from ..engine.gates import gate_logs, log_weights
 from ..engine.keys import SHORTEST_KEY, unit_keys
 from ..reads.base import Read
 from ..reads.newton_schulz import newton_schulz
-from ..settings import Settings, integer, number, settings, variant_from_settings, variant_settings
+from ..settings import Settings, integer, number, settings
 
 # Positions whose corrections are solved for together. Rounding does not depend on it.
 _CHUNK = 16
@@ -258,13 +258,3 @@ def check_write(name: str, write: Write, read: Read) -> None:
         raise ValueError(f"{name} must be a write of orthonar.mlstm.writes, not {write!r}")
     if read.keys is not None and not write.takes_keys:
         raise ValueError(f"{name} must be AdditiveWrite() for a read that has keys kept too, {read!r}, not {write!r}")
-
-
-def write_settings(write: Write) -> dict:
-    """A write as plain data, for run records: its class's name under "name", and its settings."""
-    return variant_settings(write)
-
-
-def write_from_settings(settings: dict) -> Write:
-    """The write that `write_settings` described; ValueError if there is no such write or setting."""
-    return variant_from_settings("write", Write, settings)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..engine.chunk import Chunk, Reading
 from ..engine.chunk_filter import filtered_reading
-from ..settings import Settings, number, settings, variant_from_settings, variant_settings
+from ..settings import Settings, number, settings
 from .chebyshev import odd_chebyshev
 from .singular_values import map_singular_values
 
@@ -225,13 +225,3 @@ def check_read(name: str, read: Read) -> None:
     """Raise a ValueError naming the setting if it is not a read."""
     if not isinstance(read, Read):
         raise ValueError(f"{name} must be a read of orthonar.reads, not {read!r}")
-
-
-def read_settings(read: Read) -> dict:
-    """A read as plain data, for run records: its class's name under "name", and its settings, reads among them too."""
-    return variant_settings(read)
-
-
-def read_from_settings(settings: dict) -> Read:
-    """The read that `read_settings` described; ValueError if there is no such read or setting."""
-    return variant_from_settings("read", Read, settings)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orthonar import ModelConfig, SequenceModel
+
 #: The chunk that the pairs of "straddling" families straddle.
 CHUNK = 16
 NAMES = ("q", "k", "v", "igate_preact", "fgate_preact")
@@ -310,3 +312,17 @@ def _ratio(x: Tensor, reference: Tensor, norm: float) -> float:
     if not math.isfinite(distance):
         return math.inf
     return distance / norm if norm > 0 else (0.0 if distance == 0 else math.inf)
+
+
+def assert_model_steps_as_it_runs(tolerance: float, **settings) -> None:
+    """A small model with these settings gives token by token what it gives for the sequence, and finite gradients."""
+    config = ModelConfig(vocab_size=11, embedding_dim=8, num_heads=2, **settings)
+    model = SequenceModel(config, generator=torch.Generator().manual_seed(0)).double()
+    tokens = torch.randint(11, (2, 9), generator=torch.Generator().manual_seed(1))
+    logits, state, stepped = model(tokens), None, []
+    for token in tokens.unbind(1):
+        one, state = model.step(token, state)
+        stepped.append(one)
+    torch.testing.assert_close(torch.stack(stepped, 1), logits, rtol=tolerance, atol=tolerance)
+    logits.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
