@@ -169,7 +169,7 @@ def make_call(case: Case, vocab_size: int, device: str) -> Callable[[], object]:
         read = RawRead() if case.contender == "raw" else NewtonSchulzRead(steps=case.steps)
         settings = {"vocab_size": vocab_size, "seq_len": case.length, "batch_size": case.batch, "steps": 100_000}
         config = RunConfig(read=read, device=device, **settings)
-        return make_training_step(config, torch.device(device)).take
+        return make_training_step(config, torch.device(device)).step
     if case.what == "step":
         model = make_model(case.contender, case.length, vocab_size, case.steps or 0)
         return make_step(model.to(device), draw_batch)

@@ -27,13 +27,15 @@ def why_no_triton() -> str | None:
 
 
 def pytest_collection_modifyitems(items):
-    """Tests of the fused kernels, marked by `needs_triton`, are skipped with a reason where they cannot run."""
-    reason = why_no_triton()
-    if reason is not None:
-        skip = pytest.mark.skip(reason=reason)
-        for item in items:
-            if "needs_triton" in item.keywords:
-                item.add_marker(skip)
+    """What is marked as needing something is skipped with a reason where that is missing."""
+    reasons = {
+        "needs_triton": why_no_triton(),
+        "needs_cuda": None if torch.cuda.is_available() else "needs a CUDA device",
+    }
+    for item in items:
+        for mark, reason in reasons.items():
+            if reason is not None and mark in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -409,7 +409,7 @@ def test_sample_reads_nothing_back_from_the_device(task):
     assert inputs.shape == (5, task.num_tokens - 1)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.needs_cuda
 def test_sample_in_a_cuda_graph():
     task, generator = NoisyRecall(96, 256), torch.Generator("cuda")
     task.sample(8, generator.manual_seed(7))

@@ -277,7 +277,7 @@ def test_the_schedule_on_the_device_changes_no_loss(read):
     assert eager[0] != eager[-1]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.needs_cuda
 @pytest.mark.parametrize("read", [RawRead(), NewtonSchulzRead()], ids=["raw", "orthogonalized"])
 def test_the_graph_changes_no_loss(read):
     config = RunConfig(read=read, **TINY | {"steps": 50, "lr": 0.01}, device="cuda")
