@@ -263,9 +263,10 @@ def losses(step: TrainingStep, steps: int) -> list[float]:
     """The loss of every step."""
     found = []
     for _ in range(steps):
-        step.loss_sum.zero_()
-        step.step()
-        found.append(step.loss_sum.item())
+        with step.on_its_stream():  # elsewhere it would be read before the graph has run
+            step.loss_sum.zero_()
+            step.step()
+            found.append(step.loss_sum.item())
     return found
 
 
