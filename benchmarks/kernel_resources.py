@@ -25,14 +25,18 @@ _MODULES = {"chunk_filter": chunk_filter, "chunk_reads": chunk_reads, "states": 
 PROGRAMS = (
     ("chunk_reads", "_forward", "fp32"), ("chunk_reads", "_backward", "fp32"),
     ("chunk_reads", "_forward", "fp64"), ("chunk_reads", "_backward", "fp64"),
-    ("chunk_filter", "_prepare", ""), ("chunk_filter", "_recur", ""), ("chunk_filter", "_gradients", ""),
+    ("chunk_filter", "_prepare_start", ""), ("chunk_filter", "_prepare", ""), ("chunk_filter", "_recur", ""),
+    ("chunk_filter", "_sums", ""),
+    ("chunk_filter", "_gradients", ""),
     ("chunk_filter", "_exact", ""), ("chunk_filter", "_exact_backward", ""),
     ("states", "_forward", ""), ("states", "_backward", ""),
 )  # fmt: skip
-_WITH_ALL_REGISTERS = (("chunk_reads", "_backward"), ("chunk_filter", "_prepare"), ("chunk_filter", "_gradients"))
+_WITH_ALL_REGISTERS = (("chunk_reads", "_backward"), ("chunk_filter", "_prepare"), ("chunk_filter", "_sums"))
+_FEW_WARPS, _MANY_WARPS = ("_recur", "_sums"), ("_prepare_start", "_gradients")
 _ALWAYS_SINGLE = {
     "q", "k", "v", "grad_q", "grad_k", "grad_v", "scaled", "over_norm", "clamped", "gram", "kc", "kk", "a", "w", "b",
-    "kept", "r", "p", "grad_scaled",
+    "kept", "r", "p", "form", "grad_scaled", "of_gram", "of_kc",
+    "of_v", "of_kk", "of_w", "squared",
 }  # fmt: skip
 
 
@@ -67,13 +71,14 @@ def compile_program(module: str, program: str, state: str, capability: int, leng
     function = getattr(_MODULES[module], program)
     precision = "ieee" if capability < 80 else "tf32x3"
     sizes = {"L": length, "D": size, "LP": padded(length), "DP": padded(size)}
-    constants = sizes | {"PRECISION": precision, "KEEP": True, "PIECE": 512, "WIDE": capability >= 80}
+    constants = sizes | {"PRECISION": precision, "KEEP": True, "ADJOINT": True, "PIECE": 512, "WIDE": capability >= 80}
     names = function.arg_names
     signature = {a: "constexpr" if a in constants else _type_of(a, module, program, state) for a in names}
     values = {(names.index(a),): value for a, value in constants.items() if a in names}
     source = ASTSource(fn=function, signature=signature, constexprs=values)
-    few = capability >= 80 and program in ("_recur", "_gradients")
-    options = {"num_stages": 1, "num_warps": chunk_filter._WARPS if few else 4}
+    few = chunk_filter._WARPS if capability >= 80 else 4
+    warps = few if program in _FEW_WARPS else chunk_filter._MANY_WARPS if program in _MANY_WARPS else 4
+    options = {"num_stages": 1, "num_warps": warps}
     if (module, program) in _WITH_ALL_REGISTERS:
         options |= ALL_REGISTERS
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.stock import StockModel
 from orthonar import NewtonSchulzRead, RawRead
+from orthonar.mlstm import layer
 from orthonar.mlstm.layer import MLSTM, LayerState, small_init_std
 from orthonar.model import MLSTMConfig, MLSTMModel
 
@@ -224,9 +225,9 @@ def test_a_layer_built_alone_is_initialised():
     """With the very weights that it has in a model drawn from the same generator, after the embedding."""
     generator = seeded()
     torch.empty(11, 24).normal_(generator=generator)
-    layer = MLSTM(num_heads=2).build(24, generator)
+    built = MLSTM(num_heads=2).build(24, generator)
     inside = MLSTMModel(SMALL, generator=seeded()).layer.state_dict()
-    assert all(torch.equal(value, inside[name]) for name, value in layer.state_dict().items())
+    assert all(torch.equal(value, inside[name]) for name, value in built.state_dict().items())
 
 
 def test_modules_are_made_on_the_device_and_dtype_in_force(monkeypatch):
@@ -364,3 +365,27 @@ def test_config_is_frozen_and_knows_its_settings():
         MLSTMConfig().vocab_size = 5
     with pytest.raises(ValueError, match="vocabulary is not a setting of ModelConfig"):
         MLSTMConfig(vocabulary=5)
+
+
+# On a GPU
+
+
+@every_read
+def test_small_products_by_sequence_are_those_in_one(read, monkeypatch):
+    model, tokens = small_model(read), tokens_for(SMALL)
+    by_itself = copy.deepcopy(model)
+    wanted = logits_and_grads(model, tokens)
+    monkeypatch.setattr(layer, "by_sequence", lambda device: True)
+    logits, grads = logits_and_grads(by_itself, tokens)
+    torch.testing.assert_close(logits, wanted[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(grads, wanted[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.needs_cuda
+@every_read
+def test_a_gpu_computes_what_a_cpu_does(read):
+    model, tokens = small_model(read), tokens_for(SMALL)
+    logits, grads = logits_and_grads(copy.deepcopy(model).cuda(), tokens.cuda())
+    wanted = logits_and_grads(model, tokens)
+    torch.testing.assert_close(logits.cpu(), wanted[0], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close({name: grad.cpu() for name, grad in grads.items()}, wanted[1], rtol=1e-7, atol=1e-9)

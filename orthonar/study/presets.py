@@ -14,6 +14,7 @@ from .sides import (
     ELIMINATION,
     HEADLINE,
     ORTHOGONALIZED,
+    ORTHOGONALIZED_CONSTANT,
     ORTHOGONALIZED_SMALL_EMBEDDING,
     SMALL_EMBEDDING,
     Side,
@@ -157,7 +158,7 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
     "initialisation": {
         "paper": _follow_up(80, 512, by_name(BASELINE, SMALL_EMBEDDING, ORTHOGONALIZED, ORTHOGONALIZED_SMALL_EMBEDDING))
     },
-    "schedule": {"paper": _follow_up(80, 512, by_name(COSINE_4000, CONSTANT))},
+    "schedule": {"paper": _follow_up(80, 512, by_name(COSINE_4000, CONSTANT, ORTHOGONALIZED_CONSTANT))},
     "replication": {"paper": _follow_up(80, 512, HEADLINE)},
     "replication-1024": {"paper": _follow_up(80, 1024, HEADLINE)},
     "learning-rate": {

@@ -207,3 +207,7 @@ CONSTANT = _reading(
     "baseline, constant rate", "raw read, constant learning rate", Look(_ORANGE, "P", (0, (5, 1))), RawRead(),
     schedule=Constant(),
 )  # fmt: skip
+ORTHOGONALIZED_CONSTANT = _reading(
+    "orthogonalized, constant rate", "orthogonalized read, constant learning rate", Look(_BLUE, "P", (0, (5, 1))),
+    NewtonSchulzRead(steps=5), schedule=Constant(),
+)  # fmt: skip

@@ -41,6 +41,8 @@ from .tiles import (
 # Warps of a kernel whose products are TF32: by the compiler's count two issue a quarter fewer instructions than four,
 # which would split the same operands into TF32 parts twice as often. Not timed yet.
 _WARPS = 2
+#: Of kernels that are run once and hold matrices of the head's size.
+_MANY_WARPS = 8
 #: Most memory for the vectors that the backward recomputes.
 _BYTES_AT_ONCE = 256 << 20
 
@@ -92,7 +94,9 @@ class _ChunkFilter(torch.autograd.Function):
         if k.dtype == torch.float32:
             shared = _prepared(inputs, flags, eps, largest_cancellation, sizes, products)
             operands = *shared.operands(v), flags
-            _recur[(len(k),)](shared.z, *operands, clenshaw, y, y, len(coefficients) - 1, 0, KEEP=False, **launch)
+            _recur[(len(k),)](
+                shared.z, *operands, clenshaw, y, y, y, y, len(coefficients) - 1, 0, KEEP=False, ADJOINT=False, **launch
+            )
             del shared, operands
         _exact[(len(k),)](*inputs, flags, signed, y, len(coefficients) - 1, eps * eps, num_stages=1, **sizes)
         ctx.save_for_backward(*inputs, flags)
@@ -117,16 +121,21 @@ class _ChunkFilter(torch.autograd.Function):
             grad_scaled = torch.empty_like(k)
             at_once = max(1, _BYTES_AT_ONCE // (2 * max(degree, 1) * k[0].numel() * k.element_size()))
             room = k.new_empty(2, min(at_once, len(k)), max(degree, 1), *k.shape[1:])
+            form = k.new_empty(min(at_once, len(k)), k.shape[1])
+            sums = [torch.empty_like(t[: len(form)]) for t in (shared.gram, shared.kc, shared.kc, shared.kk, shared.kk)]
             for block in (slice(i, min(i + at_once, len(k))) for i in range(0, len(k), at_once)):
                 grid = (block.stop - block.start,)
                 here = shared[block]
-                operands = *here.operands(v[block]), flags[block]
-                result = grad_scaled[block]  # the climb's own is of no use
-                _recur[grid](here.z, *operands, climb, room[0], result, degree, 0, KEEP=True, **launch)
-                _recur[grid](grad_y[block], *operands, clenshaw, room[1], result, degree, 0, KEEP=True, **launch)
+                gram, *operands = *here.operands(v[block]), flags[block]
+                result = grad_scaled[block], room[0], form  # the climb's own y is of no use
+                up, down = {"KEEP": True, "ADJOINT": False}, {"KEEP": True, "ADJOINT": True}
+                _recur[grid](here.z, gram, *operands, climb, room[0], *result, degree, 0, **up, **launch)
+                _recur[grid](grad_y[block], gram, *operands, clenshaw, room[1], *result, degree, 0, **down, **launch)
+                _sums[grid](*operands, *room, *sums, degree, 0, **launch, **ALL_REGISTERS)
                 _gradients[grid](
-                    *(t[block] for t in (k, *gates, c_start)), here.z, here.over_norm, here.clamped, *operands, *room,
-                    result, *(t[block] for t in grads), degree, 0, **launch, **ALL_REGISTERS,
+                    *(t[block] for t in (k, *gates, c_start)), here.z, here.over_norm, here.clamped,
+                    here.kc, v[block], here.kk, flags[block], *sums, form, result[0], *(t[block] for t in grads),
+                    num_stages=1, num_warps=_MANY_WARPS, **sizes, **products,
                 )  # fmt: skip
         _exact_backward[(len(k),)](*inputs, flags, signed, grad_y, *grads, degree, eps * eps, num_stages=1, **sizes)
         return *grads, None, None, None, None
@@ -150,13 +159,19 @@ class _Shared:
 
 
 def _prepared(inputs, flags, eps, largest_cancellation, sizes, products) -> _Shared:
-    k = inputs[1]
+    *chunk, c_start = inputs
+    k = chunk[1]
     count, length, size = k.shape
     vectors, per_position, pairs = (length, size), (length,), (length, length)
     new = vectors, per_position, per_position, (size, size), vectors, pairs, per_position, pairs
     shared = _Shared(*(k.new_empty(count, *shape) for shape in new))
-    options = sizes | products | ALL_REGISTERS
-    _prepare[(count,)](*inputs, flags, *shared.tensors, eps * eps, largest_cancellation, **options)
+    squared = k.new_empty(count)
+    _prepare_start[(count,)](k, c_start, shared.gram, shared.kc, squared, num_warps=_MANY_WARPS, **sizes, **products)
+    found = shared.z, shared.over_norm, shared.clamped, shared.kk, shared.a, shared.w
+    _prepare[(count,)](
+        *chunk, shared.kc, squared, flags, *found, eps * eps, largest_cancellation, **sizes, **products,
+        **ALL_REGISTERS,
+    )  # fmt: skip
     return shared
 
 
@@ -170,21 +185,33 @@ def _sources(coefficients: tuple[float, ...], device: torch.device) -> tuple[Ten
 
 
 @triton.jit
+def _prepare_start(
+    k_ptr, c0_ptr, gram_ptr, kc_ptr, squared_ptr,
+    L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Of the state at the chunk's start: C_0^T C_0, K C_0 and ||C_0||^2."""
+    n, t, d = tl.program_id(0).to(tl.int64), tl.arange(0, LP), tl.arange(0, DP)
+    c0 = load_tile(c0_ptr, n, d, d, D, D).to(tl.float32)
+    store_tile(gram_ptr, n, d, d, D, D, dot(tl.trans(c0), c0, PRECISION))
+    store_tile(kc_ptr, n, t, d, L, D, dot(load_tile(k_ptr, n, t, d, L, D), c0, PRECISION))
+    tl.store(squared_ptr + n, tl.sum(tl.sum(c0 * c0, 1), 0))
+
+
+@triton.jit
 def _prepare(
-    z_ptr, k_ptr, v_ptr, input_ptr, peak_ptr, peak_start_ptr, c0_ptr, flag_ptr,
-    scaled_ptr, over_norm_ptr, clamped_ptr, gram_ptr, kc_ptr, kk_ptr, a_ptr, w_ptr, smallest_squared, limit,
+    z_ptr, k_ptr, v_ptr, input_ptr, peak_ptr, peak_start_ptr, kc_ptr, squared_ptr, flag_ptr,
+    scaled_ptr, over_norm_ptr, clamped_ptr, kk_ptr, a_ptr, w_ptr, smallest_squared, limit,
     L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Norms, flags, and what the passes share; a and w are twice those of C_t over its norm."""
     n, t, d = tl.program_id(0).to(tl.int64), tl.arange(0, LP), tl.arange(0, DP)
-    k, v = load_tile(k_ptr, n, t, d, L, D), load_tile(v_ptr, n, t, d, L, D)
-    c0 = load_tile(c0_ptr, n, d, d, D, D).to(tl.float32)
+    k, v, kc = load_tile(k_ptr, n, t, d, L, D), load_tile(v_ptr, n, t, d, L, D), load_tile(kc_ptr, n, t, d, L, D)
     exact_a, exact_w = load_gates(input_ptr, peak_ptr, peak_start_ptr, n, t, L)
     a, w = exact_a.to(tl.float32), exact_w.to(tl.float32)
-    kc, kk = dot(k, c0, PRECISION), dot(k, tl.trans(k), PRECISION)
+    kk = dot(k, tl.trans(k), PRECISION)
     overlaps = kk * dot(v, tl.trans(v), PRECISION)
     # ||C_t||^2 = a^2 ||C_0||^2 + 2 a sum_u w_u k_u . C_0 v_u + sum_uu' w_u w_u' (k_u . k_u') (v_u . v_u')
-    of_start = a * a * tl.sum(tl.sum(c0 * c0, 1), 0)
+    of_start = a * a * tl.load(squared_ptr + n)
     of_both = 2 * a * tl.sum(w * tl.sum(kc * v, 1)[None, :], 1)
     squared = of_start + of_both + tl.sum(dot(w, overlaps, PRECISION) * w, 1)
     own = tl.sum(k * k, 1) * tl.sum(v * v, 1)
@@ -195,8 +222,6 @@ def _prepare(
     store_tile(scaled_ptr, n, t, d, L, D, load_tile(z_ptr, n, t, d, L, D) * over_norm[:, None])
     store_row(over_norm_ptr, n, t, L, over_norm)
     store_row(clamped_ptr, n, t, L, (squared < smallest_squared).to(tl.float32))
-    store_tile(gram_ptr, n, d, d, D, D, dot(tl.trans(c0), c0, PRECISION))
-    store_tile(kc_ptr, n, t, d, L, D, kc)
     store_tile(kk_ptr, n, t, t, L, L, kk)
     store_row(a_ptr, n, t, L, 2 * exact_a * over_norm)
     store_tile(w_ptr, n, t, t, L, L, 2 * exact_w * over_norm[:, None])
@@ -204,12 +229,16 @@ def _prepare(
 
 @triton.jit
 def _recur(
-    b_ptr, gram_ptr, kc_ptr, v_ptr, kk_ptr, a_ptr, w_ptr, flag_ptr, source_ptr, kept_ptr, y_ptr, degree, stay,
-    L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr, PRECISION: tl.constexpr, KEEP: tl.constexpr,
+    b_ptr, gram_ptr, kc_ptr, v_ptr, kk_ptr, a_ptr, w_ptr, flag_ptr, source_ptr, kept_ptr, y_ptr, r_ptr, form_ptr,
+    degree, stay,
+    L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr, PRECISION: tl.constexpr,
+    KEEP: tl.constexpr, ADJOINT: tl.constexpr,
 ):  # fmt: skip
     """x <- x + s, s <- s - 4 A x + source_k b; the x_k go to kept if KEEP, s + 2 x goes to y.
 
-    stay is 0: the compiler does not know, and so reads again what it would else keep in registers.
+    As the ADJOINT it goes down where the r_k went up: its x_k are kept last first, and sum_k r_k . (4 A) x_k, of each
+    position, goes to form. stay is 0: the compiler does not know, and so reads again what it would else keep in
+    registers.
     """
     n, t, d = tl.program_id(0).to(tl.int64), tl.arange(0, LP), tl.arange(0, DP)
     if tl.load(flag_ptr + n) != 0:
@@ -218,31 +247,35 @@ def _recur(
     a, w = load_row(a_ptr, n, t, L), load_tile(w_ptr, n, t, t, L, L)
     s = tl.load(source_ptr).to(tl.float32) * b
     x = tl.zeros_like(b)
+    form = tl.zeros([LP], tl.float32)
     for j in range(degree):
         x += s
+        place = n * degree + (degree - 1 - j if ADJOINT else j)
         if KEEP:
-            store_tile(kept_ptr, n * degree + j, t, d, L, D, x)
+            store_tile(kept_ptr, place, t, d, L, D, x)
         m = n + j * stay
         v, kc = load_tile(v_ptr, m, t, d, L, D), load_tile(kc_ptr, m, t, d, L, D)
         u = w * dot(x, tl.trans(v), PRECISION)
         e = a[:, None] * dot(x, tl.trans(kc), PRECISION) + dot(u, load_tile(kk_ptr, m, t, t, L, L), PRECISION)
-        s -= dot(x * (a * a)[:, None], load_tile(gram_ptr, m, d, d, D, D), PRECISION)
-        s -= dot(u * a[:, None], kc, PRECISION)
-        s -= dot(w * e, v, PRECISION)
-        s += tl.load(source_ptr + j + 1).to(tl.float32) * b
+        product = dot(x * (a * a)[:, None], load_tile(gram_ptr, m, d, d, D, D), PRECISION)
+        product += dot(u * a[:, None], kc, PRECISION)
+        product += dot(w * e, v, PRECISION)
+        if ADJOINT:
+            form += tl.sum(product * load_tile(r_ptr, place, t, d, L, D), 1)
+        s += tl.load(source_ptr + j + 1).to(tl.float32) * b - product
     store_tile(y_ptr, n, t, d, L, D, s + 2 * x)
+    if ADJOINT:
+        store_row(form_ptr, n, t, L, form)
 
 
 @triton.jit
-def _gradients(
-    k_ptr, input_ptr, peak_ptr, peak_start_ptr, c0_ptr, z_ptr, over_norm_ptr, clamped_ptr,
-    gram_ptr, kc_ptr, v_ptr, kk_ptr, a_ptr, w_ptr, flag_ptr, r_ptr, p_ptr, grad_scaled_ptr,
-    grad_z_ptr, grad_k_ptr, grad_v_ptr, grad_input_ptr, grad_peak_ptr, grad_peak_start_ptr, grad_c0_ptr, degree, stay,
-    L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr, PRECISION: tl.constexpr,
+def _sums(
+    kc_ptr, v_ptr, kk_ptr, a_ptr, w_ptr, flag_ptr, r_ptr, p_ptr, of_gram_ptr, of_kc_ptr, of_v_ptr, of_kk_ptr, of_w_ptr,
+    degree, stay, L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """From r_k and the adjoint's p_k, the derivatives of -sum_k p_k^T (4 A) r_k and then of the norm.
+    """From r_k and the p_k that the adjoint keeps, sums over k: the derivatives of sum_k p_k^T (4 A) r_k.
 
-    The form is of degree 2 in the gates: its derivatives by log a and log w of a position add up to twice its value.
+    By the Gram matrix of C_0 (half of it, to be added to its transpose), by K C_0, V, K K^T (likewise half) and log w.
     """
     n, t, d = tl.program_id(0).to(tl.int64), tl.arange(0, LP), tl.arange(0, DP)
     if tl.load(flag_ptr + n) != 0:
@@ -250,26 +283,41 @@ def _gradients(
     a, w = load_row(a_ptr, n, t, L), load_tile(w_ptr, n, t, t, L, L)
     of_gram = tl.zeros([DP, DP], tl.float32)
     of_kc, of_v = tl.zeros([LP, DP], tl.float32), tl.zeros([LP, DP], tl.float32)
-    of_kk, through = tl.zeros([LP, LP], tl.float32), tl.zeros([LP, LP], tl.float32)
-    form = tl.zeros([LP], tl.float32)
+    of_kk, of_w = tl.zeros([LP, LP], tl.float32), tl.zeros([LP, LP], tl.float32)
     for j in range(degree):
-        r = load_tile(r_ptr, n * degree + j, t, d, L, D)
-        p = load_tile(p_ptr, n * degree + degree - 1 - j, t, d, L, D)
+        r, p = load_tile(r_ptr, n * degree + j, t, d, L, D), load_tile(p_ptr, n * degree + j, t, d, L, D)
         m = n + j * stay
-        v, kc = load_tile(v_ptr, m, t, d, L, D), load_tile(kc_ptr, m, t, d, L, D)
-        kk, gram = load_tile(kk_ptr, m, t, t, L, L), load_tile(gram_ptr, m, d, d, D, D)
-        decayed = p * (a * a)[:, None]
-        of_gram += dot(tl.trans(decayed), r, PRECISION)
-        form += tl.sum(dot(decayed, gram, PRECISION) * r, 1)
+        v, kc, kk = load_tile(v_ptr, m, t, d, L, D), load_tile(kc_ptr, m, t, d, L, D), load_tile(kk_ptr, m, t, t, L, L)
+        of_gram += dot(tl.trans(p * (a * a)[:, None]), r, PRECISION)
         u_r, u_p = w * dot(r, tl.trans(v), PRECISION), w * dot(p, tl.trans(v), PRECISION)
-        carried = a[:, None] * dot(r, tl.trans(kc), PRECISION)
-        e_r = carried + dot(u_r, kk, PRECISION)
+        e_r = a[:, None] * dot(r, tl.trans(kc), PRECISION) + dot(u_r, kk, PRECISION)
         e_p = a[:, None] * dot(p, tl.trans(kc), PRECISION) + dot(u_p, kk, PRECISION)
-        form += tl.sum(u_p * carried + e_p * u_r, 1)
-        through += u_r * e_p + u_p * e_r
+        of_w += u_r * e_p + u_p * e_r
         of_kk += dot(tl.trans(u_p), u_r, PRECISION)
         of_kc += dot(tl.trans(u_p * a[:, None]), r, PRECISION) + dot(tl.trans(u_r * a[:, None]), p, PRECISION)
         of_v += dot(tl.trans(w * e_p), r, PRECISION) + dot(tl.trans(w * e_r), p, PRECISION)
+    store_tile(of_gram_ptr, n, d, d, D, D, of_gram)
+    store_tile(of_kc_ptr, n, t, d, L, D, of_kc)
+    store_tile(of_v_ptr, n, t, d, L, D, of_v)
+    store_tile(of_kk_ptr, n, t, t, L, L, of_kk)
+    store_tile(of_w_ptr, n, t, t, L, L, of_w)
+
+
+@triton.jit
+def _gradients(
+    k_ptr, input_ptr, peak_ptr, peak_start_ptr, c0_ptr, z_ptr, over_norm_ptr, clamped_ptr, kc_ptr, v_ptr, kk_ptr,
+    flag_ptr, of_gram_ptr, of_kc_ptr, of_v_ptr, of_kk_ptr, of_w_ptr, form_ptr, grad_scaled_ptr,
+    grad_z_ptr, grad_k_ptr, grad_v_ptr, grad_input_ptr, grad_peak_ptr, grad_peak_start_ptr, grad_c0_ptr,
+    L: tl.constexpr, D: tl.constexpr, LP: tl.constexpr, DP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradients by all inputs, from the sums: those of -form, and then those by way of the norm.
+
+    The form is of degree 2 in the gates: its derivatives by log a and log w of a position add up to twice its value.
+    """
+    n, t, d = tl.program_id(0).to(tl.int64), tl.arange(0, LP), tl.arange(0, DP)
+    if tl.load(flag_ptr + n) != 0:
+        return
+    form, through = load_row(form_ptr, n, t, L), load_tile(of_w_ptr, n, t, t, L, L)
 
     # By way of the norm, which divides z, a and w alike.
     over_norm = load_row(over_norm_ptr, n, t, L)
@@ -292,11 +340,13 @@ def _gradients(
     )
     of_x = tl.sum((2 * grad_squared * a)[:, None] * w, 0)
     of_overlaps = dot(tl.trans(w), grad_squared[:, None] * w, PRECISION)
+    of_v, of_kc = load_tile(of_v_ptr, n, t, d, L, D), load_tile(of_kc_ptr, n, t, d, L, D)
     grad_v = of_x[:, None] * kc - of_v + 2 * dot(of_overlaps * kk, v, PRECISION)
     store_tile(grad_v_ptr, n, t, d, L, D, grad_v)
-    grad_kc, grad_kk = of_x[:, None] * v - of_kc, of_overlaps * vv - of_kk
+    grad_kc, grad_kk = of_x[:, None] * v - of_kc, of_overlaps * vv - load_tile(of_kk_ptr, n, t, t, L, L)
     grad_k = dot(grad_kk + tl.trans(grad_kk), k, PRECISION) + dot(grad_kc, tl.trans(c0), PRECISION)
     store_tile(grad_k_ptr, n, t, d, L, D, grad_k)
+    of_gram = load_tile(of_gram_ptr, n, d, d, D, D)
     grad_c0 = dot(tl.trans(k), grad_kc, PRECISION) - dot(c0, of_gram + tl.trans(of_gram), PRECISION)
     store_tile(grad_c0_ptr, n, d, d, D, D, grad_c0 + 2 * tl.sum(grad_squared * a * a, 0) * c0)
 
