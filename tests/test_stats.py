@@ -15,7 +15,7 @@ def runs(escapes, budget=100, accuracies=None):
     accuracy = escape.notna() * 0.9 + escape.isna() * 0.2 if accuracies is None else accuracies
     seeds = range(len(escape))
     return pd.DataFrame({
-        "seed": seeds, "identity": [f"run {seed}" for seed in seeds], "outcome": "plateau",
+        "seed": seeds, "device": "cpu", "identity": [f"run {seed}" for seed in seeds], "outcome": "plateau",
         "escape_step": escape, "steps": budget, "accuracy": accuracy, "solved": escape.notna(),
     })  # fmt: skip
 

@@ -173,16 +173,20 @@ def fisher(solved: tuple[int, int], runs: tuple[int, int]) -> float:
 
 
 def shared_seeds(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The runs of two run tables whose seeds both have, each by seed, in the same order.
+    """The runs of two run tables that make up pairs, each by seed, in the same order.
+
+    A pair has one seed and one kind of device: a CPU's generator and a GPU's draw other batches from the same seed.
 
     Raises:
         ValueError: a seed comes twice on one side.
     """
+    kinds = []
     for side in (first, second):
         twice = side["seed"][side["seed"].duplicated()]
         if len(twice):
             raise ValueError(f"seed: {twice.iloc[0]} comes twice on one side")
-    seeds = sorted(set(first["seed"]) & set(second["seed"]))
+        kinds.append(dict(zip(side["seed"], side["device"].str.partition(":")[0])))
+    seeds = sorted(seed for seed in kinds[0] if kinds[0][seed] == kinds[1].get(seed))
     return first.set_index("seed").loc[seeds], second.set_index("seed").loc[seeds]
 
 
@@ -191,7 +195,7 @@ def pairs(first: pd.DataFrame, second: pd.DataFrame) -> Pairs:
 
     Args:
         first: a run table.
-        second: a run table; seeds that only one side has are left out.
+        second: a run table; runs without a partner are left out, see `shared_seeds`.
     """
     a, b = (side["solved"].to_numpy(bool) for side in shared_seeds(first, second))
     return Pairs(int((~a & ~b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((a & b).sum()))
@@ -280,7 +284,7 @@ def paired_logrank(first: pd.DataFrame, second: pd.DataFrame) -> float:
 
     Args:
         first: a run table.
-        second: a run table; seeds that only one side has are left out.
+        second: a run table; runs without a partner are left out, see `shared_seeds`.
 
     Returns:
         The p-value; NaN where no pair tells the sides apart.

@@ -208,6 +208,6 @@ CONSTANT = _reading(
     schedule=Constant(),
 )  # fmt: skip
 ORTHOGONALIZED_CONSTANT = _reading(
-    "orthogonalized, constant rate", "orthogonalized read, constant learning rate", Look(_BLUE, "P", (0, (5, 1))),
+    "ns5, constant rate", "orthogonalized read, constant learning rate", Look(_BLUE, "P", (0, (5, 1))),
     NewtonSchulzRead(steps=5), schedule=Constant(),
 )  # fmt: skip
