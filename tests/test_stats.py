@@ -60,7 +60,7 @@ def test_a_mean_and_its_interval():
 
 
 def test_a_mean_of_few_or_of_equals_has_no_interval():
-    for values in ([0.3], [0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.9], 12 * [0.3]):
+    for values in ([0.3], [0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.9], 12 * [0.3], [100.0, *8 * [100 * (1 - 2e-16)]]):
         mean = stats.mean_interval(values)
         assert mean.value == pytest.approx(np.mean(values))
         assert math.isnan(mean.low) and math.isnan(mean.high)

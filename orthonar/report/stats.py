@@ -140,8 +140,8 @@ def mean_interval(values: Sequence[float] | pd.Series, seed: int = 0, resamples:
         resamples: how many samples are drawn.
 
     Returns:
-        The mean; without an interval where there are fewer than `LEAST_FOR_INTERVAL` values, or where all are equal, so
-        that resampling cannot tell how far the mean may be off.
+        The mean; without an interval where there are fewer than `LEAST_FOR_INTERVAL` values, or where all are equal but
+        for rounding, so that resampling cannot tell how far the mean may be off.
 
     Raises:
         ValueError: there is no value, or one is not a number: the message names it.
@@ -154,7 +154,7 @@ def mean_interval(values: Sequence[float] | pd.Series, seed: int = 0, resamples:
         lost = ", ".join(str(name) for name, value in zip(names, values) if np.isnan(value))
         raise ValueError(f"values: not a number, in run {lost}")
     mean = float(values.mean())
-    if values.size < LEAST_FOR_INTERVAL or np.ptp(values) == 0:
+    if values.size < LEAST_FOR_INTERVAL or np.ptp(values) <= 1e-12 * np.abs(values).max():
         return Interval(mean, np.nan, np.nan)
     result = stats.bootstrap(
         (values,), np.mean, n_resamples=resamples, confidence_level=CONFIDENCE, rng=np.random.default_rng(seed)
