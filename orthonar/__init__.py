@@ -12,11 +12,12 @@ from .reads.mesa import MesaRead
 from .reads.newton_schulz import NewtonSchulzRead, newton_schulz
 from .reads.rls import RLSRead
 from .reads.singular_values import orthogonal_blocks
+from .training.anneals import FixedAnneal, GatedAnneal
 from .training.config import RunConfig
 from .training.evaluation import evaluate
 from .training.optimizers import AdamW
 from .training.record import RunRecord
-from .training.schedules import Constant, Cosine
+from .training.schedules import Constant, Cosine, LongCosine, WarmUp
 from .training.train import train
 from .version import VERSION
 
@@ -28,8 +29,11 @@ __all__ = [
     "Constant",
     "Cosine",
     "DeltaWrite",
-    "MLSTM",
+    "FixedAnneal",
     "FullDeltaWrite",
+    "GatedAnneal",
+    "LongCosine",
+    "MLSTM",
     "MLSTMConfig",
     "MLSTMModel",
     "MLSTMState",
@@ -47,6 +51,7 @@ __all__ = [
     "RunRecord",
     "SequenceModel",
     "StraightThroughRead",
+    "WarmUp",
     "WriteBack",
     "evaluate",
     "mlstm_sequence",

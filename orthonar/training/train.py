@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import torch
@@ -97,6 +98,10 @@ class Run:
         self._since = 0
 
     @property
+    def _last_step(self) -> int:
+        return self.config.anneal.last_step(self.config.steps, self._step.escaped_at)
+
+    @property
     def model(self) -> SequenceModel:
         """The model, in whatever state it is."""
         return self._step.model
@@ -105,7 +110,7 @@ class Run:
         """Take one step, and evaluate if it is time; begin is the clock's time at which training began."""
         self._step.step()
         step = self._step.steps_done
-        if step % self.config.eval_every == 0 or step == self.config.steps:
+        if step % self.config.eval_every == 0 or step in (self.config.steps, self._last_step):
             with self._step.on_its_stream():
                 self._evaluate(step, begin)
 
@@ -115,11 +120,14 @@ class Run:
         finite = math.isfinite(train_loss) and math.isfinite(loss)
         self.seconds = time.perf_counter() - begin
         numbers = (accuracy, loss, train_loss) if finite else (None, None, None)
-        probes = self._probe(step == self.config.steps) if self.config.probes and finite else None
-        self.trace.append(Evaluation(step, *numbers, round(self.seconds, 3), probes))
+        line = Evaluation(step, *numbers, round(self.seconds, 3))
+        self._step.escaped_at = self.config.anneal.escape([*self.trace, line])
+        last = step == self._last_step
+        probes = self._probe(last) if self.config.probes and finite else None
+        self.trace.append(replace(line, probes=probes))
         if self._on_evaluation is not None:
             self._on_evaluation(self.config, self.trace[-1])
-        self.finished = step == self.config.steps or not finite
+        self.finished = last or not finite
         self._step.loss_sum.zero_()
         self._since = step
 
