@@ -8,6 +8,7 @@ from .model import MLSTMConfig, MLSTMModel, ModelConfig, SequenceModel
 from .reads.base import RawRead
 from .reads.composites import BlendRead, MatrixStraightThroughRead, StraightThroughRead
 from .reads.filters import MuonRead, PolarRead, RidgeRead
+from .reads.low_degree import ShortNewtonSchulzRead, SteepRead
 from .reads.mesa import MesaRead
 from .reads.newton_schulz import NewtonSchulzRead, newton_schulz
 from .reads.rls import RLSRead
@@ -50,6 +51,8 @@ __all__ = [
     "RunConfig",
     "RunRecord",
     "SequenceModel",
+    "ShortNewtonSchulzRead",
+    "SteepRead",
     "StraightThroughRead",
     "WarmUp",
     "WriteBack",

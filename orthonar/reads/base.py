@@ -25,8 +25,9 @@ from ..settings import Settings, number, settings
 from .chebyshev import odd_chebyshev
 from .singular_values import map_singular_values
 
-# In float32, slopes up to here (eight Newton-Schulz steps: 26) keep errors within 2e-5 on all inputs tried.
-_STEEP = 30.0
+# What float32 rounding is multiplied by: that of X^T q by the gain g = f(s) / s, that of A by s |g'(s^2)|. Up to here
+# (eight Newton-Schulz steps: 26 and 111) errors stay within 2e-5 on all inputs tried.
+_LARGEST_GAIN, _MOST_SENSITIVE = 30.0, 120.0
 
 
 class Read(Settings, ABC):
@@ -197,8 +198,8 @@ class FilterRead(LeafRead):
         return Reading(numerator.to(dtype), n_dot_q)
 
     def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """float64 for maps with a slope above 30, whatever the dtype: the slope multiplies the rounding of A."""
-        return torch.float64 if _steepest_slope(self) > _STEEP else dtype
+        """float64 for maps so steep that they magnify float32 rounding too much, whatever the dtype."""
+        return torch.float64 if _magnifies_rounding(self) else dtype
 
     def coefficients(self, dtype: torch.dtype) -> tuple[float, ...]:
         """Coefficients of g in the Chebyshev polynomials of the third kind, as many as the dtype asks for."""
@@ -211,9 +212,11 @@ def transpose_matvec(matrix: Tensor, q: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _steepest_slope(read: FilterRead) -> float:
-    s = torch.linspace(0, 1, 4097, dtype=torch.float64)
-    return (read.scalar_map(s).diff() / s.diff()).abs().max().item()
+def _magnifies_rounding(read: FilterRead) -> bool:
+    s = torch.linspace(0, 1, 4097, dtype=torch.float64)[1:]
+    gain = read.scalar_map(s) / s
+    sensitivity = gain.diff() / s.diff() / 2
+    return gain.abs().max().item() > _LARGEST_GAIN or sensitivity.abs().max().item() > _MOST_SENSITIVE
 
 
 @lru_cache(maxsize=256)
