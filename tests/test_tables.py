@@ -187,8 +187,9 @@ def test_the_rate_for_a_task_and_that_for_task_and_read():
     records = all_records(TINY, accuracy)
     assert tables.different_rates(TINY, records) == []
     records = all_records(TINY, lambda c: 0.9 if (c.lr == 1e-3) == (type(c.read).__name__ == "RawRead") else 0.3)
-    choice = tables.rate_choices(TINY, records).iloc[0]
-    assert choice.tolist() == ["0.001", "0.01", "no: a confound", "0.01"], "of equally good rates the larger"
+    choice = tables.rate_choices(TINY, records).iloc[:2].to_numpy().tolist()
+    own, task = ["0.001", "0.01"], ["no: a confound", "0.01"]  # of equally good rates the larger
+    assert choice == [[lr, *task] for lr in own]
     assert "baseline at 0.001, orthogonalized at 0.01" in tables.different_rates(TINY, records)[0]
     table = tables.headline(TINY, records, "seeds at one rate per task")
     assert (table["rate"] == "0.01").all()

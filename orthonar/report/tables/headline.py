@@ -276,21 +276,22 @@ def rates(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def rate_choices(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """Which learning rate is chosen for each task, by either meaning of "for each task": as text.
+    """Which learning rate is chosen, by either meaning of "for each task": as text.
 
     Returns:
-        One row per task: the rate chosen for each side by itself, a column per side, and whether they are the same;
-        then the one rate for the whole task, that with the highest mean over all sides.
+        One row per task and side: the rate chosen for it by itself; whether all sides of the task have that rate; the
+        one rate for the whole task, that with the highest mean over all sides.
     """
     found = {r.identity: r for r in records}
     rows = []
     for task in study.tasks:
         chosen = {side: study.chosen_rate(task, side, found) for side in study.sides}
-        together = shared_rate(study, task, found)
+        together = _rate_text(shared_rate(study, task, found))
         same = "" if None in chosen.values() else "yes" if len(set(chosen.values())) == 1 else "no: a confound"
-        row = {"task": _label(study, task), **{side: _rate_text(lr) for side, lr in chosen.items()}}
-        rows.append(row | {"same rate": same, "one rate for the task": _rate_text(together)})
-    return pd.DataFrame(rows).set_index("task")
+        for side, lr in chosen.items():
+            row = {"task": _label(study, task), "read": side, "its own rate": _rate_text(lr), "the same for all": same}
+            rows.append(row | {"one rate for the task": together})
+    return pd.DataFrame(rows).set_index(["task", "read"])
 
 
 def _rate_text(lr: float | None) -> str:
