@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..engine.chunk import Chunk, Reading
 from ..settings import number, settings, variant
@@ -146,14 +145,19 @@ class MatrixStraightThroughRead(LeafRead):
 
 
 class _WithGradientsOf(torch.autograd.Function):
-    """The first as it is, with all gradients to the second."""
+    """The first as it is, with all gradients to the second; any number of times, as nothing but them is passed on."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx, value, other):
+    def forward(value, other):
         return value.clone()
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
     def backward(ctx, grad):
         return None, grad
 
@@ -161,11 +165,16 @@ class _WithGradientsOf(torch.autograd.Function):
 class _WithGradientsOfBoth(torch.autograd.Function):
     """The first as it is, with the same gradients to both: their sum, less the second's value."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, value, other):
+    def forward(value, other):
         return value.clone()
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
     def backward(ctx, grad):
         return grad, grad
