@@ -13,6 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+_WHERE = "the chunkwise and fused forms, straight-through reads, and reads that decompose the memory"
+_ELSEWHERE = "form='parallel' and form='recurrent' with another read"
+
 
 class HandWritten(torch.autograd.Function):
     """A function with a gradient written by hand, right under every transform that PyTorch has or refused in words.
@@ -21,7 +24,7 @@ class HandWritten(torch.autograd.Function):
     checkpointing and hooks on saved tensors. Second derivatives and forward mode are refused. The gradient is computed
     outside autocast.
 
-    A subclass gives three static methods:
+    A subclass gives three static methods, of which none may return a tensor that it was given:
 
         forward(*args)          its results, and after them tensors that only the gradient wants
         saved(args, outputs)    the tensors that the gradient depends on, and a tuple of whatever else it needs. Every
@@ -43,8 +46,7 @@ class HandWritten(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, *tangents):
         raise NotImplementedError(
-            "orthonar's chunkwise and fused forms have no forward-mode derivatives (jvp): use reverse mode, or "
-            "form='recurrent' or form='parallel'"
+            f"orthonar: {_WHERE} have no forward-mode derivatives (jvp); reverse mode has, and {_ELSEWHERE}"
         )
 
 
@@ -64,8 +66,7 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         raise RuntimeError(
-            "orthonar's chunkwise and fused forms, and reads that decompose the memory, can be differentiated once, "
-            "not twice: use form='parallel' or form='recurrent' with a raw, Newton-Schulz, Muon or ridge read"
+            f"orthonar: {_WHERE} can be differentiated once, not twice; {_ELSEWHERE} as often as you like"
         )
 
     @staticmethod

@@ -7,9 +7,9 @@ and in the same way what the parts have for n_t . q_t there: almost always the s
 from abc import abstractmethod
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
+from ..engine.by_hand import HandWritten
 from ..engine.chunk import Chunk, Reading
 from ..settings import number, settings, variant
 from .base import LeafRead, RawRead, Read
@@ -144,37 +144,33 @@ class MatrixStraightThroughRead(LeafRead):
         return Reading(_WithGradientsOfBoth.apply(value, other), chunk.raw.n_dot_q)
 
 
-class _WithGradientsOf(torch.autograd.Function):
-    """The first as it is, with all gradients to the second; any number of times, as nothing but them is passed on."""
-
-    generate_vmap_rule = True
+class _WithGradientsOf(HandWritten):
+    """The first as it is, with all gradients to the second."""
 
     @staticmethod
     def forward(value, other):
         return value.clone()
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
+    def saved(args, outputs):
+        return outputs, ()
 
     @staticmethod
-    def backward(ctx, grad):
-        return None, grad
+    def gradients(tensors, other, needs, grad):
+        return None, grad.clone()
 
 
-class _WithGradientsOfBoth(torch.autograd.Function):
+class _WithGradientsOfBoth(HandWritten):
     """The first as it is, with the same gradients to both: their sum, less the second's value."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(value, other):
         return value.clone()
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
+    def saved(args, outputs):
+        return outputs, ()
 
     @staticmethod
-    def backward(ctx, grad):
-        return grad, grad
+    def gradients(tensors, other, needs, grad):
+        return grad.clone(), grad.clone()
