@@ -27,11 +27,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .backends import fused_filter
 from .blocks import blocks_of
+from .by_hand import HandWritten
 from .chunk import Chunk, Reading
+from .looking import known
 
 # Writes that cancel each other leave a memory much smaller than they were, and what is shared by a chunk is squared:
 # rounding is magnified by (sum of the writes' squared norms) / ||C||^2. Chunks beyond this are read by the plain form.
@@ -76,8 +77,12 @@ def filtered_reading(
     log_norm = 0.5 * squared.clamp_min(eps**2).log()[..., None]
     shared = torch.cat([gram, kc, v], 1)
     y = chunk_filter(numerator * (-log_norm).exp(), shared, kk, log_a - log_norm, log_w - log_norm, coefficients)
-    if cancelled.any():
-        y = _reread(y, cancelled.any(-1).nonzero()[:, 0], chunk, plainly)
+    cancelled = cancelled.any(-1)
+    found = known(cancelled.any())
+    if found:
+        y = _reread(y, cancelled.nonzero()[:, 0], chunk, plainly)
+    elif found is None:  # all by both ways, then
+        y = torch.where(cancelled[:, None, None], chunk.read_by_matrices(plainly).numerator.to(y.dtype), y)
     return Reading(y, n_dot_q)
 
 
@@ -105,31 +110,41 @@ def chunk_filter(
     Returns:
         y, (N, L, D).
     """
-    return _ChunkFilter.apply(z, shared, kk, log_a, log_w, coefficients)
+    # The gradient by z alone needs none of the vectors: the adjoint of g(A) is g(A).
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (shared, kk, log_a, log_w))
+    return _ChunkFilter.apply(z, shared, kk, log_a, log_w, coefficients, keep)[0]
 
 
-class _ChunkFilter(torch.autograd.Function):
+class _ChunkFilter(HandWritten):
     @staticmethod
-    def forward(ctx, z, shared, kk, log_a, log_w, coefficients):
-        # 2 a and 2 w, so that the operator is 4 A.
-        operands = shared, kk, 2 * log_a.exp(), 2 * log_w.exp()
-        # The gradient by z alone needs none of the vectors: the adjoint of g(A) is g(A).
-        y, kept = _filter(z, *operands, coefficients, keep=any(ctx.needs_input_grad[1:]))
-        ctx.save_for_backward(*operands, *kept)
-        ctx.coefficients = coefficients
-        return y
+    def forward(z, shared, kk, log_a, log_w, coefficients, keep):
+        y, kept = _filter(z, *_operands(shared, kk, log_a, log_w), coefficients, keep)
+        return y, *kept
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_y):
-        operands, kept = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        if not kept:
-            return _filter(grad_y, *operands, ctx.coefficients, keep=False)[0], None, None, None, None, None
+    def saved(args, outputs):
+        z, *chunk, coefficients, keep = args
+        y, *kept = outputs
+        return (*chunk, y, *(kept if keep else [z])), (coefficients, keep)
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad_y):
+        (*chunk, _), kept, (coefficients, keep) = tensors[:5], tensors[5:], other
+        operands = _operands(*chunk)
+        if not any(needs[1:]):
+            return _filter(grad_y, *operands, coefficients, keep=False)[0], *6 * [None]
+        if not keep:
+            _, kept = _filter(kept[0], *operands, coefficients, keep=True)
         grads = [torch.empty_like(t) for t in (grad_y, *operands)]
         for block, vectors in zip(_blocks(operands[0]), kept, strict=True):
             here = [t[block] for t in operands]
-            _adjoint([g[block] for g in grads], grad_y[block], vectors, *here, ctx.coefficients)
-        return *grads, None
+            _adjoint([g[block] for g in grads], grad_y[block], vectors, *here, coefficients)
+        return *grads, None, None
+
+
+def _operands(shared, kk, log_a, log_w) -> tuple[Tensor, ...]:
+    """shared, kk, 2 a and 2 w, so that the operator is 4 A."""
+    return shared, kk, 2 * log_a.exp(), 2 * log_w.exp()
 
 
 def _filter(z, shared, kk, a, w, coefficients, keep) -> tuple[Tensor, list[Tensor]]:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from .by_hand import HandWritten
 
 
 def chunk_states(decay: Tensor, update: Tensor, initial: Tensor, scan: Callable | None = None) -> tuple[Tensor, Tensor]:
@@ -28,23 +29,27 @@ def chunk_states(decay: Tensor, update: Tensor, initial: Tensor, scan: Callable 
     return starts.reshape(update.shape), end.reshape(initial.shape)
 
 
-class _Scan(torch.autograd.Function):
+class _Scan(HandWritten):
     """A loop over chunks that keeps one copy of the states and none of its steps."""
 
+    results = 2
+
     @staticmethod
-    def forward(ctx, decay, update, initial):
+    def forward(decay, update, initial):
         starts = torch.empty_like(update)
         state = initial
         for c in range(update.shape[1]):
             starts[:, c] = state
             state = torch.addcmul(update[:, c], state, decay[:, c, None])
-        ctx.save_for_backward(decay, starts)
         return starts, state
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_starts, grad_end):
-        decay, starts = ctx.saved_tensors
+    def saved(args, outputs):
+        return (args[0], outputs[0]), ()
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad_starts, grad_end):
+        decay, starts = tensors
         grad_update = torch.empty_like(starts)
         grad = grad_end
         for c in range(starts.shape[1] - 1, -1, -1):
