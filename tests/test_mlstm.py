@@ -598,7 +598,7 @@ def state_with(**changes) -> MLSTMState:
     {
         "q_rank": ("q", {"q": torch.ones(2, 4, 3)}),
         "q_empty": ("q", {"q": torch.ones(1, 2, 0, 3)}),
-        "q_half": ("q", {"q": torch.ones(1, 2, 4, 3, dtype=torch.float16)}),
+        "q_complex": ("q", {"q": torch.ones(1, 2, 4, 3, dtype=torch.complex64)}),
         "q_integer": ("q", {"q": torch.ones(1, 2, 4, 3, dtype=torch.int64)}),
         "k_length": ("k", {"k": torch.ones(1, 2, 5, 3, dtype=torch.float64)}),
         "k_dtype": ("k", {"k": torch.ones(1, 2, 4, 3)}),

@@ -103,10 +103,12 @@ class Chunk:
         Returns:
             (N, L, D) and (N, L), in float64; nothing of a position is kept for the backward pass.
         """
-        readings = [
-            checkpoint(self[i : i + _PLAIN_CHUNKS_AT_ONCE]._read_positions, read, use_reentrant=False)
-            for i in range(0, len(self.q), _PLAIN_CHUNKS_AT_ONCE)
-        ]
+        parts = [self[i : i + _PLAIN_CHUNKS_AT_ONCE] for i in range(0, len(self.q), _PLAIN_CHUNKS_AT_ONCE)]
+        if torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
+            # Neither knows the hooks that checkpointing is made of.
+            readings = [part._read_positions(read) for part in parts]
+        else:
+            readings = [checkpoint(part._read_positions, read, use_reentrant=False) for part in parts]
         numerator, n_dot_q = (torch.cat(parts) for parts in zip(*readings))
         return Reading(F.pad(numerator, (0, self.q.shape[-1] - self.head_size)), n_dot_q)
 

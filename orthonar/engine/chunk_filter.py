@@ -27,11 +27,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .backends import fused_filter
 from .blocks import blocks_of
+from .by_hand import HandWritten
 from .chunk import Chunk, Reading
+from .looking import known
 
 # Writes that cancel each other leave a memory much smaller than they were, and what is shared by a chunk is squared:
 # rounding is magnified by (sum of the writes' squared norms) / ||C||^2. Chunks beyond this are read by the plain form.
@@ -76,8 +77,12 @@ def filtered_reading(
     log_norm = 0.5 * squared.clamp_min(eps**2).log()[..., None]
     shared = torch.cat([gram, kc, v], 1)
     y = chunk_filter(numerator * (-log_norm).exp(), shared, kk, log_a - log_norm, log_w - log_norm, coefficients)
-    if cancelled.any():
-        y = _reread(y, cancelled.any(-1).nonzero()[:, 0], chunk, plainly)
+    cancelled = cancelled.any(-1)
+    found = known(cancelled.any())
+    if found:
+        y = _reread(y, cancelled.nonzero()[:, 0], chunk, plainly)
+    elif found is None:  # all by both ways, then
+        y = torch.where(cancelled[:, None, None], chunk.read_by_matrices(plainly).numerator.to(y.dtype), y)
     return Reading(y, n_dot_q)
 
 
@@ -105,31 +110,41 @@ def chunk_filter(
     Returns:
         y, (N, L, D).
     """
-    return _ChunkFilter.apply(z, shared, kk, log_a, log_w, coefficients)
+    # The gradient by z alone needs none of the vectors: the adjoint of g(A) is g(A).
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (shared, kk, log_a, log_w))
+    return _ChunkFilter.apply(z, shared, kk, log_a, log_w, coefficients, keep)[0]
 
 
-class _ChunkFilter(torch.autograd.Function):
+class _ChunkFilter(HandWritten):
     @staticmethod
-    def forward(ctx, z, shared, kk, log_a, log_w, coefficients):
-        # 2 a and 2 w, so that the operator is 4 A.
-        operands = shared, kk, 2 * log_a.exp(), 2 * log_w.exp()
-        # The gradient by z alone needs none of the vectors: the adjoint of g(A) is g(A).
-        y, kept = _filter(z, *operands, coefficients, keep=any(ctx.needs_input_grad[1:]))
-        ctx.save_for_backward(*operands, *kept)
-        ctx.coefficients = coefficients
-        return y
+    def forward(z, shared, kk, log_a, log_w, coefficients, keep):
+        y, kept = _filter(z, *_operands(shared, kk, log_a, log_w), coefficients, keep)
+        return y, *kept
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_y):
-        operands, kept = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        if not kept:
-            return _filter(grad_y, *operands, ctx.coefficients, keep=False)[0], None, None, None, None, None
+    def saved(args, outputs):
+        z, *chunk, coefficients, keep = args
+        y, *kept = outputs
+        return (*chunk, y, *(kept if keep else [z])), (coefficients, keep)
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad_y):
+        (*chunk, _), kept, (coefficients, keep) = tensors[:5], tensors[5:], other
+        operands = _operands(*chunk)
+        if not any(needs[1:]):
+            return _filter(grad_y, *operands, coefficients, keep=False)[0], *6 * [None]
+        if not keep:
+            _, kept = _filter(kept[0], *operands, coefficients, keep=True)
         grads = [torch.empty_like(t) for t in (grad_y, *operands)]
         for block, vectors in zip(_blocks(operands[0]), kept, strict=True):
             here = [t[block] for t in operands]
-            _adjoint([g[block] for g in grads], grad_y[block], vectors, *here, ctx.coefficients)
-        return *grads, None
+            _adjoint([g[block] for g in grads], grad_y[block], vectors, *here, coefficients)
+        return *grads, None, None
+
+
+def _operands(shared, kk, log_a, log_w) -> tuple[Tensor, ...]:
+    """shared, kk, 2 a and 2 w, so that the operator is 4 A."""
+    return shared, kk, 2 * log_a.exp(), 2 * log_w.exp()
 
 
 def _filter(z, shared, kk, a, w, coefficients, keep) -> tuple[Tensor, list[Tensor]]:
@@ -193,16 +208,14 @@ def _adjoint(grads, grad_y, kept, shared, kk, a, w, c) -> None:
     r, p = x[:, of_r], x[:, of_p]
     products = grad_y.new_empty(n, rows, 2 * length)
     mixed = grad_y.new_empty(n, rows, length)
-    left = grad_y.new_empty(n, rows, d + 2 * length)
+    # Each of its own, for the products' sake: a part of a larger matrix multiplies at half the speed.
+    left_p, rest_r = grad_y.new_empty(n, length, d + 2 * length), grad_y.new_empty(n, length, 2 * length)
     am, u = products[..., :length], products[..., length:]
     u_r, u_p, e_r, e_p = u[:, of_r], u[:, of_p], mixed[:, of_r], mixed[:, of_p]
-    # Crossed, for the gradients: what r leaves in the chunk stands in the rows of p, and what p leaves in those of r.
-    left_of_p, left_of_r = left[:, of_r], left[:, of_p]
-    decayed_p, u_of_p, e_of_p = left_of_p.split([d, length, length], -1)
-    _, u_of_r, e_of_r = left_of_r.split([d, length, length], -1)
-    gram_t, rest_t, u_p_t = decayed_p.mT, left[..., d:].mT, u_p.mT
-    grad_gram = grad_y.new_zeros(n, d, d)
-    grad_rest = grad_y.new_zeros(n, 2 * length, d)
+    decayed_p, u_of_p, e_of_p = left_p.split([d, length, length], -1)
+    u_of_r, e_of_r = rest_r.chunk(2, -1)
+    left_p_t, rest_r_t, u_p_t = left_p.mT, rest_r.mT, u_p.mT
+    grad_rest = grad_y.new_zeros(n, 2 * length, d)  # what of it comes from r's side
     applied = torch.empty_like(grad_y)  # 4 A p
     form = torch.zeros_like(grad_y)  # sums to p^T (4 A) r
     through = torch.zeros_like(grad_log_w)
@@ -210,6 +223,7 @@ def _adjoint(grads, grad_y, kept, shared, kk, a, w, c) -> None:
     degree = len(c) - 1
     torch.mul(grad_y, c[degree] * (-1) ** degree, out=grad_r)
     grad_kk.zero_()
+    grad_shared.zero_()
     for k in range(degree - 1, -1, -1):
         r.copy_(kept[k])
         p.add_(grad_r)
@@ -222,16 +236,15 @@ def _adjoint(grads, grad_y, kept, shared, kk, a, w, c) -> None:
         torch.mul(u_r, a, out=u_of_r)
         torch.mul(e_p, w, out=e_of_p)
         torch.mul(e_r, w, out=e_of_r)
-        torch.bmm(left_of_p, shared, out=applied)
-        grad_gram.baddbmm_(gram_t, r)
-        grad_rest.baddbmm_(rest_t, x)
+        torch.bmm(left_p, shared, out=applied)
+        grad_shared.baddbmm_(left_p_t, r, alpha=-1)
+        grad_rest.baddbmm_(rest_r_t, p)
         grad_kk.baddbmm_(u_p_t, u_r, alpha=-1)
         through.addcmul_(u_r, e_p).addcmul_(u_p, e_r)
         form.addcmul_(r, applied)
         grad_r.add_(grad_y, alpha=c[k] * (-1) ** k).sub_(applied)
     grad_r.add_(p, alpha=2)
-    torch.neg(grad_gram, out=grad_shared[:, :d])
-    torch.neg(grad_rest, out=grad_shared[:, d:])
+    grad_shared[:, d:].sub_(grad_rest)
     torch.neg(through, out=grad_log_w)
     torch.sub(through.sum(-1, keepdim=True), form.sum(-1, keepdim=True), alpha=2, out=grad_log_a)
 

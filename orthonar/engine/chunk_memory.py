@@ -12,9 +12,9 @@ chunks at a time, sized for a CPU's caches, so that what float64 costs is arithm
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .blocks import blocks_of
+from .by_hand import HandWritten
 
 
 def chunk_writes(k: Tensor, v: Tensor, log_w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -60,9 +60,11 @@ def chunk_reads(
     return _ChunkReads.apply(q, k, v, log_input, peak, peak_start, c_start, n_start)
 
 
-class _ChunkWrites(torch.autograd.Function):
+class _ChunkWrites(HandWritten):
+    results = 2
+
     @staticmethod
-    def forward(ctx, k, v, log_w, dtype):
+    def forward(k, v, log_w, dtype):
         n, _, d = k.shape
         w = log_w.exp()
         c_added, n_added = k.new_empty(n, d, v.shape[-1], dtype=dtype), w.new_empty(n, d)
@@ -70,13 +72,16 @@ class _ChunkWrites(torch.autograd.Function):
             weighted = k[b] * w[b, :, None]  # float64
             torch.bmm(weighted.to(dtype).mT, v[b].to(dtype), out=c_added[b])
             torch.sum(weighted, 1, out=n_added[b])
-        ctx.save_for_backward(k, v, w)
         return c_added, n_added
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_c, grad_n):
-        k, v, w = ctx.saved_tensors
+    def saved(args, outputs):
+        return args[:3], ()
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad_c, grad_n):
+        k, v, log_w = tensors
+        w = log_w.exp()
         grad_k, grad_v, grad_log_w = torch.empty_like(k), torch.empty_like(v), torch.empty_like(w)
         for b in _blocks(k):
             gc, weight = grad_c[b].to(k.dtype), w[b, :, None]
@@ -87,25 +92,31 @@ class _ChunkWrites(torch.autograd.Function):
         return grad_k, grad_v, grad_log_w, None
 
 
-class _ChunkReads(torch.autograd.Function):
+class _ChunkReads(HandWritten):
+    results = 2
+
     @staticmethod
-    def forward(ctx, q, k, v, log_input, peak, peak_start, c_start, n_start):
+    def forward(q, k, v, log_input, peak, peak_start, c_start, n_start):
         numerator, n_dot_q = torch.empty_like(q), torch.empty_like(peak)
         a = (peak_start - peak).exp()
         for b in _blocks(q):
             q64 = q[b].double()
-            scores = (q64 @ k[b].double().mT).mul_(_weights(log_input[b], peak[b]))
+            # No product is changed in place: selective checkpointing may be keeping it.
+            scores = (q64 @ k[b].double().mT) * _weights(log_input[b], peak[b])
             torch.addcmul(scores.sum(-1), (q64 @ n_start[b, :, None])[..., 0], a[b], out=n_dot_q[b])
             c = c_start[b]
-            carried = (q[b].to(c.dtype) @ c).mul_(a[b, :, None].to(c.dtype))
+            carried = (q[b].to(c.dtype) @ c) * a[b, :, None].to(c.dtype)
             numerator[b] = carried.baddbmm_(scores.to(c.dtype), v[b].to(c.dtype))
-        ctx.save_for_backward(q, k, v, log_input, peak, a, c_start, n_start)
         return numerator, n_dot_q
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_numerator, grad_n_dot_q):
-        q, k, v, log_input, peak, a, c_start, n_start = ctx.saved_tensors
+    def saved(args, outputs):
+        return args, ()
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad_numerator, grad_n_dot_q):
+        q, k, v, log_input, peak, peak_start, c_start, n_start = tensors
+        a = (peak_start - peak).exp()
         inputs = q, k, v, log_input, peak, a, c_start, n_start
         grads = [torch.empty_like(t) for t in inputs]
         grad_q, grad_k, grad_v, grad_log_input, grad_peak, grad_log_a, grad_c, grad_n = grads
@@ -114,13 +125,13 @@ class _ChunkReads(torch.autograd.Function):
             q_b, k_b, v_b, g, c = (t[b].to(dtype) for t in (q, k, v, grad_numerator, c_start))
             weights = _weights(log_input[b], peak[b]).to(dtype)
             scores = (q_b @ k_b.mT).mul_(weights)
-            grad_v[b] = scores.mT @ g
+            torch.bmm(scores.mT, g, out=grad_v[b])
             grad_scores = (g @ v_b.mT).add_(grad_n_dot_q[b, :, None])
             in_logs = scores.mul_(grad_scores)
             torch.sum(in_logs, 1, dtype=torch.float64, out=grad_log_input[b])
             torch.sum(in_logs, 2, dtype=torch.float64, out=grad_peak[b])
             grad_scores.mul_(weights)
-            grad_k[b] = grad_scores.mT @ q_b
+            torch.bmm(grad_scores.mT, q_b, out=grad_k[b])
 
             # a_t comes with q_t wherever it meets what the chunk starts from
             decay, carried_n = a[b, :, None].to(dtype), grad_n_dot_q[b] * a[b]
@@ -128,7 +139,11 @@ class _ChunkReads(torch.autograd.Function):
             of_start = torch.addcmul(of_start.double(), carried_n[..., None], n_start[b, None])
             torch.sum(of_start * q_b, -1, out=grad_log_a[b])
             grad_q[b] = of_start.add_(grad_scores @ k_b)
-            grad_c[b] = q_b.mT @ g.mul(decay)
+            decayed = g.mul(decay)
+            if grad_c.dtype == dtype:
+                torch.bmm(q_b.mT, decayed, out=grad_c[b])
+            else:
+                grad_c[b] = q_b.mT @ decayed
             torch.bmm(carried_n[:, None], q[b].double(), out=grad_n[b, None])
         grad_peak.add_(grad_log_a).neg_()
         return grad_q, grad_k, grad_v, grad_log_input, grad_peak, grad_log_a.sum(1, keepdim=True), grad_c, grad_n

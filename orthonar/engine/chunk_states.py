@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from .by_hand import HandWritten
 
 
 def chunk_states(decay: Tensor, update: Tensor, initial: Tensor, scan: Callable | None = None) -> tuple[Tensor, Tensor]:
@@ -28,26 +29,29 @@ def chunk_states(decay: Tensor, update: Tensor, initial: Tensor, scan: Callable 
     return starts.reshape(update.shape), end.reshape(initial.shape)
 
 
-class _Scan(torch.autograd.Function):
+class _Scan(HandWritten):
     """A loop over chunks that keeps one copy of the states and none of its steps."""
 
-    @staticmethod
-    def forward(ctx, decay, update, initial):
-        starts = torch.empty_like(update)
-        state = initial
-        for c in range(update.shape[1]):
-            starts[:, c] = state
-            state = torch.addcmul(update[:, c], state, decay[:, c, None])
-        ctx.save_for_backward(decay, starts)
-        return starts, state
+    results = 2
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_starts, grad_end):
-        decay, starts = ctx.saved_tensors
+    def forward(decay, update, initial):
+        starts = torch.empty_like(update)
+        starts[:, 0] = initial
+        for c in range(update.shape[1] - 1):
+            torch.addcmul(update[:, c], starts[:, c], decay[:, c, None], out=starts[:, c + 1])
+        return starts, torch.addcmul(update[:, -1], starts[:, -1], decay[:, -1, None])
+
+    @staticmethod
+    def saved(args, outputs):
+        return (args[0], outputs[0]), ()
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad_starts, grad_end):
+        decay, starts = tensors
         grad_update = torch.empty_like(starts)
-        grad = grad_end
-        for c in range(starts.shape[1] - 1, -1, -1):
-            grad_update[:, c] = grad
-            grad = torch.addcmul(grad_starts[:, c], grad, decay[:, c, None])
+        grad_update[:, -1] = grad_end
+        for c in range(starts.shape[1] - 1, 0, -1):
+            torch.addcmul(grad_starts[:, c], grad_update[:, c], decay[:, c, None], out=grad_update[:, c - 1])
+        grad = torch.addcmul(grad_starts[:, 0], grad_update[:, 0], decay[:, 0, None])
         return (grad_update[..., None, :] @ starts[..., None])[..., 0, 0], grad_update, grad

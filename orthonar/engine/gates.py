@@ -9,7 +9,10 @@ keeps everything at most 1: the cell stores C and n multiplied by exp(-m_t) (Bec
 2.3 and appendix A.3; m_0 = 0 without a state). Gradients flow through m_t: the raw read does not depend on it, an
 orthogonalized one does. Where the maximum is reached twice, the gradient goes to the newest.
 
-The sums are kept in float64: they grow with the length of the sequence, and what counts is their differences.
+The sums are kept in float64: they grow with the length of the sequence, and what counts is their differences. For
+those to be known to the last digits that count, no single log f is taken to be less than -10,000, which leaves nothing
+of what was written before, as the true value would: a forget gate pre-activation of -inf, or one as masks have it,
+empties the memory.
 """
 
 from typing import NamedTuple
@@ -20,6 +23,8 @@ from torch.nn.functional import logsigmoid
 
 #: No memory is scaled up by more than exp(80), so that float32 never overflows; what is scaled up there is below 1e-34.
 _LARGEST_EXPONENT = 80.0
+# exp of it is 0 and stays so whatever input gates add, as long as these are within some thousands of each other.
+_SMALLEST_LOG_FORGET = -1e4
 
 
 class GateLogs(NamedTuple):
@@ -41,11 +46,20 @@ def gate_logs(igate_preact: Tensor, fgate_preact: Tensor, m_initial: Tensor) -> 
     Returns:
         GateLogs; the memory in the frame of m_t is exp(peak_0 - peak_t) C_0 + sum_u exp(G_u - peak_t) k_u v_u^T.
     """
-    log_f = logsigmoid(fgate_preact.double()).cumsum(-1)
+    log_f = log_forget(fgate_preact.double()).cumsum(-1)
     log_input = igate_preact.double() - log_f
     m_initial = m_initial.double()[..., None]
     peak = max_ties_to_first(log_input.cummax(-1).values, m_initial)
     return GateLogs(log_input, peak, log_f + peak)
+
+
+def log_forget(fgate_preact: Tensor) -> Tensor:
+    """log f = log sigmoid(fgate_preact), element by element, at least -10,000: a gate that lets nothing through.
+
+    Args:
+        fgate_preact: forget gate pre-activations, any shape and floating dtype; -inf is a gate that is shut.
+    """
+    return logsigmoid(fgate_preact).clamp_min(_SMALLEST_LOG_FORGET)
 
 
 def max_ties_to_first(new: Tensor, old: Tensor) -> Tensor:

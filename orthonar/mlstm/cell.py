@@ -18,18 +18,24 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from ..engine.backends import PRECISIONS
+from ..engine.by_hand import without_autocast
 from ..engine.chunkwise import Additions, chunkwise
-from ..engine.gates import max_ties_to_first, normaliser
+from ..engine.gates import log_forget, max_ties_to_first, normaliser
 from ..engine.keys import unit_keys
+from ..engine.looking import largest
 from ..reads.base import RawRead, Read, check_read
 from ..settings import checked_integer
 from .writes import AdditiveWrite, Write, check_write
 
 #: Forms of the cell, see `mlstm_sequence`.
 FORMS = ("chunkwise", "fused", "parallel", "recurrent")
+
+# What is computed in float32 and returned as it came.
+_NARROW = (torch.bfloat16, torch.float16)
+# Entries of a memory beyond which their squares, summed, might overflow float32.
+_LARGEST_IN_FLOAT32 = 1e12
 
 
 class MLSTMState(NamedTuple):
@@ -73,12 +79,22 @@ def mlstm_sequence(
     module's docstring has the recurrence and its source. The factor 1/sqrt(DH) is put on the keys: the raw read would
     be the same with it on the queries, a normalised read would not. All forms give the same, outputs and gradients.
 
+    A forget gate pre-activation of -inf at a position empties the memory before that position is written: the way to
+    mark where an episode or a document starts. Finite masks of -10,000 and below do the same. (Keys that a read has
+    kept whatever the gates, as `RLSRead` does, stay.) An input gate pre-activation of -inf writes nothing. What is not
+    a number at one position spoils no position before it.
+
+    Numbers are float32 inside, or float64 if q is, and autocast is off; bfloat16 and float16 are converted on the way
+    in and out, so that their results are float32's, rounded once. Where entries of the memory might pass 1e12 it is
+    float64 all through, on a CPU.
+
     Args:
-        q: queries, (B, NH, S, DH).
+        q: queries, (B, NH, S, DH), float32, float64, bfloat16 or float16.
         k: keys, unscaled, (B, NH, S, DH).
         v: values, (B, NH, S, DH).
-        igate_preact: input gate pre-activation (the log of the gate), (B, NH, S).
-        fgate_preact: forget gate pre-activation (before the sigmoid), (B, NH, S).
+        igate_preact: input gate pre-activation (the log of the gate), (B, NH, S); where q is bfloat16 or float16 it is
+            better float32.
+        fgate_preact: forget gate pre-activation (before the sigmoid), (B, NH, S); likewise.
         read: `RawRead()`, `NewtonSchulzRead(steps)` or any other read.
         write: `AdditiveWrite()`, the mLSTM's own, or any other write; every write goes with every form.
         form: "chunkwise" (no memory matrix per position is formed; time linear in S), "fused" (the same, an error
@@ -92,26 +108,71 @@ def mlstm_sequence(
         return_state: also return the state after the last position.
 
     Returns:
-        h, (B, NH, S, DH), in the dtype of q; with return_state a pair (h, MLSTMState).
+        h, (B, NH, S, DH), in the dtype of q, under autocast in autocast's; with return_state a pair (h, MLSTMState),
+        the state in float32, or float64 if q is.
 
     Raises:
         ValueError: naming the argument whose shape, dtype or value does not fit.
     """
+    if initial_state is not None:
+        initial_state = _state_of(initial_state)
     _check(q, k, v, igate_preact, fgate_preact, read, write, form, chunk_size, precision, initial_state, position)
+    returned = torch.get_autocast_dtype(q.device.type) if _autocast(q) else q.dtype
     if initial_state is None:
         batch, heads, _, size = q.shape
-        initial_state = MLSTMState.zeros(batch, heads, size, read=read, dtype=q.dtype, device=q.device)
+        initial_state = MLSTMState.zeros(batch, heads, size, read=read, dtype=_inside(q.dtype), device=q.device)
     if write.sequential and form == "chunkwise":
         form = "recurrent"  # chunks of one position would share nothing
-    h, state = [], initial_state
-    for start, stop in _segments(q.shape[2], position, write.period):
-        here = (x[:, :, start:stop] for x in (q, k, v, igate_preact, fgate_preact))
-        part, state = _segment(*here, state, read, write, form, chunk_size, precision)
-        if write.period is not None and (position + stop) % write.period == 0:
-            state = state._replace(c_state=write.replacement(state.c_state))
-        h.append(part)
-    h = h[0] if len(h) == 1 else torch.cat(h, 2)
-    return (h, state) if return_state else h
+    with without_autocast(q.device):
+        tensors = [x.to(_inside(q.dtype)) for x in (q, k, v, igate_preact, fgate_preact)]
+        state = MLSTMState(*(x.to(_inside(q.dtype)) for x in initial_state))
+        tensors, state = _safe(tensors, state, form)
+        h = []
+        for start, stop in _segments(q.shape[2], position, write.period):
+            here = (x[:, :, start:stop] for x in tensors)
+            part, state = _segment(*here, state, read, write, form, chunk_size, precision)
+            if write.period is not None and (position + stop) % write.period == 0:
+                state = state._replace(c_state=write.replacement(state.c_state))
+            h.append(part)
+        h = (h[0] if len(h) == 1 else torch.cat(h, 2)).to(returned)
+        return (h, MLSTMState(*(x.to(_inside(q.dtype)) for x in state))) if return_state else h
+
+
+def _state_of(parts) -> MLSTMState:
+    """The state that a tuple of its parts is meant for."""
+    if not isinstance(parts, tuple | list) or len(parts) != 3 or not all(isinstance(x, Tensor) for x in parts):
+        raise ValueError(f"initial_state must be an MLSTMState, or its tensors (C, n, m), not {type(parts).__name__}")
+    return MLSTMState(*parts)
+
+
+def _inside(dtype: torch.dtype) -> torch.dtype:
+    """What is computed in where queries have this dtype."""
+    return torch.float32 if dtype in _NARROW else dtype
+
+
+def _autocast(q: Tensor) -> bool:
+    """Whether autocast is on and is for queries like these."""
+    kind = q.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return on and q.dtype != torch.float64
+
+
+def _safe(tensors: list[Tensor], state: MLSTMState, form: str) -> tuple[list[Tensor], MLSTMState]:
+    """The five tensors and the state, such that what is extreme at one position does no harm at others."""
+    q, k, v, igate_preact, fgate_preact = tensors
+    of_k, of_v, of_state = largest(k), largest(v), largest(state.c_state)
+    if None not in (of_k, of_v, of_state) and max(of_k * of_v, of_state) > _LARGEST_IN_FLOAT32:
+        tensors, state = [x.double() for x in tensors], MLSTMState(*(x.double() for x in state))
+        q, k, v, igate_preact, fgate_preact = tensors
+    looked = of_k is not None and of_v is not None
+    if form in ("parallel", "recurrent") or (looked and math.isfinite(of_k) and math.isfinite(of_v)):
+        return tensors, state
+    if not looked and q.device.type == "cuda" and not torch.compiler.is_compiling():
+        return tensors, state  # looking costs a GPU more than it is worth
+    # A product of matrices over a chunk multiplies what is not a number by zero, and hands it to all positions.
+    spoilt = ~(k.isfinite().all(-1) & v.isfinite().all(-1))
+    k, v = (x.masked_fill(spoilt[..., None], 0.0) for x in (k, v))
+    return [q, k, v, igate_preact.masked_fill(spoilt, torch.nan), fgate_preact], state
 
 
 def _segments(length: int, position: int, period: int | None) -> Iterator[tuple[int, int]]:
@@ -148,7 +209,7 @@ def _states(
     scaled = added.k / math.sqrt(size) if added.gated else added.k
     for t in range(added.k.shape[2]):
         i_t, k_t, v_t = igate_preact[:, :, t], scaled[:, :, t], added.v[:, :, t]
-        carried = logsigmoid(fgate_preact[:, :, t]) + state.m_state
+        carried = log_forget(fgate_preact[:, :, t]) + state.m_state
         m_state = max_ties_to_first(i_t, carried)
         forget = (carried - m_state).exp()[..., None]
         weighted = (i_t - m_state).exp()[..., None] * k_t if added.gated else k_t
@@ -191,19 +252,18 @@ def _normalised(numerator: Tensor, n_dot_q: Tensor, m_state: Tensor) -> Tensor:
 def _check(
     q, k, v, igate_preact, fgate_preact, read, write, form, chunk_size, precision, initial_state, position
 ) -> None:
+    tensors = {"q": q, "k": k, "v": v, "igate_preact": igate_preact, "fgate_preact": fgate_preact}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} must be a tensor, not {type(tensor).__name__}")
     if q.ndim != 4 or 0 in q.shape:
         raise ValueError(f"q must be (B, NH, S, DH), none of them 0, not {tuple(q.shape)}")
-    if q.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"q must be float32 or float64, not {q.dtype}: the gates and filters need that accuracy")
+    if q.dtype not in (torch.float32, torch.float64, *_NARROW):
+        raise ValueError(f"q must be float32, float64, bfloat16 or float16, not {q.dtype}")
     check_read("read", read)
     check_write("write", write, read)
     gate = q.shape[:3]
-    wanted = {
-        "k": (k, q.shape),
-        "v": (v, q.shape),
-        "igate_preact": (igate_preact, gate),
-        "fgate_preact": (fgate_preact, gate),
-    }
+    wanted = {name: (tensors[name], q.shape if name in ("k", "v") else gate) for name in list(tensors)[1:]}
     if initial_state is not None:
         batch, heads, _, size = q.shape
         wanted |= {
@@ -214,7 +274,10 @@ def _check(
     for name, (tensor, shape) in wanted.items():
         if tensor.shape != shape:
             raise ValueError(f"{name} must have the shape {tuple(shape)}, not {tuple(tensor.shape)}")
-        if (tensor.dtype, tensor.device) != (q.dtype, q.device):
+        allowed = {q.dtype} if name in ("k", "v") else {q.dtype, _inside(q.dtype)}
+        if _autocast(q):
+            allowed = {torch.float32, *_NARROW}
+        if tensor.dtype not in allowed or tensor.device != q.device:
             raise ValueError(f"{name} must be {q.dtype} on {q.device} like q, not {tensor.dtype} on {tensor.device}")
     check_form(form)
     check_precision(precision)

@@ -10,8 +10,10 @@ This file holds the kinds and the raw read, the files beside it one kind of read
 these is a read: nothing has to be registered.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY
 from functools import lru_cache
 from typing import ClassVar
@@ -174,7 +176,7 @@ class FilterRead(LeafRead):
 
     def normalised(self, c_state: Tensor) -> Tensor:
         """X = C / max(||C||_F, eps)."""
-        return c_state / torch.linalg.vector_norm(c_state, dim=(-2, -1), keepdim=True).clamp_min(self.eps)
+        return normalised(c_state, self.eps)
 
     def vector(self, memory: Tensor, q: Tensor) -> Tensor:
         """The read for memories (..., DH, DH) and queries (..., DH): matrix-vector products only."""
@@ -206,6 +208,18 @@ class FilterRead(LeafRead):
         return _coefficients(self, 4 * torch.finfo(dtype).eps if self.tolerance is None else self.tolerance)
 
 
+def normalised(x: Tensor, eps: float) -> Tensor:
+    """x / max(||x||_F, eps) for matrices (..., M, N) of any floating dtype, whose norms may overflow it."""
+    with torch.no_grad():
+        # Powers of two, so that nothing is rounded: the largest entry comes to lie between 2 and 4, or is tiny.
+        _, exponent = torch.frexp(x.abs().amax((-2, -1), keepdim=True))
+        most = math.frexp(torch.finfo(x.dtype).max)[1] - 2
+        scale = torch.ldexp(torch.ones_like(exponent, dtype=x.dtype), (2 - exponent).clamp_max(most))
+        smallest = eps * scale
+    x = x * scale
+    return x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).maximum(smallest)
+
+
 def transpose_matvec(matrix: Tensor, q: Tensor) -> Tensor:
     """M^T q for matrices (..., M, N) and vectors (..., M)."""
     return (q[..., None, :] @ matrix)[..., 0, :]
@@ -213,15 +227,27 @@ def transpose_matvec(matrix: Tensor, q: Tensor) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _magnifies_rounding(read: FilterRead) -> bool:
-    s = torch.linspace(0, 1, 4097, dtype=torch.float64)[1:]
-    gain = read.scalar_map(s) / s
-    sensitivity = gain.diff() / s.diff() / 2
-    return gain.abs().max().item() > _LARGEST_GAIN or sensitivity.abs().max().item() > _MOST_SENSITIVE
+    def magnifies() -> bool:
+        s = torch.linspace(0, 1, 4097, dtype=torch.float64, device="cpu")[1:]
+        gain = read.scalar_map(s) / s
+        sensitivity = gain.diff() / s.diff() / 2
+        return gain.abs().max().item() > _LARGEST_GAIN or sensitivity.abs().max().item() > _MOST_SENSITIVE
+
+    return _apart(magnifies)
 
 
 @lru_cache(maxsize=256)
 def _coefficients(read: FilterRead, tolerance: float) -> tuple[float, ...]:
-    return odd_chebyshev(lambda s: read.scalar_map(torch.from_numpy(s)).numpy(), tolerance)
+    return _apart(lambda: odd_chebyshev(lambda s: read.scalar_map(torch.from_numpy(s)).numpy(), tolerance))
+
+
+def _apart(function: Callable):
+    """The result of a function that is to compute with numbers whatever the caller traces, exports or differentiates.
+
+    All that PyTorch puts in the way of numbers belongs to a thread. What is kept of a read must not hold any of it.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(torch.no_grad()(function)).result()
 
 
 def check_read(name: str, read: Read) -> None:

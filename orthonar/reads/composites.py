@@ -7,10 +7,9 @@ and in the same way what the parts have for n_t . q_t there: almost always the s
 from abc import abstractmethod
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..engine.by_hand import HandWritten
 from ..engine.chunk import Chunk, Reading
 from ..settings import number, settings, variant
 from .base import LeafRead, RawRead, Read
@@ -145,27 +144,33 @@ class MatrixStraightThroughRead(LeafRead):
         return Reading(_WithGradientsOfBoth.apply(value, other), chunk.raw.n_dot_q)
 
 
-class _WithGradientsOf(torch.autograd.Function):
+class _WithGradientsOf(HandWritten):
     """The first as it is, with all gradients to the second."""
 
     @staticmethod
-    def forward(ctx, value, other):
+    def forward(value, other):
         return value.clone()
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        return None, grad
+    def saved(args, outputs):
+        return outputs, ()
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad):
+        return None, grad.clone()
 
 
-class _WithGradientsOfBoth(torch.autograd.Function):
+class _WithGradientsOfBoth(HandWritten):
     """The first as it is, with the same gradients to both: their sum, less the second's value."""
 
     @staticmethod
-    def forward(ctx, value, other):
+    def forward(value, other):
         return value.clone()
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        return grad, grad
+    def saved(args, outputs):
+        return outputs, ()
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad):
+        return grad.clone(), grad.clone()

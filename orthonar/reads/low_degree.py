@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..settings import choice, integer, number, settings
-from .base import FilterRead
+from .base import FilterRead, _apart
 from .best_polynomials import best_odd, odd_series, steepest_odd, truncated_series
 from .newton_schulz import newton_schulz_scalar
 
@@ -35,7 +35,7 @@ class PolynomialRead(FilterRead):
     @cached_property
     def exact(self) -> tuple[float, ...]:
         """What `polynomial` gives, computed once."""
-        return tuple(map(float, self.polynomial()))
+        return tuple(map(float, _apart(self.polynomial)))
 
     def scalar_map(self, s):
         return odd_series(self.exact, s)

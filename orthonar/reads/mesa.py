@@ -12,9 +12,9 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..engine.blocks import blocks_of
+from ..engine.by_hand import HandWritten
 from ..engine.chunk import Chunk, KeyMemory, Reading
 from ..settings import number, settings
 from .base import LeafRead, transpose_matvec
@@ -95,7 +95,7 @@ class MesaRead(LeafRead):
         system = _System(k, k_written, a, w, self._penalty(trace), h_start)
         fixed = _System(*(x.detach() for x in system))
         most = _iterations(1 + 1 / self.ridge)
-        x = _solve(q.detach().double(), fixed, q.dtype, most)
+        x = _Solution.apply(q.detach().double(), q.dtype, most, *fixed)
         return _ByResidual.apply(q - system.matvec(x), x, q.dtype, most, *fixed)
 
 
@@ -114,20 +114,40 @@ class _System(NamedTuple):
         return self.a * (x @ self.h_start) + (x @ self.k_written.mT * self.w) @ self.k + self.penalty * x
 
 
-class _ByResidual(torch.autograd.Function):
+class _Solution(HandWritten):
+    """The solution for right-hand sides b; the gradient by b alone is written, the system must need none."""
+
+    @staticmethod
+    def forward(b, dtype, most, *system):
+        return _solve(b, _System(*system), dtype, most)
+
+    @staticmethod
+    def saved(args, outputs):
+        _, dtype, most, *system = args
+        return (outputs[0], *system), (dtype, most)
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad):
+        if any(needs[1:]):
+            raise NotImplementedError("the gradient by the system goes through the residual")
+        return _solve(grad, _System(*tensors[1:]), *other), None, None, *(None for _ in _System._fields)
+
+
+class _ByResidual(HandWritten):
     """x as it is; its gradient, multiplied by the inverse of the system, goes to the residual."""
 
     @staticmethod
-    def forward(ctx, residual, x, dtype, most, *system):
-        ctx.save_for_backward(*system)
-        ctx.dtype, ctx.most = dtype, most
+    def forward(residual, x, dtype, most, *system):
         return x.clone()
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        grad = _solve(grad, _System(*ctx.saved_tensors), ctx.dtype, ctx.most)
-        return grad, None, None, None, *(None for _ in _System._fields)
+    def saved(args, outputs):
+        _, _, dtype, most, *system = args
+        return (outputs[0], *system), (dtype, most)
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad):
+        return _solve(grad, _System(*tensors[1:]), *other), None, None, None, *(None for _ in _System._fields)
 
 
 def _iterations(condition: float) -> int:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ..engine.by_hand import HandWritten
 
 # Two singular values closer than this count as near: (f(a) - f(b)) / (a - b) would lose what they have in common, and
 # so f' is averaged between them instead.
@@ -35,7 +36,7 @@ def map_singular_values(x: Tensor, scalar_map: Callable[[Tensor], Tensor]) -> Te
     """
     if x.ndim < 2 or x.shape[-1] != x.shape[-2] or x.dtype != torch.float64:
         raise ValueError(f"x must be square float64 matrices (..., N, N), not {x.dtype} {tuple(x.shape)}")
-    return _MapSingularValues.apply(x, scalar_map)
+    return _MapSingularValues.apply(x, scalar_map)[0]
 
 
 @torch.no_grad()
@@ -61,21 +62,22 @@ def orthogonal_blocks(weight: Tensor) -> Tensor:
     return (u @ vh).to(weight.dtype)
 
 
-class _MapSingularValues(torch.autograd.Function):
+class _MapSingularValues(HandWritten):
     @staticmethod
-    def forward(ctx, x, scalar_map):
+    def forward(x, scalar_map):
         u, s, vh = torch.linalg.svd(x)
-        ctx.save_for_backward(u, s, vh)
-        ctx.scalar_map = scalar_map
-        return (u * scalar_map(s)[..., None, :]) @ vh
+        return (u * scalar_map(s)[..., None, :]) @ vh, u, s, vh
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        u, s, vh = ctx.saved_tensors
+    def saved(args, outputs):
+        return outputs, args[1:]
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad):
+        (_, u, s, vh), (scalar_map,) = tensors, other
         rows, columns = s[..., :, None].expand_as(u), s[..., None, :].expand_as(u)
-        symmetric = _mean_slope(ctx.scalar_map, rows, columns)
-        antisymmetric = _mean_slope(ctx.scalar_map, rows, -columns)
+        symmetric = _mean_slope(scalar_map, rows, columns)
+        antisymmetric = _mean_slope(scalar_map, rows, -columns)
         inner = u.mT @ grad @ vh.mT
         inner = (inner + inner.mT) / 2 * symmetric + (inner - inner.mT) / 2 * antisymmetric
         return u @ inner @ vh, None

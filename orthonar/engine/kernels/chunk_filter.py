@@ -22,8 +22,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..by_hand import HandWritten
 from .tiles import (
     ALL_REGISTERS,
     dot,
@@ -79,15 +79,15 @@ def fused_chunk_filter(
         (N, L, D) in the dtype of k.
     """
     chunk = (z, k, v, log_input, peak, peak_start, c_start)
-    return _ChunkFilter.apply(*(t.contiguous() for t in chunk), coefficients, eps, largest_cancellation, precision)
+    operands = (t.contiguous() for t in chunk)
+    return _ChunkFilter.apply(*operands, coefficients, eps, largest_cancellation, precision)[0]
 
 
-class _ChunkFilter(torch.autograd.Function):
+class _ChunkFilter(HandWritten):
     @staticmethod
-    def forward(ctx, z, k, v, log_input, peak, peak_start, c_start, coefficients, eps, largest_cancellation, precision):
+    def forward(z, k, v, log_input, peak, peak_start, c_start, coefficients, eps, largest_cancellation, precision):
         inputs = z, k, v, log_input, peak, peak_start, c_start
-        sizes, products = tile_sizes(k), {"PRECISION": input_precision(precision, k.device)}
-        launch = {"num_stages": 1, "num_warps": _WARPS if is_modern(k.device) else 4, **sizes, **products}
+        sizes, products, launch = _options(k, precision)
         signed, clenshaw, _ = _sources(coefficients, k.device)
         y = torch.empty_like(k)
         flags = torch.ones(len(k), dtype=torch.int32, device=k.device)
@@ -99,18 +99,18 @@ class _ChunkFilter(torch.autograd.Function):
             )
             del shared, operands
         _exact[(len(k),)](*inputs, flags, signed, y, len(coefficients) - 1, eps * eps, num_stages=1, **sizes)
-        ctx.save_for_backward(*inputs, flags)
-        ctx.options = coefficients, eps, largest_cancellation
-        ctx.launch = sizes, products, launch
-        return y
+        return y, flags
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_y):
-        *inputs, flags = ctx.saved_tensors
+    def saved(args, outputs):
+        return (*args[:7], outputs[1]), args[7:]
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad_y):
+        *inputs, flags = tensors
         z, k, v, *gates, c_start = inputs
-        coefficients, eps, largest_cancellation = ctx.options
-        sizes, products, launch = ctx.launch
+        coefficients, eps, largest_cancellation, precision = other
+        sizes, products, launch = _options(k, precision)
         signed, clenshaw, climb = _sources(coefficients, k.device)
         degree = len(coefficients) - 1
         grad_y = grad_y.contiguous()
@@ -139,6 +139,12 @@ class _ChunkFilter(torch.autograd.Function):
                 )  # fmt: skip
         _exact_backward[(len(k),)](*inputs, flags, signed, grad_y, *grads, degree, eps * eps, num_stages=1, **sizes)
         return *grads, None, None, None, None
+
+
+def _options(k: Tensor, precision: str) -> tuple[dict, dict, dict]:
+    """Of the kernels: sizes, the products' precision, and what all launches of a recurrence take."""
+    sizes, products = tile_sizes(k), {"PRECISION": input_precision(precision, k.device)}
+    return sizes, products, {"num_stages": 1, "num_warps": _WARPS if is_modern(k.device) else 4, **sizes, **products}
 
 
 class _Shared:

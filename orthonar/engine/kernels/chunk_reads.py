@@ -9,8 +9,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..by_hand import HandWritten
 from .tiles import (
     ALL_REGISTERS,
     dot,
@@ -58,25 +58,32 @@ def fused_chunk_reads(
     return _ChunkReads.apply(*(t.contiguous() for t in chunk), precision)
 
 
-class _ChunkReads(torch.autograd.Function):
+class _ChunkReads(HandWritten):
+    results = 2
+
     @staticmethod
-    def forward(ctx, q, k, v, log_input, peak, peak_start, c_start, n_start, precision):
+    def forward(q, k, v, log_input, peak, peak_start, c_start, n_start, precision):
         inputs = q, k, v, log_input, peak, peak_start, c_start, n_start
         numerator, n_dot_q = torch.empty_like(q, dtype=c_start.dtype), torch.empty_like(peak)
-        ctx.options = tile_sizes(q) | {"PRECISION": input_precision(precision, q.device)}
-        _forward[(len(q),)](*inputs, numerator, n_dot_q, **ctx.options)
-        ctx.save_for_backward(*inputs)
+        _forward[(len(q),)](*inputs, numerator, n_dot_q, **_options(q, precision))
         return numerator, n_dot_q
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_numerator, grad_n_dot_q):
-        inputs = ctx.saved_tensors
+    def saved(args, outputs):
+        return args[:-1], args[-1:]
+
+    @staticmethod
+    def gradients(inputs, other, needs, grad_numerator, grad_n_dot_q):
         grads = [torch.empty_like(t) for t in inputs]
         given = grad_numerator.contiguous(), grad_n_dot_q.contiguous()
         wide = is_modern(inputs[0].device)
-        _backward[(len(inputs[0]),)](*inputs, *given, *grads, WIDE=wide, **ctx.options, **ALL_REGISTERS)
+        options = _options(inputs[0], *other)
+        _backward[(len(inputs[0]),)](*inputs, *given, *grads, WIDE=wide, **options, **ALL_REGISTERS)
         return *grads, None
+
+
+def _options(q: Tensor, precision: str) -> dict:
+    return tile_sizes(q) | {"PRECISION": input_precision(precision, q.device)}
 
 
 @triton.jit

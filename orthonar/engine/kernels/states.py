@@ -4,7 +4,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ..by_hand import HandWritten
 
 _PIECE = 512
 
@@ -23,19 +24,23 @@ def fused_scan(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, 
     return _Scan.apply(decay.contiguous(), update.contiguous(), initial.contiguous())
 
 
-class _Scan(torch.autograd.Function):
+class _Scan(HandWritten):
+    results = 2
+
     @staticmethod
-    def forward(ctx, decay, update, initial):
+    def forward(decay, update, initial):
         starts, end = torch.empty_like(update), torch.empty_like(initial)
         rows, chunks, size = update.shape
         _forward[(rows, triton.cdiv(size, _PIECE))](decay, update, initial, starts, end, chunks, size, PIECE=_PIECE)
-        ctx.save_for_backward(decay, starts)
         return starts, end
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_starts, grad_end):
-        decay, starts = ctx.saved_tensors
+    def saved(args, outputs):
+        return (args[0], outputs[0]), ()
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad_starts, grad_end):
+        decay, starts = tensors
         rows, chunks, size = starts.shape
         pieces = triton.cdiv(size, _PIECE)
         grad_update, grad_initial = (

@@ -1,0 +1,25 @@
+"""Looking at numbers on the way: what cannot be done where tensors only stand for others, traced or under `vmap`."""
+
+import torch
+from torch import Tensor
+
+
+def known(flag: Tensor) -> bool | None:
+    """Whether a flag is set; None where tensors have no numbers yet. On a GPU the host waits for it."""
+    if torch.compiler.is_compiling():
+        return None
+    try:
+        return bool(flag)
+    except RuntimeError:  # of vmap, of a tensor without data
+        return None
+
+
+def largest(x: Tensor) -> float | None:
+    """The largest absolute value, NaN if there is a NaN; None where the host would have to wait, or as of `known`."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    try:
+        low, high = torch.aminmax(x.detach())
+        return max(-low.item(), high.item())
+    except RuntimeError:
+        return None
