@@ -13,7 +13,7 @@ a vector of its own in the place of n_t.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -114,6 +114,16 @@ def mlstm_sequence(
     Raises:
         ValueError: naming the argument whose shape, dtype or value does not fit.
     """
+    run = _run_between_graphs if torch.compiler.is_dynamo_compiling() else _run
+    arguments = (read, write, form, chunk_size, precision, initial_state, position)
+    h, state = run(q, k, v, igate_preact, fgate_preact, *arguments)
+    return (h, state) if return_state else h
+
+
+def _run(
+    q, k, v, igate_preact, fgate_preact, read, write, form, chunk_size, precision, initial_state, position
+) -> tuple[Tensor, MLSTMState]:
+    """`mlstm_sequence`, which has the arguments; h and the state after the last position."""
     if initial_state is not None:
         initial_state = _state_of(initial_state)
     _check(q, k, v, igate_preact, fgate_preact, read, write, form, chunk_size, precision, initial_state, position)
@@ -126,6 +136,8 @@ def mlstm_sequence(
     with without_autocast(q.device):
         tensors = [x.to(_inside(q.dtype)) for x in (q, k, v, igate_preact, fgate_preact)]
         state = MLSTMState(*(x.to(_inside(q.dtype)) for x in initial_state))
+        if torch.compiler.is_exporting():
+            tensors = [x.detach() for x in tensors]  # what is exported has no gradients
         tensors, state = _safe(tensors, state, form)
         h = []
         for start, stop in _segments(q.shape[2], position, write.period):
@@ -135,7 +147,19 @@ def mlstm_sequence(
                 state = state._replace(c_state=write.replacement(state.c_state))
             h.append(part)
         h = (h[0] if len(h) == 1 else torch.cat(h, 2)).to(returned)
-        return (h, MLSTMState(*(x.to(_inside(q.dtype)) for x in state))) if return_state else h
+        return h, MLSTMState(*(x.to(_inside(q.dtype)) for x in state))
+
+
+def _between_graphs(function: Callable) -> Callable:
+    """The function as it is, for `torch.compile` to call between two graphs: the one break that the cell makes.
+
+    It looks at its numbers to choose its way, and its gradients are written by hand. What `torch.compiler.disable` makes
+    of a function would import the compiler, seconds of it, with this package.
+    """
+    return torch._disable_dynamo(function)
+
+
+_run_between_graphs = _between_graphs(_run)
 
 
 def _state_of(parts) -> MLSTMState:
