@@ -2,7 +2,7 @@
 
 from .data.noisy_recall import NoisyRecall
 from .mlstm.cell import MLSTMState, mlstm_sequence
-from .mlstm.layer import MLSTM
+from .mlstm.layer import MLSTM, LayerState, MLSTMLayer
 from .mlstm.writes import AdditiveWrite, DeltaWrite, FullDeltaWrite, WriteBack
 from .model import MLSTMConfig, MLSTMModel, ModelConfig, SequenceModel
 from .reads.base import RawRead
@@ -28,9 +28,11 @@ __all__ = [
     "Constant",
     "Cosine",
     "DeltaWrite",
-    "MLSTM",
     "FullDeltaWrite",
+    "LayerState",
+    "MLSTM",
     "MLSTMConfig",
+    "MLSTMLayer",
     "MLSTMModel",
     "MLSTMState",
     "MatrixStraightThroughRead",
