@@ -114,9 +114,7 @@ class SequenceModel(nn.Module):
         masks = {}
         if reset is not None:
             if not isinstance(reset, Tensor) or reset.shape != token.shape:
-                raise ValueError(
-                    f"reset must be a tensor {tuple(token.shape)}, one for each row, not {_described(reset)}"
-                )
+                raise ValueError(f"reset must be a tensor {tuple(token.shape)}, not {_described(reset)}")
             masks["reset"] = reset[:, None]
         logits, state = self._advance("token", token[:, None], self.layer.step, state, masks)
         return logits[:, 0], state
