@@ -246,6 +246,8 @@ def loss_of(model: MLSTMModel) -> Tensor:
 def test_hooks_fire_and_see_what_is_computed(part):
     model, seen = small_model(), []
     wanted, gradient = model(tokens_of()), torch.autograd.grad(loss_of(model), list(model.parameters()))
+    reset = torch.rand(2, 37, generator=seeded()) < 0.2
+    wanted_reset = model(tokens_of(), reset=reset)
     module = model.layer.get_submodule(part)
     handles = [
         module.register_forward_pre_hook(lambda *_: seen.append("before")),
@@ -257,6 +259,7 @@ def test_hooks_fire_and_see_what_is_computed(part):
     now = torch.autograd.grad(loss_of(model), list(model.parameters()))
     torch.testing.assert_close(now, gradient, rtol=1e-9, atol=1e-10)
     assert seen[-1] == "backward"
+    torch.testing.assert_close(model(tokens_of(), reset=reset), wanted_reset, rtol=1e-10, atol=1e-10)
     for handle in handles:
         handle.remove()
     handle = module.register_forward_hook(lambda _, inputs, output: output + 0.5)
