@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -328,6 +329,23 @@ def test_when_the_small_matrices_are_multiplied_first(monkeypatch):
         assert bool(fast) == (part == "conv1d.conv")
         del module.forward
     assert not untouched(nn.Linear(2, 2), nn.Module)
+
+
+def test_a_model_of_two_layers_as_the_readme_has_it_trains():
+    text = (Path(__file__).parents[1] / "README.md").read_text().split("### A layer in a model of your own\n")[1]
+    names = {"__name__": "readme"}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec"), names)
+    assert names["loss"] < 0.05  # 0.5 by predicting nothing
+    model, waves = names["model"], names["waves"]
+    with torch.no_grad():
+        whole, _ = model(waves)
+        first, states = model(waves[:, :20])
+        second, _ = model(waves[:, 20:], states)
+        alone, _ = model(waves, reset=torch.arange(33).expand(8, 33) == 20)
+        torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(alone[:, 20:], model(waves[:, 20:])[0], rtol=1e-4, atol=1e-4)
 
 
 # Where modules are made

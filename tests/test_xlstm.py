@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,6 +91,13 @@ def test_an_orthogonalized_read_is_put_in_trained_through_and_taken_out(stack, x
     assert torch.equal(stack(x), whole)
     assert take_out(stack) == CELLS and take_out(stack) == []
     assert torch.equal(stack(x), stock[0]) and torch.equal(step_by_step(stack, x), stock[1])
+
+
+def test_the_readmes_example_runs():
+    text = (Path(__file__).parents[1] / "README.md").read_text().split("### In an existing `xlstm` model\n")[1]
+    names = {"__name__": "readme"}
+    exec(compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec"), names)
+    assert all(parameter.grad is not None for parameter in names["model"].parameters())
 
 
 def test_what_cannot_be_is_named(stack, x):
