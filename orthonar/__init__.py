@@ -2,7 +2,7 @@
 
 from .data.noisy_recall import NoisyRecall
 from .mlstm.cell import MLSTMState, mlstm_sequence
-from .mlstm.layer import MLSTM
+from .mlstm.layer import MLSTM, LayerState, MLSTMLayer
 from .mlstm.writes import AdditiveWrite, DeltaWrite, FullDeltaWrite, WriteBack
 from .model import MLSTMConfig, MLSTMModel, ModelConfig, SequenceModel
 from .reads.base import RawRead
@@ -33,9 +33,11 @@ __all__ = [
     "FixedAnneal",
     "FullDeltaWrite",
     "GatedAnneal",
+    "LayerState",
     "LongCosine",
     "MLSTM",
     "MLSTMConfig",
+    "MLSTMLayer",
     "MLSTMModel",
     "MLSTMState",
     "MatrixStraightThroughRead",

@@ -30,8 +30,18 @@ def train(config: RunConfig, on_evaluation: Callable[[Evaluation], None] | None 
 
     Returns:
         RunRecord; the same for the same settings on the same processor, its times aside.
+
+    Raises:
+        ValueError: config is not a `RunConfig`, or its device cannot be used here.
     """
+    _check_config("config", config)
     return train_together([config], None if on_evaluation is None else lambda _, line: on_evaluation(line))[0]
+
+
+def _check_config(name: str, config: RunConfig) -> None:
+    if not isinstance(config, RunConfig):
+        hint = ": RunConfig(**settings) makes one" if isinstance(config, dict) else ""
+        raise ValueError(f"{name} must be a RunConfig, not a {type(config).__name__}{hint}")
 
 
 def train_together(
@@ -56,6 +66,10 @@ def train_models(
     configs: Sequence[RunConfig], on_evaluation: Callable[[RunConfig, Evaluation], None] | None = None
 ) -> list[tuple[RunRecord, SequenceModel]]:
     """Do as `train_together`, and return the trained models beside their records."""
+    if not isinstance(configs, Sequence):
+        raise ValueError(f"configs must be several RunConfig, not a {type(configs).__name__}")
+    for config in configs:
+        _check_config("configs", config)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     runs = fit_together(configs, on_evaluation)
     others = f", {len(configs)} runs at once" if len(configs) > 1 else ""
