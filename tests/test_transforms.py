@@ -1,0 +1,377 @@
+"""What PyTorch may do with the cell: differentiate it twice, checkpoint it, map it, trace it.
+
+Axes: N chunks, L positions in a chunk, D head size.
+"""
+
+import functools
+import importlib
+import pkgutil
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+import orthonar
+from benchmarks.oracle import hostile_inputs, run_with_grads
+from orthonar import (
+    BlendRead,
+    MatrixStraightThroughRead,
+    MesaRead,
+    NewtonSchulzRead,
+    PolarRead,
+    RawRead,
+    RLSRead,
+    StraightThroughRead,
+    mlstm_sequence,
+)
+from orthonar.engine.by_hand import HandWritten, _Gradient
+
+READS = {
+    "raw": RawRead(),
+    "one_step": NewtonSchulzRead(steps=1),
+    "five_steps": NewtonSchulzRead(),
+    "polar": PolarRead(cutoff=0.5),
+    "mesa": MesaRead(),
+    "rls": RLSRead(),
+    "blend": BlendRead(),
+    "straight_through": StraightThroughRead(),
+    "matrix_straight_through": MatrixStraightThroughRead(),
+}
+every_read = pytest.mark.parametrize("read", [name for name in READS if name != "one_step"])
+# The second has chunks whose writes cancel: they are read again, by another way.
+FAMILIES = ["random", "opposite_every_pair_open"]
+TWICE = "differentiated once, not twice"
+
+
+def cell(read: str, form: str = "chunkwise", **options):
+    return lambda *tensors: mlstm_sequence(*tensors, read=READS[read], form=form, **options)
+
+
+def inputs_of(family: str = "random", seed: int = 0):
+    return hostile_inputs(family, heads=1, length=20, size=3, seed=seed)
+
+
+def loss_of(function):
+    return lambda *tensors: function(*tensors).square().sum()
+
+
+# Every function whose gradient is written by hand
+
+
+@functools.cache
+def functions_by_hand() -> dict[str, type]:
+    """All of the package's classes of functions with gradients of their own, by module and name."""
+    # Reports are no place for gradients, and take long to import.
+    skipped = ["orthonar.report", "orthonar.reproduce", "orthonar.contents", "orthonar.sweep", "orthonar.study"]
+    if not _can_interpret():
+        skipped.append("orthonar.engine.kernels.")
+    for module in pkgutil.walk_packages(orthonar.__path__, "orthonar."):
+        if not module.name.startswith(tuple(skipped)):
+            importlib.import_module(module.name)
+    found, seen = {}, [torch.autograd.Function]
+    while seen:
+        for kind in seen.pop().__subclasses__():
+            seen.append(kind)
+            if kind.__module__.startswith("orthonar.") and kind not in (HandWritten, _Gradient):
+                found[f"{kind.__module__.removeprefix('orthonar.')}.{kind.__name__}"] = kind
+    return found
+
+
+def _can_interpret() -> bool:
+    from conftest import why_no_triton
+
+    return why_no_triton() is None
+
+
+def operands(*shapes):
+    """float64 tensors that require gradients."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+
+
+N, L, D = 2, 3, 2
+COEFFICIENTS = NewtonSchulzRead(steps=1).coefficients(torch.float64) + (0.1,)
+
+
+def chunk_filter_case(function):
+    z, shared, kk, log_a, log_w = operands((N, L, D), (N, D + 2 * L, D), (N, L, L), (N, L, 1), (N, L, L))
+    future = torch.ones(L, L).triu(1).bool()
+    arguments = z, shared, kk, log_a, log_w
+    # The recurrence takes K K^T and C_0^T C_0 for symmetric, as they are.
+    return arguments, lambda z, shared, kk, a, w: function.apply(
+        z,
+        torch.cat([shared[:, :D] + shared[:, :D].mT, shared[:, D:]], 1),
+        kk + kk.mT,
+        a - 3,
+        (w - 3).masked_fill(future, -torch.inf),
+        COEFFICIENTS,
+        True,
+    )[0]
+
+
+def gates(log_input, peak, peak_start):
+    """Of any numbers, gates as they can be: nothing is added."""
+    return log_input - 1, peak.abs() + 3, peak_start
+
+
+def reads_case(function, *options):
+    shapes = (N, L, D), (N, L, D), (N, L, D), (N, L), (N, L), (N, 1), (N, D, D), (N, D)
+    return operands(*shapes), lambda q, k, v, g, p, s, c, n: function.apply(q, k, v, *gates(g, p, s), c, n, *options)
+
+
+def fused_filter_case(function):
+    shapes = (N, L, D), (N, L, D), (N, L, D), (N, L), (N, L), (N, 1), (N, D, D)
+    options = COEFFICIENTS, 1e-6, 16.0, "float32"
+    return operands(*shapes), lambda z, k, v, g, p, s, c: function.apply(z, k, v, *gates(g, p, s), c, *options)[0]
+
+
+def system_of(k):
+    return torch.eye(D, dtype=torch.float64).expand(N, D, D) + k.mT @ k
+
+
+def solution_case(function):
+    k, w = operands((N, L, D), (N, L, L))
+    parts = [k, k, torch.ones(N, L, 1).double(), w.tril().abs(), torch.ones(N, L, 1).double(), system_of(k)]
+    system = [x.detach() for x in parts]
+    return operands((N, L, D)), lambda b: function.apply(b, torch.float64, 200, *system)
+
+
+CASES = {
+    "engine.chunk_filter._ChunkFilter": chunk_filter_case,
+    "engine.chunk_memory._ChunkReads": reads_case,
+    "engine.chunk_memory._ChunkWrites": lambda f: (
+        operands((N, L, D), (N, L, D), (N, L)),
+        lambda k, v, w: f.apply(k, v, w, torch.float64),
+    ),
+    "engine.chunk_states._Scan": lambda f: (operands((N, L), (N, L, D), (N, D)), f.apply),
+    "engine.kernels.chunk_filter._ChunkFilter": fused_filter_case,
+    "engine.kernels.chunk_reads._ChunkReads": lambda f: reads_case(f, "float32"),
+    "engine.kernels.states._Scan": lambda f: (operands((N, L), (N, L, D), (N, D)), f.apply),
+    "reads.composites._WithGradientsOf": None,
+    "reads.composites._WithGradientsOfBoth": None,
+    "reads.mesa._ByResidual": None,
+    "reads.mesa._Solution": solution_case,
+    "reads.singular_values._MapSingularValues": lambda f: (operands((N, D, D)), lambda x: f.apply(x, torch.tanh)[0]),
+}
+
+
+def test_no_function_by_hand_is_forgotten():
+    found = functions_by_hand()
+    wanted = {name for name in CASES if _can_interpret() or "kernels" not in name}
+    assert set(found) == wanted
+    assert all(issubclass(kind, HandWritten) for kind in found.values())
+
+
+def case_of(name: str):
+    if "kernels" in name and not _can_interpret():
+        pytest.skip("needs Triton")
+    function = functions_by_hand()[name]
+    if CASES[name] is not None:
+        return CASES[name](function)
+    # Gradients that are not those of the result: with the argument itself in all places they are, up to a factor.
+    system = [x.detach() for x in solution_case(None)[0]] if "_ByResidual" in name else None
+    if system is not None:
+        eye = torch.eye(D, dtype=torch.float64).expand(N, D, D)
+        fixed = [torch.zeros(N, L, D).double()] * 2 + [torch.ones(N, L, 1).double(), torch.zeros(N, L, L).double()]
+        fixed += [torch.ones(N, L, 1).double(), eye]
+        return operands((N, L, D)), lambda x: 2 * function.apply(x, x.detach(), torch.float64, 99, *fixed)
+    return operands((N, L, D)), lambda x: function.apply(x.detach(), x)
+
+
+# The kernels are compared with what they stand for in test_chunk_memory.py and test_mlstm.py.
+@pytest.mark.parametrize("name", [name for name in CASES if "kernels" not in name])
+def test_gradients_by_hand_are_those_of_finite_differences(name):
+    arguments, function = case_of(name)
+    if "_ByResidual" in name:  # the identity, whose gradient is halved by the system 2 I
+        (grad,) = torch.autograd.grad(function(*arguments).sum(), arguments)
+        torch.testing.assert_close(grad, torch.ones_like(grad))
+    else:
+        assert torch.autograd.gradcheck(function, arguments, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_by_hand_are_right_once_and_refused_twice(name):
+    """By each argument alone; by the first on every path that leads to a second derivative."""
+    arguments, function = case_of(name)
+
+    def loss(*tensors):
+        results = function(*tensors)
+        return sum(x.square().sum() for x in (results if isinstance(results, tuple) else (results,)))
+
+    for i, x in enumerate(arguments):
+
+        def of(x, i=i):
+            return loss(*(x if i == j else y.detach() for j, y in enumerate(arguments)))
+
+        (grad,) = torch.autograd.grad(of(x), x, create_graph=True)
+        with pytest.raises(RuntimeError, match=TWICE):
+            torch.autograd.grad(grad.sum(), x, retain_graph=True)
+        if i > 0:
+            continue
+        for refused in (
+            lambda grad=grad: grad.sum().backward(),
+            lambda x=x, of=of: torch.autograd.functional.hessian(of, x.detach()),
+            lambda x=x, of=of: torch.func.grad(lambda x: torch.func.grad(of)(x).sum())(x.detach()),
+            lambda x=x, of=of: meta_gradient(of, x),
+        ):
+            with pytest.raises(RuntimeError, match=TWICE):
+                refused()
+        with pytest.raises(NotImplementedError, match="no forward-mode"):
+            torch.func.jvp(of, (x.detach(),), (torch.ones_like(x),))
+
+
+def meta_gradient(loss, x):
+    """The gradient by a learning rate after one step of gradient descent."""
+    rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    start = x.detach().requires_grad_()
+    (grad,) = torch.autograd.grad(loss(start), start, create_graph=True)
+    stepped = start - rate * grad
+    (grad,) = torch.autograd.grad(loss(stepped), stepped, create_graph=True)
+    return torch.autograd.grad(grad.square().sum(), rate)
+
+
+# Second derivatives of the cell
+
+
+@pytest.mark.parametrize("form", ["chunkwise", pytest.param("fused", marks=pytest.mark.needs_triton)])
+@pytest.mark.parametrize("read", ["raw", "five_steps"])
+def test_gradient_penalty_is_refused(read, form):
+    inputs = [x.requires_grad_() for x in inputs_of().part(slice(0, 6))]
+    for i, x in enumerate(inputs):
+        grads = torch.autograd.grad(loss_of(cell(read, form))(*inputs), x, create_graph=True)
+        with pytest.raises(RuntimeError, match=TWICE):
+            torch.autograd.grad(grads[0].square().sum(), inputs[(i + 1) % 5])
+
+
+@pytest.mark.parametrize("form", ["recurrent", "parallel"])
+@pytest.mark.parametrize("read", ["raw", "five_steps"])
+def test_second_derivatives_of_the_plain_forms(read, form):
+    inputs = [x.requires_grad_() for x in inputs_of().part(slice(0, 3))]
+    assert torch.autograd.gradgradcheck(cell(read, form), inputs)
+
+
+# Checkpointing
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@every_read
+def test_checkpoints_and_hooks_change_nothing(read, family):
+    """To the last bit, whole and selective checkpointing, and saved tensors kept elsewhere."""
+    inputs, function = inputs_of(family), cell(read)
+    kept = [torch.ops.aten.bmm.default, torch.ops.aten.mm.default]
+    selective = functools.partial(create_selective_checkpoint_contexts, kept)
+
+    def with_hooks(*tensors):
+        with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda x: x):
+            return function(*tensors)
+
+    h, grads = run_with_grads(function, inputs)
+    for other in (
+        lambda *x: checkpoint(function, *x, use_reentrant=False),
+        lambda *x: checkpoint(function, *x, use_reentrant=False, context_fn=selective),
+        with_hooks,
+    ):
+        got, got_grads = run_with_grads(other, inputs)
+        assert torch.equal(got, h) and all(map(torch.equal, got_grads, grads))
+
+
+@pytest.mark.needs_triton
+def test_checkpoints_of_the_fused_form():
+    inputs, function = inputs_of().part(slice(0, 6)), cell("five_steps", "fused")
+    h, grads = run_with_grads(function, inputs)
+    got, got_grads = run_with_grads(lambda *x: checkpoint(function, *x, use_reentrant=False), inputs)
+    assert torch.equal(got, h) and all(map(torch.equal, got_grads, grads))
+
+
+# torch.func
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@every_read
+def test_functional_transforms(read, family):
+    inputs, function = inputs_of(family), cell(read)
+    by_all = range(5)
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    wanted = torch.autograd.grad(loss_of(function)(*leaves), leaves)
+    got = torch.func.grad(loss_of(function), argnums=tuple(by_all))(*inputs)
+    assert all(map(torch.equal, got, wanted))
+
+    rows = inputs, inputs_of(seed=3)
+    both = [torch.stack(pair) for pair in zip(*rows, strict=True)]
+    mapped = torch.vmap(function)(*both)
+    torch.testing.assert_close(mapped, torch.stack([function(*row) for row in rows]), rtol=1e-9, atol=1e-12)
+    mapped = torch.vmap(torch.func.grad(loss_of(function), argnums=1))(*both)
+    wanted = torch.stack([torch.func.grad(loss_of(function), argnums=1)(*row) for row in rows])
+    torch.testing.assert_close(mapped, wanted, rtol=1e-8, atol=1e-10)
+
+
+def test_jacobian():
+    inputs = inputs_of().part(slice(0, 5))
+
+    def last(v):
+        return cell("five_steps")(*inputs._replace(v=v))[0, 0, -1]
+
+    wanted = torch.autograd.functional.jacobian(last, inputs.v)
+    torch.testing.assert_close(torch.func.jacrev(last)(inputs.v), wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_forward_mode_of_the_recurrent_form():
+    inputs = inputs_of().part(slice(0, 4))
+    h, tangent = torch.func.jvp(
+        cell("five_steps", "recurrent"), tuple(inputs), tuple(inputs_of(seed=1).part(slice(0, 4)))
+    )
+    step = 1e-6
+    moved = cell("five_steps", "recurrent")(
+        *(x + step * d for x, d in zip(inputs, inputs_of(seed=1).part(slice(0, 4)), strict=True))
+    )
+    torch.testing.assert_close((moved - h) / step, tangent, rtol=1e-3, atol=1e-3)
+
+
+# Tracing
+
+
+class Cell(torch.nn.Module):
+    def __init__(self, read: str):
+        super().__init__()
+        self.read = read
+
+    def forward(self, *tensors):
+        return cell(self.read)(*tensors)
+
+
+@pytest.mark.parametrize("read", ["raw", "one_step"])
+def test_what_is_exported_gives_the_same(read):
+    inputs, other = (x.to(torch.float32) for x in (inputs_of(), inputs_of("opposite_every_pair_open")))
+    program = torch.export.export(Cell(read), tuple(inputs)).module()
+    for x in (inputs, other):  # that chunks are read again is decided as it runs
+        torch.testing.assert_close(program(*x), cell(read)(*x), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_of_a_trace_stays_behind():
+    """A read that is first met while PyTorch traces, and fails to, is as good as ever afterwards."""
+    read = NewtonSchulzRead(steps=4, eps=1.25e-6)  # of this test alone: what it needs is computed once
+
+    def failing(*tensors):
+        mlstm_sequence(*tensors, read=read)
+        raise ArithmeticError
+
+    inputs = tuple(inputs_of().to(torch.float32))
+    module = torch.nn.Module()
+    module.forward = failing
+    with pytest.raises(ArithmeticError):
+        torch.export.export(module, inputs)
+    assert isinstance(read.coefficients(torch.float32)[0], float)
+    assert read.working_dtype(torch.float32) == torch.float32
+    assert torch.isfinite(mlstm_sequence(*inputs, read=read)).all()
+
+
+def test_compiled_model_is_the_model():
+    config = orthonar.MLSTMConfig(vocab_size=11, embedding_dim=8, num_heads=2, read=NewtonSchulzRead())
+    model = orthonar.MLSTMModel(config, generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(11, (2, 9), generator=torch.Generator().manual_seed(1))
+    compiled = torch.compile(model, backend="eager")
+    wanted, got = (
+        torch.autograd.grad(run(tokens).square().sum(), list(model.parameters())) for run in (model, compiled)
+    )
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
