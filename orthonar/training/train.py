@@ -70,7 +70,7 @@ def train_models(
         raise ValueError(f"configs must be several RunConfig, not a {type(configs).__name__}")
     for config in configs:
         _check_config("configs", config)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started, source = datetime.now(UTC).isoformat(timespec="seconds"), revision()  # before the files can change
     runs = fit_together(configs, on_evaluation)
     others = f", {len(configs)} runs at once" if len(configs) > 1 else ""
     trained = []
@@ -83,7 +83,7 @@ def train_models(
             wall_seconds=round(run.seconds, 3),
             device=device_name(torch.device(run.config.device)) + others,
             versions=versions(),
-            revision=revision(),
+            revision=source,
             started=started,
         )
         trained.append((record, run.model))
