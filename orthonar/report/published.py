@@ -77,7 +77,7 @@ REPLICATION = (
         512,
         solved_runs=_both(3, 9)
         | {"baseline, 4,000 steps": 13, "baseline, constant rate": 8}
-        | {"ns5, constant rate": 13},
+        | {"ns5, constant rate": 13, "anneal, fixed": 12, "anneal, gated": 13},
         batch_size=16,
         seeds=16,
         pairs=(7, 0, 6, 3),

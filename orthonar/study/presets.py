@@ -7,12 +7,15 @@ from types import MappingProxyType
 from ..mlstm.layer import small_init_std
 from ..training.config import RunConfig
 from ..training.record import RunRecord
+from ..training.schedules import Constant
 from .sides import (
     BASELINE,
     CONSTANT,
     COSINE_4000,
     ELIMINATION,
+    FIXED_ANNEAL,
     FRONTIER,
+    GATED_ANNEAL,
     HEADLINE,
     ORTHOGONALIZED,
     ORTHOGONALIZED_CONSTANT,
@@ -130,6 +133,8 @@ _PAPER_TASKS = (_task(80, 512), _task(96, 768), _task(96, 1024))
 # The follow-up's recipe: one rate, seeds of its own, a quarter of the post's batch.
 _FOLLOW_UP = MappingProxyType({"batch_size": 16, "probes": True})
 _FOLLOW_UP_RATE = (3e-3,)
+# The follow-up's steps at each batch size, at a constant rate.
+_BATCH_AXIS = MappingProxyType({4: 6000, 8: 4000, 32: 2000, 64: 2000})
 
 
 def _follow_up(vocab_size: int, seq_len: int, compared: Mapping[str, Side]) -> Study:
@@ -160,6 +165,18 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
         "paper": _follow_up(80, 512, by_name(BASELINE, SMALL_EMBEDDING, ORTHOGONALIZED, ORTHOGONALIZED_SMALL_EMBEDDING))
     },
     "schedule": {"paper": _follow_up(80, 512, by_name(COSINE_4000, CONSTANT, ORTHOGONALIZED_CONSTANT))},
+    "anneal": {"paper": _follow_up(80, 512, by_name(FIXED_ANNEAL, GATED_ANNEAL))},
+    "batch-size": {
+        "paper": Study(
+            "paper",
+            tuple(_task(80, 512) | {"batch_size": size, "steps": steps} for size, steps in _BATCH_AXIS.items()),
+            {"schedule": Constant()},
+            _FOLLOW_UP_RATE,
+            (),
+            tuple(range(11, 19)),
+            by_name(BASELINE),
+        )
+    },
     "replication": {"paper": _follow_up(80, 512, HEADLINE)},
     "replication-1024": {"paper": _follow_up(80, 1024, HEADLINE)},
     "learning-rate": {

@@ -16,6 +16,7 @@ from ..reads.low_degree import SteepRead
 from ..reads.mesa import MesaRead
 from ..reads.newton_schulz import NewtonSchulzRead
 from ..reads.rls import RLSRead
+from ..training.anneals import FixedAnneal, GatedAnneal
 from ..training.schedules import Constant
 
 _BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -225,4 +226,14 @@ CONSTANT = _reading(
 ORTHOGONALIZED_CONSTANT = _reading(
     "ns5, constant rate", "orthogonalized read, constant learning rate", Look(_BLUE, "P", (0, (5, 1))),
     NewtonSchulzRead(steps=5), schedule=Constant(),
+)  # fmt: skip
+
+#: The orthogonalized read taken down in the course of training, as the follow-up does at a constant rate.
+FIXED_ANNEAL = _reading(
+    "anneal, fixed", "orthogonalized read, taken down from step 1,400 to 2,000", Look(_BLUE, "v", ":"),
+    NewtonSchulzRead(steps=5), schedule=Constant(), anneal=FixedAnneal(),
+)  # fmt: skip
+GATED_ANNEAL = _reading(
+    "anneal, gated", "orthogonalized read, taken down from the escape on", Look(_BLUE, "^", ":"),
+    NewtonSchulzRead(steps=5), schedule=Constant(), anneal=GatedAnneal(),
 )  # fmt: skip
