@@ -5,7 +5,6 @@ s <- s (3 - s^2) / 2 and drives every s in (0, sqrt 3) to 1. A few steps do *not
 of 0.01 has become 0.076. This is not the tuned quintic of the Muon optimizer, whose values hover around 1.
 """
 
-import torch
 from torch import Tensor
 
 from ..engine.by_hand import without_autocast
