@@ -23,6 +23,7 @@ import gc
 import json
 import multiprocessing
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -298,8 +299,8 @@ def measure_group(group: list[Case], settings: argparse.Namespace) -> list[dict]
     return rows
 
 
-def measure(settings: argparse.Namespace) -> dict:
-    """Measure everything and return the record."""
+def begin(settings: argparse.Namespace) -> dict:
+    """A record with everything but what is measured."""
     packages = {}
     for name in ("xlstm", "flash-linear-attention", "triton"):
         try:
@@ -318,6 +319,11 @@ def measure(settings: argparse.Namespace) -> dict:
         "revision": revision(),
         "settings": {name: value for name, value in vars(settings).items() if name in SETTINGS},
     }
+    return record
+
+
+def measure(settings: argparse.Namespace, record: dict) -> None:
+    """Measure everything, length after length, into the record."""
     print(f"{record['device_name']}; load of the machine before: {record['load_before']}")
     print(", ".join(f"{name} {number}" for name, number in record["versions"].items()))
     record["peaks"] = peaks(settings.device)
@@ -328,7 +334,6 @@ def measure(settings: argparse.Namespace) -> dict:
     for length, group in cases(settings).items():
         print(f"\nlength {length}, batch {group[0].batch}", flush=True)
         record["rows"] += measure_group(group, settings)
-    return record
 
 
 def print_summary(record: dict) -> None:
@@ -416,7 +421,13 @@ def main(arguments: list[str] | None = None) -> None:
             for case in group:
                 print(f"    {case}" + (f": {left_out(case)}" if left_out(case) else ""))
         return
-    record = measure(settings)
+    record = begin(settings)
+    try:
+        measure(settings, record)
+    except KeyboardInterrupt:
+        if not record.get("rows"):
+            sys.exit("interrupted before a length was measured: nothing to append")
+        print("interrupted: the lengths measured so far are kept")
     print_summary(record)
     path, line = (
         settings.results / f"cost-{record['device']}.jsonl",
@@ -432,4 +443,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # who has no more time says so; it ends as by Ctrl-C
     main()

@@ -7,6 +7,7 @@ did; a stage that fails or is out of time does not stop the next.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import signal
@@ -23,6 +24,7 @@ PRESETS = ("headline", "replication", "schedule", "initialisation", "ablation")
 _FILES = ("fused", "chunk_memory", "mlstm", "model", "train", "followup", "writes", "data")
 _TESTS = [f"tests/test_{name}.py" for name in _FILES]
 STAGES = ("tests", "cost", "sweep")
+_GRACE = 4  # seconds
 
 
 def stage_commands(stage: str, args: argparse.Namespace) -> list[list[str]]:
@@ -40,11 +42,17 @@ def stage_commands(stage: str, args: argparse.Namespace) -> list[list[str]]:
 
 
 def run_for(command: list[str], seconds: float) -> int | str:
-    """Run a command for at most so long, and end all that it started with it; returns its exit status."""
+    """Run a command for at most so long, and end all that it started with it; returns its exit status.
+
+    It is asked to end before it is made to, so that it can keep what it has.
+    """
     process = subprocess.Popen([sys.executable, "-m", *command], start_new_session=True)
     try:
-        return process.wait(seconds)
+        return process.wait(max(1.0, seconds - _GRACE))
     except subprocess.TimeoutExpired:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
         return "out of time"
     finally:
         try:

@@ -2,21 +2,23 @@
 
 from .data.noisy_recall import NoisyRecall
 from .mlstm.cell import MLSTMState, mlstm_sequence
-from .mlstm.layer import MLSTM
+from .mlstm.layer import MLSTM, LayerState, MLSTMLayer
 from .mlstm.writes import AdditiveWrite, DeltaWrite, FullDeltaWrite, WriteBack
 from .model import MLSTMConfig, MLSTMModel, ModelConfig, SequenceModel
 from .reads.base import RawRead
 from .reads.composites import BlendRead, MatrixStraightThroughRead, StraightThroughRead
 from .reads.filters import MuonRead, PolarRead, RidgeRead
+from .reads.low_degree import ShortNewtonSchulzRead, SteepRead
 from .reads.mesa import MesaRead
 from .reads.newton_schulz import NewtonSchulzRead, newton_schulz
 from .reads.rls import RLSRead
 from .reads.singular_values import orthogonal_blocks
+from .training.anneals import FixedAnneal, GatedAnneal
 from .training.config import RunConfig
 from .training.evaluation import evaluate
 from .training.optimizers import AdamW
 from .training.record import RunRecord
-from .training.schedules import Constant, Cosine
+from .training.schedules import Constant, Cosine, LongCosine, WarmUp
 from .training.train import train
 from .version import VERSION
 
@@ -28,9 +30,14 @@ __all__ = [
     "Constant",
     "Cosine",
     "DeltaWrite",
-    "MLSTM",
+    "FixedAnneal",
     "FullDeltaWrite",
+    "GatedAnneal",
+    "LayerState",
+    "LongCosine",
+    "MLSTM",
     "MLSTMConfig",
+    "MLSTMLayer",
     "MLSTMModel",
     "MLSTMState",
     "MatrixStraightThroughRead",
@@ -46,7 +53,10 @@ __all__ = [
     "RunConfig",
     "RunRecord",
     "SequenceModel",
+    "ShortNewtonSchulzRead",
+    "SteepRead",
     "StraightThroughRead",
+    "WarmUp",
     "WriteBack",
     "evaluate",
     "mlstm_sequence",

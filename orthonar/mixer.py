@@ -10,7 +10,11 @@ from .settings import Settings
 
 
 class MixerLayer(nn.Module, ABC):
-    """A layer of the residual stream: outputs (B, S, E) for inputs (B, S, E), each position seeing those before it."""
+    """A layer of the residual stream: outputs (B, S, E) for inputs (B, S, E), each position seeing those before it.
+
+    A layer whose rows may hold several sequences, or positions that are not there, also takes `reset` and `padding`,
+    masks (B, S), as `orthonar.MLSTMLayer` does; the model hands on what it is given, and only then.
+    """
 
     @abstractmethod
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:

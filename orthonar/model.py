@@ -63,36 +63,85 @@ class SequenceModel(nn.Module):
         self.head = unset(nn.Linear, width, config.vocab_size)
         self._reset_head(generator)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, S, V) for tokens (B, S)."""
-        return self._advance(tokens, self.layer, None)[0]
+    def forward(
+        self,
+        tokens: Tensor,
+        state: Any = None,
+        *,
+        reset: Tensor | None = None,
+        padding: Tensor | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Logits for tokens, from a state if there is one.
 
-    def step(self, token: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        Args:
+            tokens: (B, S), int64 or int32, each from 0 to V - 1; a segment of any length.
+            state: what the model returned for the tokens before; None at the start.
+            reset: True where a sequence starts, (B, S): its logits are those that it has alone. None: nowhere.
+            padding: True at positions that are not there, (B, S), at the left, at the right or between: the others'
+                logits are those that they have alone, and those here mean nothing. None: nowhere.
+            return_state: also return the state after the tokens.
+
+        Returns:
+            logits (B, S, V); with return_state a pair of them and the state.
+
+        Raises:
+            ValueError: naming the argument whose shape, dtype, kind or value does not fit. Tokens that are out of range
+                are found on a CPU; a GPU would have to be waited for, and stops with PyTorch's own assertion.
+        """
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or 0 in tokens.shape:
+            raise ValueError(f"tokens must be a tensor (B, S), none of them 0, not {_described(tokens)}")
+        masks = {name: mask for name, mask in (("reset", reset), ("padding", padding)) if mask is not None}
+        logits, state = self._advance("tokens", tokens, self.layer, state, masks)
+        return (logits, state) if return_state else logits
+
+    def step(self, token: Tensor, state: Any = None, *, reset: Tensor | None = None) -> tuple[Tensor, Any]:
         """Logits after one more token, from a state.
 
         Args:
             token: the next token of every row, (B,).
-            state: what `step` returned before; None at the start.
+            state: what `step` or the model itself returned before; None at the start.
+            reset: True for rows of which a sequence starts here, (B,). None: for none.
 
         Returns:
             logits (B, V) and the new state; the same logits as `forward` gives at this position.
 
         Raises:
-            ValueError: token is not (B,).
+            ValueError: as `forward`.
         """
-        if token.ndim != 1:
-            raise ValueError(f"token must be (B,), one token a row, not {tuple(token.shape)}")
-        logits, state = self._advance(token[:, None], self.layer.step, state)
+        if not isinstance(token, Tensor) or token.ndim != 1 or not len(token):
+            raise ValueError(f"token must be a tensor (B,), one token a row, not {_described(token)}")
+        masks = {}
+        if reset is not None:
+            if not isinstance(reset, Tensor) or reset.shape != token.shape:
+                raise ValueError(f"reset must be a tensor {tuple(token.shape)}, not {_described(reset)}")
+            masks["reset"] = reset[:, None]
+        logits, state = self._advance("token", token[:, None], self.layer.step, state, masks)
         return logits[:, 0], state
 
     def state_after(self, tokens: Tensor) -> Any:
         """What the model carries on from tokens (B, S), to `step` or to be looked at."""
-        return self._advance(tokens, self.layer, None)[1]
+        return self(tokens, return_state=True)[1]
 
-    def _advance(self, tokens: Tensor, layer, state: Any) -> tuple[Tensor, Any]:
-        x = self.embedding(tokens)
-        y, state = layer(self.norm(x), state)
+    def _advance(self, name: str, tokens: Tensor, layer, state: Any, masks: dict) -> tuple[Tensor, Any]:
+        if tokens.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"{name} must be int64 or int32, not {tokens.dtype}")
+        try:
+            x = self.embedding(tokens)
+        except (IndexError, RuntimeError) as error:  # looked for beforehand, it would cost time in every step
+            if (reason := self._misfit(tokens)) is None:
+                raise
+            raise ValueError(f"{name} must be {reason}") from error
+        y, state = layer(self.norm(x), state, **masks)
         return self.head(self.post_norm(x + y)), state
+
+    def _misfit(self, tokens: Tensor) -> str | None:
+        """Why tokens cannot be embedded."""
+        place = self.embedding.weight.device
+        if tokens.device != place:
+            return f"on {place} like the model, not on {tokens.device}"
+        least, most, last = tokens.min().item(), tokens.max().item(), self.config.vocab_size - 1
+        return None if 0 <= least and most <= last else f"from 0 to {last}, not from {least} to {most}"
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw all weights anew: embedding and head as the study does, the layer by its own rule."""
@@ -109,6 +158,10 @@ class SequenceModel(nn.Module):
         bound = 1 / math.sqrt(self.config.embedding_dim)
         nn.init.uniform_(self.head.weight, -bound, bound, generator)
         nn.init.uniform_(self.head.bias, -bound, bound, generator)
+
+
+def _described(value: Any) -> str:
+    return f"one of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 #: The names of the model with the mLSTM, the study's own mixer and the default.

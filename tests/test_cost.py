@@ -160,11 +160,28 @@ class TestCommand:
         [record] = cost.read_records(run[0])
         path = run[0] / "cost-cpu.jsonl"
         before = path.read_bytes()
-        monkeypatch.setattr(command, "measure", lambda settings: record | {"started": "2100-01-01T00:00:00+00:00"})
+        later = record | {"started": "2100-01-01T00:00:00+00:00"}
+        monkeypatch.setattr(command, "measure", lambda settings, record: record.update(later))
         command.main(["--results", str(run[0]), "--threads", "1"])
         assert path.read_bytes().startswith(before)
         assert cost.newest(cost.read_records(run[0]))["cpu"]["started"].startswith("2100")
         path.write_bytes(before)
+
+    def test_interrupted_it_keeps_what_is_measured(self, run, tmp_path, monkeypatch, capsys):
+        [record] = cost.read_records(run[0])
+
+        def interrupted(settings, beginning):
+            beginning |= {"peaks": record["peaks"], "rows": rows}
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(command, "measure", interrupted)
+        rows = record["rows"]
+        command.main(["--results", str(tmp_path), "--threads", "1"])
+        assert [kept["rows"] for kept in cost.read_records(tmp_path)] == [rows]
+        rows = []
+        with pytest.raises(SystemExit, match="nothing to append"):
+            command.main(["--results", str(tmp_path), "--threads", "1"])
+        assert len(cost.read_records(tmp_path)) == 1
 
     def test_started_from_a_notebook_its_failure_is_seen(self, tmp_path, capsys):
         with pytest.raises(subprocess.CalledProcessError):
@@ -193,7 +210,7 @@ class TestCommand:
         ],
     )
     def test_bad_options_are_one_error_before_anything_is_measured(self, arguments, named, monkeypatch, capsys):
-        monkeypatch.setattr(command, "measure", lambda settings: pytest.fail("measured"))
+        monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("measured"))
         with pytest.raises(SystemExit) as stopped:
             command.main(arguments.split())
         assert stopped.value.code == 2

@@ -36,6 +36,8 @@ from orthonar import (
     RidgeRead,
     RLSRead,
     RunConfig,
+    ShortNewtonSchulzRead,
+    SteepRead,
     StraightThroughRead,
     mlstm_sequence,
 )
@@ -54,6 +56,8 @@ READS = {
     "muon2": MuonRead(steps=2),
     "muon3": MuonRead(steps=3),
     "ridge": RidgeRead(),
+    "steep": SteepRead(6),
+    "short": ShortNewtonSchulzRead(3),
     "mesa": MesaRead(),
     "blend": BlendRead(alpha=0.3),
     "blend_with_mesa": BlendRead(alpha=0.5, one=MesaRead(), other=NewtonSchulzRead(steps=0)),
@@ -64,7 +68,7 @@ READS = {
     "nested": BlendRead(0.5, StraightThroughRead(RidgeRead(), RawRead()), BlendRead(0.25, NewtonSchulzRead(steps=1))),
 }
 #: Those where rounding matters most, for what is slow.
-HARDEST = ["ns8", "polar", "muon3", "ridge", "mesa", "blend", "straight_through"]
+HARDEST = ["ns8", "polar", "muon3", "ridge", "steep", "mesa", "blend", "straight_through"]
 FAMILIES = [
     "random",
     "zero_keys",
@@ -119,12 +123,20 @@ def cubic(s, steps):
     return s
 
 
+def series(s, c):
+    every = np.zeros(2 * len(c))
+    every[1::2] = c
+    return np.polynomial.polynomial.polyval(s, np.polynomial.chebyshev.cheb2poly(every))
+
+
 MAPS = {
     **{f"ns{n}": (lambda s, n=n: cubic(s, n)) for n in (0, 1, 2, 3, 8)},
     "polar": lambda s: erf(3.5 * s / 0.15),
     "muon2": lambda s: muon(s, 2),
     "muon3": lambda s: muon(s, 3),
     "ridge": lambda s: 1.05 * s / (s**2 + 0.05),
+    "steep": lambda s: series(s, READS["steep"].exact),
+    "short": lambda s: series(s, READS["short"].exact),
     "raw": None,
 }
 

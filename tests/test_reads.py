@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from orthonar import BlendRead, MuonRead, NewtonSchulzRead, PolarRead, RawRead, RidgeRead, newton_schulz
+from orthonar import (
+    BlendRead,
+    MuonRead,
+    NewtonSchulzRead,
+    PolarRead,
+    RawRead,
+    RidgeRead,
+    ShortNewtonSchulzRead,
+    SteepRead,
+    newton_schulz,
+)
 from orthonar.reads.base import FilterRead, Read, check_read
 from orthonar.reads.newton_schulz import newton_schulz_scalar
 
@@ -37,6 +47,7 @@ class SineRead(FilterRead):
 READS = {"raw": RawRead(), "halved": HalvedRead(), "sine": SineRead()}
 READS |= {f"ns{n}": NewtonSchulzRead(steps=n) for n in STEPS}
 READS |= {"polar": PolarRead(), "muon2": MuonRead(steps=2), "muon3": MuonRead(steps=3), "ridge": RidgeRead()}
+READS |= {"steep6": SteepRead(6), "short": ShortNewtonSchulzRead(5)}
 
 
 def memories(dtype=torch.float64, size: int = 6) -> tuple[torch.Tensor, torch.Tensor]:

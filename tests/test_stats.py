@@ -15,7 +15,7 @@ def runs(escapes, budget=100, accuracies=None):
     accuracy = escape.notna() * 0.9 + escape.isna() * 0.2 if accuracies is None else accuracies
     seeds = range(len(escape))
     return pd.DataFrame({
-        "seed": seeds, "identity": [f"run {seed}" for seed in seeds], "outcome": "plateau",
+        "seed": seeds, "device": "cpu", "identity": [f"run {seed}" for seed in seeds], "outcome": "plateau",
         "escape_step": escape, "steps": budget, "accuracy": accuracy, "solved": escape.notna(),
     })  # fmt: skip
 
@@ -60,7 +60,7 @@ def test_a_mean_and_its_interval():
 
 
 def test_a_mean_of_few_or_of_equals_has_no_interval():
-    for values in ([0.3], [0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.9], 12 * [0.3]):
+    for values in ([0.3], [0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.9], 12 * [0.3], [100.0, *8 * [100 * (1 - 2e-16)]]):
         mean = stats.mean_interval(values)
         assert mean.value == pytest.approx(np.mean(values))
         assert math.isnan(mean.low) and math.isnan(mean.high)
@@ -201,3 +201,46 @@ def _times(table):
     return [
         (row.steps, False) if math.isnan(row.escape_step) else (row.escape_step, True) for row in table.itertuples()
     ]
+
+
+def drawn_escapes(hazards, seed, count=300, budget=20):
+    """Runs that escape by each of 20 evaluations with a hazard that falls, times a factor on its log-log scale."""
+    rng = np.random.default_rng(seed)
+    steps = []
+    for _ in range(count):
+        share = 1 - np.exp(-hazards * np.linspace(0.15, 0.05, budget))
+        escaped = np.flatnonzero(rng.random(budget) < share)
+        steps.append(escaped[0] + 1 if len(escaped) else None)
+    return runs(steps, budget=budget).assign(eval_every=1)
+
+
+def test_hazard_ratio_is_what_the_runs_were_drawn_with():
+    one, two = drawn_escapes(1.0, 0), drawn_escapes(2.0, 1)
+    ratio = stats.hazard_ratio(one, two)
+    assert ratio.low < 2 < ratio.high and ratio.high / ratio.low < 1.6
+    back = stats.hazard_ratio(two, one)
+    assert back == pytest.approx((1 / ratio.value, 1 / ratio.high, 1 / ratio.low), rel=1e-5)
+    same = stats.hazard_ratio(one, one)
+    assert same.value == pytest.approx(1) and same.low < 1 < same.high
+
+
+def test_hazard_ratio_of_one_evaluation_by_hand():
+    # 3 of 10 against 6 of 10: log(1 - 0.6) / log(1 - 0.3); that by 20 all the others have escaped tells nothing
+    first, second = runs(3 * [10] + 7 * [20]), runs(6 * [10] + 4 * [20])
+    ratio = stats.hazard_ratio(first, second)
+    assert ratio.value == pytest.approx(math.log(0.4) / math.log(0.7), rel=1e-6)
+    spread = sum(p / ((1 - p) * 10 * math.log(1 - p) ** 2) for p in (0.3, 0.6))  # by the delta method
+    assert math.log(ratio.high / ratio.low) == pytest.approx(2 * 1.959964 * math.sqrt(spread), rel=1e-4)
+
+
+def test_no_hazard_ratio_without_an_escape():
+    some, none = runs([10, 20, None]), runs([None, None])
+    for sides in ((some, none), (none, some), (none, none), (some, some.iloc[:0])):
+        assert all(math.isnan(x) for x in stats.hazard_ratio(*sides))
+
+
+def test_a_run_that_is_over_does_not_wait():
+    over = runs([None, 30, 40, None]).assign(steps=[15, 100, 100, 100])
+    with_it, without = (stats.hazard_ratio(runs([20, 30, None]), side) for side in (over, over.iloc[1:]))
+    assert with_it == pytest.approx(without)
+    assert stats.run_intervals(runs([30, None, 100]).assign(eval_every=10)) == 3 + 10 + 10

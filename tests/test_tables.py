@@ -117,7 +117,7 @@ _PUBLISHED = ("baseline", "baseline, 4,000 steps")
 
 def test_what_was_published_of_the_schedules_stands_beside_them():
     table = tables.beside_published(PRESETS["schedule"]["paper"], [])
-    assert table["solved"].tolist() == ["13 of 16", "8 of 16"]
+    assert table["solved"].tolist() == ["13 of 16", "8 of 16", "13 of 16"]
 
 
 @pytest.mark.parametrize("count", [0, 7, 24])
@@ -187,8 +187,9 @@ def test_the_rate_for_a_task_and_that_for_task_and_read():
     records = all_records(TINY, accuracy)
     assert tables.different_rates(TINY, records) == []
     records = all_records(TINY, lambda c: 0.9 if (c.lr == 1e-3) == (type(c.read).__name__ == "RawRead") else 0.3)
-    choice = tables.rate_choices(TINY, records).iloc[0]
-    assert choice.tolist() == ["0.001", "0.01", "no: a confound", "0.01"], "of equally good rates the larger"
+    choice = tables.rate_choices(TINY, records).iloc[:2].to_numpy().tolist()
+    own, task = ["0.001", "0.01"], ["no: a confound", "0.01"]  # of equally good rates the larger
+    assert choice == [[lr, *task] for lr in own]
     assert "baseline at 0.001, orthogonalized at 0.01" in tables.different_rates(TINY, records)[0]
     table = tables.headline(TINY, records, "seeds at one rate per task")
     assert (table["rate"] == "0.01").all()
@@ -198,16 +199,26 @@ def test_the_rate_for_a_task_and_that_for_task_and_read():
         run_tables.study_runs(TINY, records, "rate")
 
 
-def test_comparison_uses_shared_seeds_only():
+def test_comparison_is_of_all_runs_and_in_pairs_of_those_that_have_a_partner():
     records = all_records(
         TINY, lambda c: 0.9 if c.read == TINY.sides["orthogonalized"].settings["read"] else 0.5 - 0.1 * c.seed % 1
     )
     missing = TINY.run(TASKS[0], "orthogonalized", 1e-2, 2).identity
     row = tables.comparison(TINY, [r for r in records if r.identity != missing]).iloc[0]
-    assert row["seeds"] == 2
-    assert (row["solved"], row["alone"]) == ("0, 2", "0, 2")
+    assert (row["solved"], row["pairs"], row["alone"]) == ("0 of 3, 2 of 2", 2, "0, 2")
     assert row["McNemar p"] == "0.5"
-    assert row["Fisher p"] == f"{stats.fisher((0, 2), (2, 2)):.2g}"
+    assert row["Fisher p"] == f"{stats.fisher((0, 2), (3, 2)):.2g}"
+
+
+def test_a_cpu_and_a_gpu_make_no_pair():
+    first, second = TINY.sides
+    records = all_records(TINY, lambda c: 0.9 if c.read == TINY.sides[second].settings["read"] else 0.1)
+    on_gpu = [replace(r, settings=r.settings | {"device": "cuda"}) for r in records]
+    mixed = [r if "RawRead" in str(r.settings["read"]) else g for r, g in zip(records, on_gpu)]
+    row = tables.comparison(TINY, mixed).iloc[0]
+    assert (row["solved"], row["pairs"], row["McNemar p"]) == ("0 of 3, 3 of 3", 0, "")
+    assert tables.escape_comparison(TINY, mixed).iloc[0]["stratified p"] == ""
+    assert tables.comparison(TINY, on_gpu).iloc[0]["pairs"] == 3
 
 
 def test_escapes_are_compared_by_pairs_beside_the_published():

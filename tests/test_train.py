@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -355,3 +356,11 @@ def test_identities_never_change():
     assert RunConfig(batch_size=16, seed=11, steps=4000, read=NewtonSchulzRead()).identity == "ecd8826bbc586533"
     recorded = {record.identity for record in RunStore(project_root() / "results").records()}
     assert {"3453782c7aa233fc", "55e35fb2a7ff2c1c"} <= recorded
+
+
+def test_a_record_names_the_revision_that_it_began_with(monkeypatch):
+    seen = []
+    module = sys.modules["orthonar.training.train"]
+    monkeypatch.setattr(module, "revision", lambda: "later" if seen else "at first")
+    assert train(RunConfig(**TINY), on_evaluation=seen.append).revision == "at first"
+    assert seen

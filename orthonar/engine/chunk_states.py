@@ -37,11 +37,10 @@ class _Scan(HandWritten):
     @staticmethod
     def forward(decay, update, initial):
         starts = torch.empty_like(update)
-        state = initial
-        for c in range(update.shape[1]):
-            starts[:, c] = state
-            state = torch.addcmul(update[:, c], state, decay[:, c, None])
-        return starts, state
+        starts[:, 0] = initial
+        for c in range(update.shape[1] - 1):
+            torch.addcmul(update[:, c], starts[:, c], decay[:, c, None], out=starts[:, c + 1])
+        return starts, torch.addcmul(update[:, -1], starts[:, -1], decay[:, -1, None])
 
     @staticmethod
     def saved(args, outputs):
@@ -51,8 +50,8 @@ class _Scan(HandWritten):
     def gradients(tensors, other, needs, grad_starts, grad_end):
         decay, starts = tensors
         grad_update = torch.empty_like(starts)
-        grad = grad_end
-        for c in range(starts.shape[1] - 1, -1, -1):
-            grad_update[:, c] = grad
-            grad = torch.addcmul(grad_starts[:, c], grad, decay[:, c, None])
+        grad_update[:, -1] = grad_end
+        for c in range(starts.shape[1] - 1, 0, -1):
+            torch.addcmul(grad_starts[:, c], grad_update[:, c], decay[:, c, None], out=grad_update[:, c - 1])
+        grad = torch.addcmul(grad_starts[:, 0], grad_update[:, 0], decay[:, 0, None])
         return (grad_update[..., None, :] @ starts[..., None])[..., 0, 0], grad_update, grad

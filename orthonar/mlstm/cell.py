@@ -157,8 +157,8 @@ def _run(
 def _between_graphs(function: Callable) -> Callable:
     """The function as it is, for `torch.compile` to call between two graphs: the one break that the cell makes.
 
-    It looks at its numbers to choose its way, and its gradients are written by hand. `torch.compiler.disable` would
-    import the compiler, seconds of it, with this package.
+    It looks at its numbers to choose its way, and its gradients are written by hand. What `torch.compiler.disable`
+    makes of a function would import the compiler, seconds of it, with this package.
     """
     return torch._disable_dynamo(function)
 

@@ -3,6 +3,7 @@
 from .base import FilterRead, LeafRead, RawRead, Read
 from .composites import BlendRead, CompositeRead, MatrixStraightThroughRead, StraightThroughRead
 from .filters import MuonRead, PolarRead, RidgeRead
+from .low_degree import ShortNewtonSchulzRead, SteepRead
 from .mesa import MesaRead
 from .newton_schulz import NewtonSchulzRead, newton_schulz
 from .rls import RLSRead
@@ -21,6 +22,8 @@ __all__ = [
     "RawRead",
     "Read",
     "RidgeRead",
+    "ShortNewtonSchulzRead",
+    "SteepRead",
     "StraightThroughRead",
     "newton_schulz",
 ]

@@ -16,6 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.genmod.families import Binomial
+from statsmodels.genmod.families.links import CLogLog
+from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.stats.proportion import proportion_confint
 
 from ..training.record import SOLVED_AT
@@ -140,8 +143,8 @@ def mean_interval(values: Sequence[float] | pd.Series, seed: int = 0, resamples:
         resamples: how many samples are drawn.
 
     Returns:
-        The mean; without an interval where there are fewer than `LEAST_FOR_INTERVAL` values, or where all are equal, so
-        that resampling cannot tell how far the mean may be off.
+        The mean; without an interval where there are fewer than `LEAST_FOR_INTERVAL` values, or where all are equal but
+        for rounding, so that resampling cannot tell how far the mean may be off.
 
     Raises:
         ValueError: there is no value, or one is not a number: the message names it.
@@ -154,7 +157,7 @@ def mean_interval(values: Sequence[float] | pd.Series, seed: int = 0, resamples:
         lost = ", ".join(str(name) for name, value in zip(names, values) if np.isnan(value))
         raise ValueError(f"values: not a number, in run {lost}")
     mean = float(values.mean())
-    if values.size < LEAST_FOR_INTERVAL or np.ptp(values) == 0:
+    if values.size < LEAST_FOR_INTERVAL or np.ptp(values) <= 1e-12 * np.abs(values).max():
         return Interval(mean, np.nan, np.nan)
     result = stats.bootstrap(
         (values,), np.mean, n_resamples=resamples, confidence_level=CONFIDENCE, rng=np.random.default_rng(seed)
@@ -173,16 +176,20 @@ def fisher(solved: tuple[int, int], runs: tuple[int, int]) -> float:
 
 
 def shared_seeds(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The runs of two run tables whose seeds both have, each by seed, in the same order.
+    """The runs of two run tables that make up pairs, each by seed, in the same order.
+
+    A pair has one seed and one kind of device: a CPU's generator and a GPU's draw other batches from the same seed.
 
     Raises:
         ValueError: a seed comes twice on one side.
     """
+    kinds = []
     for side in (first, second):
         twice = side["seed"][side["seed"].duplicated()]
         if len(twice):
             raise ValueError(f"seed: {twice.iloc[0]} comes twice on one side")
-    seeds = sorted(set(first["seed"]) & set(second["seed"]))
+        kinds.append(dict(zip(side["seed"], side["device"].str.partition(":")[0])))
+    seeds = sorted(seed for seed in kinds[0] if kinds[0][seed] == kinds[1].get(seed))
     return first.set_index("seed").loc[seeds], second.set_index("seed").loc[seeds]
 
 
@@ -191,7 +198,7 @@ def pairs(first: pd.DataFrame, second: pd.DataFrame) -> Pairs:
 
     Args:
         first: a run table.
-        second: a run table; seeds that only one side has are left out.
+        second: a run table; runs without a partner are left out, see `shared_seeds`.
     """
     a, b = (side["solved"].to_numpy(bool) for side in shared_seeds(first, second))
     return Pairs(int((~a & ~b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((a & b).sum()))
@@ -256,6 +263,54 @@ def logrank(first: pd.DataFrame, second: pd.DataFrame) -> float:
     return float(stats.logrank(escapes(first), escapes(second)).pvalue)
 
 
+def run_intervals(table: pd.DataFrame) -> int:
+    """Evaluations at which the runs of a table were still waiting to escape, the escape's own included, all runs added.
+
+    A run that diverged waits until its budget of steps is over, as in `escapes`.
+    """
+    waited = table["escape_step"].fillna(table["steps"]) / table["eval_every"]
+    return int(np.ceil(waited.astype(float) - 1e-9).sum())
+
+
+def hazard_ratio(reference: pd.DataFrame, other: pd.DataFrame) -> Interval:
+    """How many times likelier than the reference's the other side's waiting runs escape, per evaluation, with interval.
+
+    The proportional-hazards model for times that are known to an interval (Prentice and Gloeckler 1978): of the runs
+    that wait before evaluation i, the share 1 - exp(-exp(a_i + b x)) escapes by it, x = 0 for the reference and 1 for
+    the other side. It is a binomial regression with the complementary log-log link over run-intervals, and the ratio is
+    exp(b), its interval Wald's on b. An evaluation by which none or all of the waiting runs escape is fitted exactly by
+    its a_i and left out.
+
+    Args:
+        reference: a run table.
+        other: a run table.
+
+    Returns:
+        The ratio; NaN where a side has no escape at the evaluations that tell something.
+    """
+    steps = sorted({*reference["escape_step"].dropna(), *other["escape_step"].dropna()})
+    rows = []
+    for step in steps:
+        counts = []
+        for side in (reference, other):
+            waiting = side["escape_step"].fillna(np.inf) >= step
+            waiting &= side["escape_step"].notna() | (side["steps"] >= step)
+            escaped = int((side["escape_step"] == step).sum())
+            counts.append((escaped, int(waiting.sum()) - escaped))
+        if 0 < sum(e for e, _ in counts) < sum(e + w for e, w in counts):
+            rows += [(step, x, *count) for x, count in enumerate(counts) if sum(count)]
+    told = pd.DataFrame(rows, columns=["step", "other", "escaped", "waiting"])
+    if told.loc[told["other"] == 1, "escaped"].sum() == 0 or told.loc[told["other"] == 0, "escaped"].sum() == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    own = pd.get_dummies(told["step"]).astype(float)
+    model = GLM(told[["escaped", "waiting"]], own.assign(other=told["other"]), Binomial(CLogLog()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an evaluation by which a whole side escapes drives its a_i far up
+        fit = model.fit(maxiter=200)
+    b, half = fit.params["other"], stats.norm.ppf((1 + CONFIDENCE) / 2) * fit.bse["other"]
+    return Interval(*(float(np.exp(x)) for x in (b, b - half, b + half)))
+
+
 def sooner(first: pd.DataFrame, second: pd.DataFrame) -> tuple[int, int]:
     """In how many pairs with the same seed the first side's run escapes sooner, and in how many the second's.
 
@@ -280,7 +335,7 @@ def paired_logrank(first: pd.DataFrame, second: pd.DataFrame) -> float:
 
     Args:
         first: a run table.
-        second: a run table; seeds that only one side has are left out.
+        second: a run table; runs without a partner are left out, see `shared_seeds`.
 
     Returns:
         The p-value; NaN where no pair tells the sides apart.

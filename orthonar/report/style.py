@@ -19,6 +19,7 @@ def show(table: pd.DataFrame, title: str = "") -> None:
     """
     from IPython.display import display  # only notebooks come here
 
+    table, title = _said_once(table, title)
     if title:
         print(title)
     limits = ("display.max_columns", None, "display.max_rows", None, "display.max_colwidth", None)
@@ -27,8 +28,16 @@ def show(table: pd.DataFrame, title: str = "") -> None:
 
 
 def text_width(table: pd.DataFrame) -> int:
-    """How many characters wide a table is as text."""
-    return max(map(len, table.to_string(max_colwidth=None).splitlines()))
+    """How many characters wide a table is as text, when it is shown."""
+    return max(map(len, _said_once(table, "")[0].to_string(max_colwidth=None).splitlines()))
+
+
+def _said_once(table: pd.DataFrame, title: str) -> tuple[pd.DataFrame, str]:
+    """A table of one task alone without its index level "task": the title says it."""
+    if table.index.nlevels < 2 or table.index.names[0] != "task" or table.index.get_level_values(0).nunique() != 1:
+        return table, title
+    (task,) = table.index.get_level_values(0).unique()
+    return table.droplevel(0), ": ".join(filter(None, (title, task)))
 
 
 def save(fig: Figure, name: str, folder: Path | str | None = None) -> tuple[Path, Path]:

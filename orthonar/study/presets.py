@@ -12,6 +12,7 @@ from .sides import (
     CONSTANT,
     COSINE_4000,
     ELIMINATION,
+    FRONTIER,
     HEADLINE,
     ORTHOGONALIZED,
     ORTHOGONALIZED_CONSTANT,
@@ -179,6 +180,18 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
             seeds=tuple(range(11, 15)),
             sides=ELIMINATION,
         ),
+    },
+    # As the ablation, with enough seeds to compare hazards of escape.
+    "frontier": {
+        "pocket": Study(
+            "pocket",
+            _POCKET_TASKS[1:2],
+            _POCKET | {"probes": True},
+            rates=_FOLLOW_UP_RATE,
+            rate_seeds=(),
+            seeds=tuple(range(24)),
+            sides=FRONTIER,
+        )
     },
 }
 

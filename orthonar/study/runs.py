@@ -4,9 +4,10 @@ import dataclasses
 import statistics
 
 from ..mlstm.writes import AdditiveWrite
+from ..training.anneals import NoAnneal
 from ..training.config import RunConfig
 from ..training.record import RunRecord, identifying_settings
-from ..training.schedules import Constant
+from ..training.schedules import Constant, Cosine
 
 
 def describe(config: RunConfig) -> str:
@@ -15,7 +16,8 @@ def describe(config: RunConfig) -> str:
     words = [_in_words(getattr(mixer, "read", mixer))]
     words += [_in_words(mixer.write)] if getattr(mixer, "write", AdditiveWrite()) != AdditiveWrite() else []
     words += [] if model.embedding_std == 1 else [f"embedding std {model.embedding_std:.2g}"]
-    words += ["constant lr"] if config.schedule == Constant() else []
+    words += {Cosine(): [], Constant(): ["constant lr"]}.get(config.schedule, [_in_words(config.schedule)])
+    words += [] if config.anneal == NoAnneal() else [_in_words(config.anneal)]
     words += [f"{config.steps} steps"]
     words += ["orthogonal keys"] if config.orthogonal_keys else []
     words += ["frozen keys"] if config.frozen_keys else []

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..model import SequenceModel
+from ..training.anneals import final_model
 from ..training.config import RunConfig
 from ..training.record import RunRecord
 from .jsonl import write_file
@@ -76,6 +77,7 @@ def trained_model(folder: str | os.PathLike, record: RunRecord) -> SequenceModel
         half = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever its unpickler trips over
         raise ValueError(f"weights: {path} is damaged ({type(error).__name__}); train the run again") from None
-    model = SequenceModel(RunConfig.from_settings(record.settings | {"device": "cpu"}).model)
+    config = RunConfig.from_settings(record.settings | {"device": "cpu"})
+    model = SequenceModel(final_model(config.model, config.anneal, record.trace))
     model.load_state_dict({name: weight.float() for name, weight in half.items()})
     return model

@@ -7,11 +7,13 @@ import torch
 from ..data.base import Task
 from ..data.noisy_recall import NoisyRecall
 from ..model import ModelConfig
+from ..reads.base import RawRead
 from ..settings import Settings, choice, flag, flat_settings, integer, number, part, settings
+from .anneals import Anneal, FixedAnneal, GatedAnneal, NoAnneal
 from .decoding import LEAST_SEQUENCES
 from .optimizers import AdamW, Optimizer
 from .record import complete_settings, identity
-from .schedules import Cosine, Schedule
+from .schedules import Constant, Cosine, Schedule
 
 #: Batches of the study's validation set, each as large as a training batch.
 _VALIDATION_BATCHES = 16
@@ -28,6 +30,8 @@ class RunConfig(Settings):
         model: the model, `orthonar.ModelConfig`; its vocabulary is the task's.
         optimizer: `orthonar.AdamW`.
         schedule: `orthonar.Cosine` (from the peak rate to 0 over the run), "cosine" for short, or `Constant`.
+        anneal: whether and when the read is taken down in the course of training, `orthonar.FixedAnneal` or
+            `GatedAnneal`; "none" is the default.
         steps: training steps.
         batch_size: sequences in a batch.
         grad_clip: largest norm of the gradient.
@@ -52,6 +56,7 @@ class RunConfig(Settings):
     model: ModelConfig = part(ModelConfig, ModelConfig)
     optimizer: Optimizer = part(AdamW, Optimizer)
     schedule: Schedule = part(Cosine, Schedule)
+    anneal: Anneal = part(NoAnneal, Anneal)
     steps: int = integer(2000, least=1)
     batch_size: int = integer(64, least=1)
     grad_clip: float = number(1.0, above=0)
@@ -74,8 +79,22 @@ class RunConfig(Settings):
         if self.probes and self.validation_sequences < LEAST_SEQUENCES:
             least = f"at least {LEAST_SEQUENCES} with probes"
             raise ValueError(f"validation_sequences must be {least}, not {self.validation_sequences}")
+        self._check_anneal()
         if _device(self.device).type != "cuda" and self.engine == "graph":
             raise ValueError(f"engine: 'graph' needs a CUDA device, not {self.device!r}")
+
+    def _check_anneal(self) -> None:
+        if self.anneal == NoAnneal():
+            return
+        read = getattr(self.model.mixer, "read", RawRead())
+        if read == RawRead():
+            raise ValueError(f"anneal: there is no read to take down in {self.model.mixer!r}")
+        if isinstance(self.anneal, FixedAnneal) and self.anneal.anneal_to > self.steps:
+            raise ValueError(f"anneal_to must be at most steps, {self.steps}, not {self.anneal.anneal_to}")
+        if isinstance(self.anneal, GatedAnneal) and not isinstance(self.schedule, Constant):
+            raise ValueError(f"anneal: a gated one extends the budget and needs a constant rate, not {self.schedule!r}")
+        if self.engine == "graph":
+            raise ValueError("engine: no graph can be captured of a read that is taken down")
 
     def settings(self) -> dict:
         """All settings as plain data, as they stand in a run record."""

@@ -51,9 +51,9 @@ def revision() -> str | None:
         command = ["git", "-C", str(project_root()), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
 
-    if not (project_root() / "orthonar" / "training" / "environment.py").samefile(__file__):
-        return None
     try:
+        if not (project_root() / "orthonar" / "training" / "environment.py").samefile(__file__):
+            return None
         commit = git("rev-parse", "HEAD").strip()
         return commit + ("+changes" if git("status", "--porcelain", "--", "orthonar").strip() else "")
     except (OSError, subprocess.SubprocessError):

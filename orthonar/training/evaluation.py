@@ -33,7 +33,15 @@ def evaluate(model: SequenceModel, batches: list[tuple[Tensor, Tensor]]) -> tupl
 
     Returns:
         (accuracy, loss), the mean over all scored positions.
+
+    Raises:
+        ValueError: there is no batch, or one is not a pair of tensors of one shape.
     """
+    batches = list(batches)
+    if not batches:
+        raise ValueError("batches must be pairs of tokens and targets, at least one")
+    for batch in batches:
+        _check_batch(batch)
     right = loss = scored = 0
     training = model.training
     model.eval()
@@ -47,6 +55,18 @@ def evaluate(model: SequenceModel, batches: list[tuple[Tensor, Tensor]]) -> tupl
     finally:
         model.train(training)
     return (right / scored).item(), (loss / scored).item()
+
+
+def _check_batch(batch: tuple[Tensor, Tensor]) -> None:
+    pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(x, Tensor) for x in batch)
+    if not pair:
+        raise ValueError(f"batches must be pairs of tensors, tokens and targets, not of a {type(batch).__name__}")
+    tokens, targets = batch
+    if targets.shape != tokens.shape or targets.dtype != torch.int64:
+        raise ValueError(
+            f"batches: targets must be int64 of the tokens' shape {tuple(tokens.shape)}, "
+            f"not {targets.dtype} of {tuple(targets.shape)}"
+        )
 
 
 def questions(model: SequenceModel, task: NoisyRecall, batches: list[tuple[Tensor, Tensor]]) -> dict[str, float]:

@@ -173,14 +173,20 @@ def _settings_fault(settings: dict) -> str | None:
     return None
 
 
+def _most_steps(settings: dict) -> int:
+    """Steps that a run may have taken: a gated anneal that begins at the last of them comes after."""
+    extra = [settings.get(name, 0) for name in ("dwell", "ramp")] if settings.get("anneal") == "gated" else []
+    return settings["steps"] + sum(value for value in extra if _is_integer(value))
+
+
 def _trace_fault(record: RunRecord) -> str | None:
     """What is wrong with the trace, or with the outcome as far as the trace tells it."""
     if not record.trace:
         return "the trace is empty"
-    before, seconds = 0, 0.0
+    before, seconds, end = 0, 0.0, _most_steps(record.settings)
     for e in record.trace:
-        if not _is_integer(e.step, 1) or not before < e.step <= record.settings["steps"]:
-            return f"trace: step {e.step!r} after {before}, of {record.settings['steps']}"
+        if not _is_integer(e.step, 1) or not before < e.step <= end:
+            return f"trace: step {e.step!r} after {before}, of {end}"
         if not _is_number(e.seconds, seconds):
             return f"trace: {e.seconds!r} seconds at step {e.step}, after {seconds}"
         for name in ("accuracy", "loss", "train_loss"):
@@ -228,6 +234,7 @@ def _implied(settings: dict) -> dict:
         "frozen_keys": False,
         "orthogonal_keys": False,
         "qk_lr_factor": 1.0,
+        "anneal": "none",
         "probes": False,
         # Before it was a setting, the embedding was drawn as small as the layer's projections.
         "embedding_std": small_init_std(settings["embedding_dim"]),

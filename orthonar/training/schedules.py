@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 
-from ..settings import Settings, settings
+from ..settings import Settings, integer, settings, variant
 
 
 class Schedule(Settings, ABC):
@@ -37,3 +37,37 @@ class Constant(Schedule):
 
     def relative_rate(self, step: int, steps: int) -> float:
         return 1.0
+
+
+@settings
+class LongCosine(Schedule):
+    """From the peak along half a cosine of a length of its own, of which a run may see a part; then 0.
+
+    Args:
+        period: steps from the peak to 0.
+    """
+
+    kind = "long cosine"
+
+    period: int = integer(4000, least=1)
+
+    def relative_rate(self, step: int, steps: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * min(step / self.period, 1.0)))
+
+
+@settings
+class WarmUp(Schedule):
+    """In a line from 0 to another schedule, and then that: relative_rate(t) = min(1, (t + 1) / warm_up) then(t).
+
+    Args:
+        warm_up: steps until nothing is held back any more.
+        then: the other schedule.
+    """
+
+    kind = "warm-up"
+
+    warm_up: int = integer(200, least=1)
+    then: Schedule = variant(Cosine, Schedule)
+
+    def relative_rate(self, step: int, steps: int) -> float:
+        return min(1.0, (step + 1) / self.warm_up) * self.then.relative_rate(step, steps)

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from ..model import SequenceModel
 from ..reads.singular_values import orthogonal_blocks
+from .anneals import NoAnneal, annealed, set_read
 
 # Steps done before a graph is captured, so that all that is set up on first use is set up; they count as the others.
 _WARM_UP = 3
@@ -30,6 +31,8 @@ class TrainingStep:
     def __init__(self, config, device: torch.device):
         self.config, self.device, self.task = config, device, config.task
         self.steps_done = 0
+        #: The step at which the run escaped, if its anneal waits for that; whoever evaluates says so.
+        self.escaped_at: int | None = None
         self.model = SequenceModel(config.model, generator=generator(config.seed, "weights")).to(device)
         if config.orthogonal_keys:
             keys = self.model.layer.k_proj.weight
@@ -64,6 +67,13 @@ class TrainingStep:
         """Take one step."""
         self._compute()
         self.steps_done += 1
+        self.take_down()
+
+    def take_down(self) -> None:
+        """Let the model read as the run's anneal has it after the steps done."""
+        if self.config.anneal != NoAnneal():
+            weight = self.config.anneal.weight(self.steps_done, self.escaped_at)
+            set_read(self.model, annealed(self.config.read, weight))
 
     def on_its_stream(self) -> AbstractContextManager:
         """What is computed inside follows the steps done."""
@@ -148,7 +158,7 @@ def takes_graph(config, device: torch.device) -> bool:
     Raises:
         ValueError: a graph was asked for, and the cell looks at its results on the way.
     """
-    if device.type != "cuda" or config.engine == "eager":
+    if device.type != "cuda" or config.engine == "eager" or config.anneal != NoAnneal():
         return False
     waits = config.model.mixer.needs_host_sync(config.model.embedding_dim, config.task.seq_len, device)
     if waits and config.engine == "graph":

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import torch
@@ -29,8 +30,18 @@ def train(config: RunConfig, on_evaluation: Callable[[Evaluation], None] | None 
 
     Returns:
         RunRecord; the same for the same settings on the same processor, its times aside.
+
+    Raises:
+        ValueError: config is not a `RunConfig`, or its device cannot be used here.
     """
+    _check_config("config", config)
     return train_together([config], None if on_evaluation is None else lambda _, line: on_evaluation(line))[0]
+
+
+def _check_config(name: str, config: RunConfig) -> None:
+    if not isinstance(config, RunConfig):
+        hint = ": RunConfig(**settings) makes one" if isinstance(config, dict) else ""
+        raise ValueError(f"{name} must be a RunConfig, not a {type(config).__name__}{hint}")
 
 
 def train_together(
@@ -55,7 +66,11 @@ def train_models(
     configs: Sequence[RunConfig], on_evaluation: Callable[[RunConfig, Evaluation], None] | None = None
 ) -> list[tuple[RunRecord, SequenceModel]]:
     """Do as `train_together`, and return the trained models beside their records."""
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    if not isinstance(configs, Sequence):
+        raise ValueError(f"configs must be several RunConfig, not a {type(configs).__name__}")
+    for config in configs:
+        _check_config("configs", config)
+    started, source = datetime.now(UTC).isoformat(timespec="seconds"), revision()  # before the files can change
     runs = fit_together(configs, on_evaluation)
     others = f", {len(configs)} runs at once" if len(configs) > 1 else ""
     trained = []
@@ -68,7 +83,7 @@ def train_models(
             wall_seconds=round(run.seconds, 3),
             device=device_name(torch.device(run.config.device)) + others,
             versions=versions(),
-            revision=revision(),
+            revision=source,
             started=started,
         )
         trained.append((record, run.model))
@@ -97,6 +112,10 @@ class Run:
         self._since = 0
 
     @property
+    def _last_step(self) -> int:
+        return self.config.anneal.last_step(self.config.steps, self._step.escaped_at)
+
+    @property
     def model(self) -> SequenceModel:
         """The model, in whatever state it is."""
         return self._step.model
@@ -105,7 +124,7 @@ class Run:
         """Take one step, and evaluate if it is time; begin is the clock's time at which training began."""
         self._step.step()
         step = self._step.steps_done
-        if step % self.config.eval_every == 0 or step == self.config.steps:
+        if step % self.config.eval_every == 0 or step in (self.config.steps, self._last_step):
             with self._step.on_its_stream():
                 self._evaluate(step, begin)
 
@@ -115,11 +134,14 @@ class Run:
         finite = math.isfinite(train_loss) and math.isfinite(loss)
         self.seconds = time.perf_counter() - begin
         numbers = (accuracy, loss, train_loss) if finite else (None, None, None)
-        probes = self._probe(step == self.config.steps) if self.config.probes and finite else None
-        self.trace.append(Evaluation(step, *numbers, round(self.seconds, 3), probes))
+        line = Evaluation(step, *numbers, round(self.seconds, 3))
+        self._step.escaped_at = self.config.anneal.escape([*self.trace, line])
+        last = step == self._last_step
+        probes = self._probe(last) if self.config.probes and finite else None
+        self.trace.append(replace(line, probes=probes))
         if self._on_evaluation is not None:
             self._on_evaluation(self.config, self.trace[-1])
-        self.finished = step == self.config.steps or not finite
+        self.finished = last or not finite
         self._step.loss_sum.zero_()
         self._since = step
 

@@ -138,58 +138,62 @@ def endings(study: Study, records: Iterable[RunRecord], stage: str = "seeds") ->
 
 
 def comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """Each side of a study against its first, for each task, among the seeds that both have, as text.
+    """Each side of a study against its first, for each task, as text.
 
-    Runs with the same seed start from the same weights and see the same batches, so they are compared in pairs;
-    Fisher's test, which takes them as strangers, stands beside. Rates may differ: see `different_rates`.
+    Fisher's test takes all runs of both sides, as strangers. Runs with the same seed on the same kind of device start
+    from the same weights and see the same batches: these are compared in pairs too. Rates may differ: see
+    `different_rates`.
 
     Returns:
-        One row per task and other side: how many seeds are compared; solved runs on the first and on the other side;
-        how many pairs the first and the other side alone solves; two-sided p-values of the exact McNemar test and of
-        Fisher's; the mean difference of accuracies with its interval, or of too few pairs the differences.
+        One row per task and other side: solved runs on the first and on the other side, and the two-sided p-value of
+        Fisher's test; how many pairs there are, how many of them the first and the other side alone solves, and the
+        two-sided p-value of the exact McNemar test; the mean difference of accuracies over the pairs with its interval,
+        or of too few pairs the differences.
     """
     rows = []
     for key, first, second in _against_first(study, records):
-        row = {**key, "seeds": len(first)}
-        if not len(first):
-            rows.append(row | {"solved": NOT_RUN})
+        if not (len(first) and len(second)):
+            rows.append({**key, "solved": NOT_RUN})
             continue
-        counts = stats.pairs(first.reset_index(), second.reset_index())
-        solved = int(first["solved"].sum()), int(second["solved"].sum())
-        gain = stats.accuracies(second) - stats.accuracies(first)
-        row["solved"] = f"{solved[0]}, {solved[1]}"
-        row["alone"] = f"{counts.first_only}, {counts.second_only}"
-        row["McNemar p"] = p_text(stats.mcnemar(counts))
-        row["Fisher p"] = p_text(stats.fisher(solved, (len(first), len(first))))
-        row["gain (points)"] = mean_text(gain, most=4)
+        solved, runs = zip(*((int(side["solved"].sum()), len(side)) for side in (first, second)))
+        row = {**key, "solved": ", ".join(f"{s} of {n}" for s, n in zip(solved, runs))}
+        row["Fisher p"] = p_text(stats.fisher(solved, runs))
+        ours, theirs = stats.shared_seeds(first, second)
+        row["pairs"] = len(ours)
+        if len(ours):
+            counts = stats.pairs(first, second)
+            row["alone"] = f"{counts.first_only}, {counts.second_only}"
+            row["McNemar p"] = p_text(stats.mcnemar(counts))
+            row["gain (points)"] = mean_text(stats.accuracies(theirs) - stats.accuracies(ours), most=4)
         rows.append(row)
-    columns = ["task", "read", "seeds", "solved", "alone", "McNemar p", "Fisher p", "gain (points)"]
+    columns = ["task", "read", "solved", "Fisher p", "pairs", "alone", "McNemar p", "gain (points)"]
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index(["task", "read"])
 
 
 def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """How soon each side's runs escape against those of a study's first side, among the seeds that both have, as text.
+    """How soon each side's runs escape against those of a study's first side, as text.
 
     Returns:
-        One row per task and other side: how many seeds are compared; median escape step on either side; how many pairs
-        the first and the other side's run escapes sooner in; two-sided p-values of the log-rank test stratified by seed
-        and of the plain one; the published p-value of a plain one.
+        One row per task and other side: median escape step on either side, and the two-sided p-value of the log-rank
+        test, of all runs; how many pairs there are, as of `comparison`, how many of them the first and the other side's
+        run escapes sooner in, and the p-value of the log-rank test stratified by seed; the published p-value of a plain
+        one.
     """
     published = {_label(study, task): _published(study, task) for task in study.tasks}
     rows = []
     for key, first, second in _against_first(study, records):
-        row = {**key, "seeds": len(first), "median": NOT_RUN}
-        if len(first):
-            sides = first.reset_index(), second.reset_index()
-            medians = [stats.median_escape(side) for side in sides]
-            row["median"] = ", ".join(map(median_text, medians))
-            row["sooner"] = "{}, {}".format(*stats.sooner(*sides))
-            row["stratified p"] = p_text(stats.paired_logrank(*sides), "none differs")
-            row["log-rank p"] = p_text(stats.logrank(*sides), "no escape")
+        row = {**key, "median": NOT_RUN}
+        if len(first) and len(second):
+            row["median"] = ", ".join(median_text(stats.median_escape(side)) for side in (first, second))
+            row["log-rank p"] = p_text(stats.logrank(first, second), "no escape")
+            row["pairs"] = len(stats.shared_seeds(first, second)[0])
+        if row.get("pairs"):
+            row["sooner"] = "{}, {}".format(*stats.sooner(first, second))
+            row["stratified p"] = p_text(stats.paired_logrank(first, second), "none differs")
         theirs = [f"{c.logrank_p:g} ({c.short})" for c in published[key["task"]] if c.logrank_p is not None]
         row["published"] = ", ".join(theirs if (next(iter(study.sides)), key["read"]) == _POST_SIDES else [])
         rows.append(row)
-    columns = ["task", "read", "seeds", "median", "sooner", "stratified p", "log-rank p", "published"]
+    columns = ["task", "read", "median", "log-rank p", "pairs", "sooner", "stratified p", "published"]
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index(["task", "read"])
 
 
@@ -223,22 +227,21 @@ _POST_SIDES = ("baseline", "orthogonalized")
 
 
 def _against_first(study: Study, records: Iterable[RunRecord]):
-    """Task and side, and the runs of the first side and of that side for the seeds that both have, by seed."""
+    """Task and side, and the run tables of the first side and of that side."""
     table = study_runs(study, records)
     baseline, *others = study.sides
     for task in study.tasks:
         label = _label(study, task)
         of_task = table[table["task"] == label]
         for other in others:
-            sides = (of_task[of_task["side"] == side] for side in (baseline, other))
-            yield ({"task": label, "read": other}, *stats.shared_seeds(*sides))
+            yield {"task": label, "read": other}, *(of_task[of_task["side"] == side] for side in (baseline, other))
 
 
 def different_rates(study: Study, records: Iterable[RunRecord]) -> list[str]:
     """One sentence for each task whose sides ran at different learning rates; none where they did not."""
     sentences = {}
     for key, first, second in _against_first(study, records):
-        if set(first["lr"]) != set(second["lr"]):
+        if len(first) and len(second) and set(first["lr"]) != set(second["lr"]):
             rates = [", ".join(f"{lr:g}" for lr in sorted(set(side["lr"]))) for side in (first, second)]
             baseline = next(iter(study.sides))
             sentences[key["task"], key["read"]] = (
@@ -273,21 +276,22 @@ def rates(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def rate_choices(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """Which learning rate is chosen for each task, by either meaning of "for each task": as text.
+    """Which learning rate is chosen, by either meaning of "for each task": as text.
 
     Returns:
-        One row per task: the rate chosen for each side by itself, a column per side, and whether they are the same;
-        then the one rate for the whole task, that with the highest mean over all sides.
+        One row per task and side: the rate chosen for it by itself; whether all sides of the task have that rate; the
+        one rate for the whole task, that with the highest mean over all sides.
     """
     found = {r.identity: r for r in records}
     rows = []
     for task in study.tasks:
         chosen = {side: study.chosen_rate(task, side, found) for side in study.sides}
-        together = shared_rate(study, task, found)
+        together = _rate_text(shared_rate(study, task, found))
         same = "" if None in chosen.values() else "yes" if len(set(chosen.values())) == 1 else "no: a confound"
-        row = {"task": _label(study, task), **{side: _rate_text(lr) for side, lr in chosen.items()}}
-        rows.append(row | {"same rate": same, "one rate for the task": _rate_text(together)})
-    return pd.DataFrame(rows).set_index("task")
+        for side, lr in chosen.items():
+            row = {"task": _label(study, task), "read": side, "its own rate": _rate_text(lr), "the same for all": same}
+            rows.append(row | {"one rate for the task": together})
+    return pd.DataFrame(rows).set_index(["task", "read"])
 
 
 def _rate_text(lr: float | None) -> str:

@@ -1,0 +1,93 @@
+"""Figures of the cheapest read: what each makes of a singular value, and how soon runs escape for what it costs."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ...study.sides import BASELINE, ORTHOGONALIZED, Look, Side
+from ..words import NOT_RUN
+
+_GREY = "#555555"
+
+
+def _line(look: Look) -> dict:
+    return {"color": look.color, "linestyle": look.line, "marker": look.marker}
+
+
+def singular_value_maps(s: np.ndarray, maps: Mapping[str, np.ndarray], sides: Mapping[str, Side], ax=None) -> Axes:
+    """Draw what reads make of a singular value.
+
+    Args:
+        s: singular values in (0, 1].
+        maps: side -> what the values become, as of `orthonar.report.tables.frontier.maps`.
+        sides: by name.
+        ax: the axes to draw on; None for new ones.
+
+    Returns:
+        The axes: the value after the read over the value before, on a logarithmic scale, a line per side.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+    for i, (name, values) in enumerate(maps.items()):
+        own = name == ORTHOGONALIZED.name
+        # Marks of neighbours side by side, not on top of each other.
+        every = (i * len(s) // (10 * len(maps)), len(s) // 10)
+        width = 2.6 if own else 1.2
+        ax.plot(s, values, **_line(sides[name].look), markersize=5, markevery=every, linewidth=width, label=name)
+    ax.set(xlabel="singular value $s$ of the normalised memory", ylabel="what the read makes of it", xscale="log")
+    ax.set(xlim=(s.min(), s.max()), ylim=(0, 1.04))
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def frontier(
+    table: pd.DataFrame, curves: Mapping[str, pd.DataFrame], sides: Mapping[str, Side], keeps: float, axes=None
+) -> Figure:
+    """Draw how soon runs escape with each read, against its cost.
+
+    Args:
+        table: as of `orthonar.report.tables.frontier.frontier`.
+        curves: side -> `orthonar.report.stats.survival` over wall seconds.
+        sides: by name.
+        keeps: the hazard ratio whose lower bound counts as keeping the effect, drawn as a level.
+        axes: two, of one figure with constrained layout; None for new ones.
+
+    Returns:
+        The figure: left the hazard of escape relative to the study's read, with its 95 % interval, over the passes;
+        right the share of runs that have escaped over wall seconds.
+    """
+    if axes is None:
+        _, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
+    hazards, waiting = axes
+    drawn = table[table["ratio"].notna()]
+    for name, row in drawn.iterrows():
+        bars = [[row["ratio"] - row["low"]], [row["high"] - row["ratio"]]]
+        look = {"color": sides[name].look.color, "marker": sides[name].look.marker, "markersize": 6}
+        hazards.errorbar(row["passes"], row["ratio"], yerr=bars, **look, elinewidth=1, capsize=2)
+    hazards.axhline(1, color=_GREY, linewidth=0.8)
+    hazards.axhline(keeps, color=_GREY, linewidth=0.8, linestyle="--")
+    hazards.set_xscale("symlog", linthresh=1, linscale=0.3)
+    ticks = sorted(set(table["passes"].astype(int)))
+    hazards.set_xticks(ticks, [str(tick) for tick in ticks])
+    hazards.minorticks_off()
+    hazards.set(xlim=(-0.2, 1.25 * max(ticks)), xlabel="passes (products with $X^T X$)")
+    hazards.set_ylabel("hazard of escape, relative to ns5's")
+    if len(drawn) > 1:
+        hazards.set_yscale("log")
+    for name, curve in curves.items():
+        width = 2.4 if name in (ORTHOGONALIZED.name, BASELINE.name) else 1.2
+        style = {**_line(sides[name].look), "markevery": max(1, len(curve) // 3), "markersize": 5, "linewidth": width}
+        waiting.step(curve["step"], 1 - curve["waiting"], where="post", **style, label=name)
+    waiting.set(xlabel="wall seconds of training", ylabel="share of runs that have escaped", ylim=(0, 1.03))
+    for ax, there in ((hazards, len(drawn)), (waiting, len(curves))):
+        ax.spines[["top", "right"]].set_visible(False)
+        if not there:
+            ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color=_GREY)
+    if curves:
+        hazards.figure.legend(loc="outside lower center", ncols=7, frameon=False, fontsize=8)
+    return hazards.figure

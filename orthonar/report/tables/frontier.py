@@ -1,0 +1,170 @@
+"""What the cheapest read is: how soon runs escape with each, against what it costs in products with the memory."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ...reads.base import FilterRead, RawRead
+from ...study.presets import Study
+from ...study.records import trace_table
+from ...study.sides import ORTHOGONALIZED, Side
+from ...training.record import RunRecord
+from .. import stats
+from ..words import NOT_RUN, median_text
+from .ablation import probed_runs
+
+#: A read keeps the effect if the lower bound of its hazard of escape, relative to the study's read, is above this.
+KEEPS = 0.7
+
+
+def passes(read) -> int:
+    """Products with A = X^T X that a filter costs in float32; none for the raw read.
+
+    Raises:
+        ValueError: the read is neither.
+    """
+    if isinstance(read, RawRead):
+        return 0
+    if not isinstance(read, FilterRead):
+        raise ValueError(f"read: {read} has no number of products")
+    return len(read.coefficients(torch.float32)) - 1
+
+
+def maps(sides: Mapping[str, Side], s: np.ndarray) -> dict[str, np.ndarray]:
+    """What becomes of singular values s under each side's read; the raw read, which does not normalise, has no map."""
+    reads = {name: side.settings["read"] for name, side in sides.items()}
+    s = torch.from_numpy(s)
+    return {name: read.scalar_map(s).numpy() for name, read in reads.items() if isinstance(read, FilterRead)}
+
+
+def timed_runs(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
+    """Run table of a study's recorded runs with escape_seconds and waited_seconds.
+
+    Args:
+        study: which runs to look for, of one task.
+        records: run records.
+
+    Returns:
+        `orthonar.report.tables.ablation.probed_runs` with wall seconds from the run's start to its escape (NaN without
+        one), and to that or the run's end.
+    """
+    records = list(records)
+    runs = probed_runs(study, records)
+    lines = trace_table(records)
+    lines = lines[lines["identity"].isin(runs["identity"])]
+    end = lines.groupby("identity")["seconds"].max()
+    reached = lines.merge(runs[["identity", "escape_step"]], on="identity").query("step == escape_step")
+    escape = reached.set_index("identity")["seconds"]
+    seconds = runs["identity"].map(escape).astype(float)
+    return runs.assign(escape_seconds=seconds, waited_seconds=seconds.fillna(runs["identity"].map(end).astype(float)))
+
+
+def in_seconds(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of `timed_runs` with wall seconds in the place of steps: for `orthonar.report.stats.survival`."""
+    return runs.assign(escape_step=runs["escape_seconds"], steps=runs["waited_seconds"])
+
+
+def frontier(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
+    """What each side of a study costs and how soon its runs escape, as numbers.
+
+    Args:
+        study: a study of one task with the study's own read among its sides.
+        records: run records.
+
+    Returns:
+        One row per side, by its name: passes; slope (of the map at 0); runs, solved and escaped (counts);
+        run_intervals, see `orthonar.report.stats.run_intervals`; ratio, low and high, the hazard of escape relative to
+        the study's read with its 95 % interval, NaN without one; median_step and median_seconds to escape; step_ms, the
+        median over runs of a training step's milliseconds, evaluations included; early_rank, the mean effective rank of
+        the memory early in training.
+    """
+    table = timed_runs(study, records)
+    reference = table[table["side"] == ORTHOGONALIZED.name]
+    rows = {}
+    for name, side in study.sides.items():
+        read, runs = side.settings["read"], table[table["side"] == name]
+        near = maps({name: side}, np.array([1e-6])).get(name)
+        ratio = stats.hazard_ratio(reference, runs)
+        if name == ORTHOGONALIZED.name and len(runs):
+            ratio = stats.Interval(1.0, 1.0, 1.0)
+        timed = len(runs) > 0
+        rows[name] = {
+            "passes": passes(read),
+            "slope": np.nan if near is None else float(near[0]) / 1e-6,
+            "runs": len(runs),
+            "solved": int(runs["solved"].sum()),
+            "escaped": int(runs["escape_step"].notna().sum()),
+            "run_intervals": stats.run_intervals(runs) if timed else 0,
+            "ratio": ratio.value,
+            "low": ratio.low,
+            "high": ratio.high,
+            "median_step": stats.median_escape(runs) if timed else np.nan,
+            "median_seconds": stats.median_escape(in_seconds(runs)) if timed else np.nan,
+            "step_ms": 1e3 * (runs["wall_seconds"] / runs["steps"]).median() if timed else np.nan,
+            "early_rank": runs["early_effective_rank"].mean() if timed else np.nan,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("read")
+
+
+def frontier_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of `frontier` as text, the cheapest read first."""
+    rows = []
+    for name, row in table.sort_values("passes", kind="stable").iterrows():
+        slope = "" if np.isnan(row["slope"]) else f"{row['slope']:.1f}"
+        shown = {"read": name, "passes": f"{row['passes']:.0f}", "slope": slope}
+        if not row["runs"]:
+            rows.append(shown | {"solved": NOT_RUN})
+            continue
+        own = name == ORTHOGONALIZED.name
+        hazard = "no escape" if np.isnan(row["ratio"]) else _ratio_text(row)
+        rows.append(
+            shown
+            | {
+                "solved": f"{row['solved']:.0f} of {row['runs']:.0f}",
+                "escaped": f"{row['escaped']:.0f} in {row['run_intervals']:.0f}",
+                "hazard to ns5": "1" if own else hazard,
+                "median step": median_text(row["median_step"]),
+                "median s": median_text(row["median_seconds"]),
+                "ms a step": f"{row['step_ms']:.0f}",
+                "early rank": "" if np.isnan(row["early_rank"]) else f"{row['early_rank']:.1f}",
+            }
+        )
+    columns = [
+        "read", "passes", "slope", "solved", "escaped", "hazard to ns5", "median step", "median s", "ms a step",
+        "early rank",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("read")
+
+
+def _ratio_text(row: pd.Series) -> str:
+    return f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def answer(table: pd.DataFrame) -> str:
+    """Which read of `frontier` is the cheapest that keeps the effect, in a sentence.
+
+    Only reads with at least `orthonar.report.stats.LEAST_FOR_INTERVAL` runs are judged.
+    """
+    own, others = table.loc[ORTHOGONALIZED.name], table.drop(index=ORTHOGONALIZED.name)
+    enough = others[others["runs"] >= stats.LEAST_FOR_INTERVAL]
+    if own["runs"] < stats.LEAST_FOR_INTERVAL or not len(enough):
+        return f"Which read is the cheapest that keeps the effect: {NOT_RUN}."
+    cost = own["passes"]
+    keeping = enough[enough["low"] > KEEPS].sort_values("passes", kind="stable")
+    missing = len(others) - len(enough)
+    so_far = f" (so far: {missing} of {len(others)} reads have too few runs)" if missing else ""
+    if not len(keeping):
+        if enough["low"].isna().all():
+            return f"No read keeps the effect of ns5: with none that has enough runs does any escape{so_far}."
+        best = enough.loc[enough["low"].idxmax()]
+        return (
+            f"No read has a hazard ratio to ns5 with a lower 95 % bound above {KEEPS:g}; {best.name} comes nearest, "
+            f"{_ratio_text(best)} with {best['passes']:.0f} passes{so_far}."
+        )
+    best = keeping.iloc[0]
+    return (
+        f"The cheapest read that keeps the effect of ns5 is {best.name}: {best['passes']:.0f} passes instead of "
+        f"{cost:.0f}, hazard of escape {_ratio_text(best)} of ns5's{so_far}."
+    )

@@ -1,0 +1,151 @@
+"""The read in existing models of the package `xlstm` (from PyPI, versions 2.0), whose weights stay as they are.
+
+`put_read` changes how every `mLSTMCell` of a model reads its memory, in the whole sequence and in `step`; `take_out`
+makes it the stock model again. `state_dict_from_xlstm` lets a model of this package take over the weights of a
+language model of that one. The package itself need not be installed to import this module.
+
+Axes: B batch, NH heads, S sequence, DH head size.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .mlstm.cell import MLSTMState, check_form, mlstm_sequence
+from .reads.base import Read, check_read
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """In the place of a cell's `backend_fn`."""
+
+    read: Read
+    form: str
+    stock: Any  #: what was there before.
+
+    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, igate_preact: Tensor, fgate_preact: Tensor, **_):
+        gates = igate_preact[..., 0], fgate_preact[..., 0]
+        return mlstm_sequence(queries, keys, values, *gates, read=self.read, form=self.form)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """In the place of a cell's `backend_fn_step`."""
+
+    read: Read
+    stock: Any
+
+    def __call__(
+        self, c_state: Tensor, n_state: Tensor, m_state: Tensor, q: Tensor, k: Tensor, v: Tensor,
+        igate_preact: Tensor, fgate_preact: Tensor, **_,
+    ):  # fmt: skip
+        if self.read.keys is not None:
+            raise ValueError(f"read: {self.read} keeps keys beside C, for which the state of xlstm's step has no room")
+        state = MLSTMState(c_state, n_state[..., 0], m_state[..., 0, 0])
+        gates = igate_preact[..., 0], fgate_preact[..., 0]
+        h, state = mlstm_sequence(
+            q, k, v, *gates, read=self.read, form="recurrent", initial_state=state, return_state=True
+        )
+        return h, (state.c_state, state.n_state[..., None], state.m_state[..., None, None])
+
+
+def put_read(model: nn.Module, read: Read, *, form: str = "chunkwise") -> list[str]:
+    """Let every mLSTM cell of a model of the package `xlstm` read its memory another way, until `take_out`.
+
+    h_t = read(C_t)^T q_t / (max(|n_t . q_t|, exp(-m_t)) + 1e-6), as of `orthonar.mlstm_sequence`, in the whole sequence
+    and in `step` alike. Nothing else changes: weights, parameters, state dicts and the states of `step` are the stock
+    ones, sLSTM blocks go on as ever, and copies and pickles of the model have the read in. With `RawRead()` the outputs
+    are the stock model's but for rounding; in the whole sequence also but for its 1e-6, which it adds in the frame of
+    another log-scale.
+
+    Args:
+        model: an `xLSTMBlockStack`, `xLSTMLMModel`, `mLSTMBlock`, `mLSTMLayer` or any module that has some of them.
+        read: `NewtonSchulzRead(steps=5)` or any other; one that keeps keys, such as `MesaRead`, cannot `step`.
+        form: of the whole sequence, see `orthonar.mlstm_sequence`.
+
+    Returns:
+        The names of the cells, as of `model.named_modules()`.
+
+    Raises:
+        ValueError: the model has no such cell, or read or form is none.
+    """
+    check_read("read", read)
+    check_form(form)
+    cells = _cells(model)
+    for cell in cells.values():
+        cell.backend_fn = _Sequence(read, form, _stock(cell.backend_fn))
+        cell.backend_fn_step = _Step(read, _stock(cell.backend_fn_step))
+    return list(cells)
+
+
+def take_out(model: nn.Module) -> list[str]:
+    """Make a model the stock one again, bit for bit; where no read was put in, nothing changes.
+
+    Args:
+        model: as of `put_read`.
+
+    Returns:
+        The names of the cells that had one.
+
+    Raises:
+        ValueError: the model has no mLSTM cell of the package `xlstm`.
+    """
+    cells = {name: cell for name, cell in _cells(model).items() if isinstance(cell.backend_fn, _Sequence)}
+    for cell in cells.values():
+        cell.backend_fn, cell.backend_fn_step = _stock(cell.backend_fn), _stock(cell.backend_fn_step)
+    return list(cells)
+
+
+def _cells(model: nn.Module) -> dict[str, nn.Module]:
+    from xlstm.blocks.mlstm.cell import mLSTMCell
+
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, not a {type(model).__name__}")
+    cells = {name: module for name, module in model.named_modules() if isinstance(module, mLSTMCell)}
+    if not cells:
+        raise ValueError(f"model: this {type(model).__name__} has no mLSTMCell of the package xlstm")
+    return cells
+
+
+def _stock(backend: Any) -> Any:
+    return backend.stock if isinstance(backend, _Sequence | _Step) else backend
+
+
+#: What the parts of an xLSTMLMModel are called in `orthonar.SequenceModel`.
+_NAMES = {
+    "token_embedding.": "embedding.",
+    "xlstm_block_stack.blocks.0.xlstm_norm.": "norm.",
+    "xlstm_block_stack.blocks.0.xlstm.": "layer.",
+    "xlstm_block_stack.post_blocks_norm.": "post_norm.",
+    "lm_head.": "head.",
+}
+
+
+def state_dict_from_xlstm(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of an `xLSTMLMModel` of one mLSTM block under the names that `orthonar.SequenceModel` has.
+
+    The two are the same model; only the head here has a bias, which becomes 0. A model of equal sizes loads the result
+    with `strict=True`. The layer alone needs no mapping: the state dict of `mLSTMLayer` is that of
+    `orthonar.MLSTMLayer`.
+
+    Args:
+        state_dict: of an `xLSTMLMModel` whose only block is an mLSTM, without biases, as they are by default.
+
+    Returns:
+        The same tensors under other names, and head.bias (V,).
+
+    Raises:
+        ValueError: naming what has no place, such as a second block.
+    """
+    mapped = {}
+    for name, tensor in state_dict.items():
+        start = next((start for start in _NAMES if name.startswith(start)), None)
+        if start is None:
+            raise ValueError(f"state_dict: {name} has no place in a model of one mLSTM block")
+        mapped[_NAMES[start] + name.removeprefix(start)] = tensor
+    if "head.weight" not in mapped:
+        raise ValueError("state_dict must be that of an xLSTMLMModel, and has no lm_head.weight")
+    head = mapped["head.weight"]
+    return mapped | {"head.bias": torch.zeros(len(head), dtype=head.dtype, device=head.device)}

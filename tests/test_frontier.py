@@ -1,0 +1,101 @@
+"""The cheapest read: its sides, its tables and figures, from records that never were."""
+
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from tiny import record_of
+
+from orthonar import MesaRead, NewtonSchulzRead, RawRead
+from orthonar.report import stats, style, words
+from orthonar.report.figures import frontier as plots
+from orthonar.report.tables import frontier as tables
+from orthonar.study.presets import PRESETS
+from orthonar.study.sides import DEGREES
+from orthonar.training.record import Evaluation
+
+WHOLE = PRESETS["frontier"]["pocket"]
+STUDY = WHOLE.only(["orthogonalized", "baseline", "ns1", "degree1", "degree3", "degree4", "degree12"])
+
+
+def escaping(config, at, ms):
+    """A record of a run that escapes at a step, or never, at so many milliseconds a step."""
+    steps = range(50, config.steps + 1, 50)
+    trace = [
+        Evaluation(step, 0.9 if at and step >= at else 0.2, 1.0, 1.0, step * ms / 1e3, {"effective_rank": 4.0})
+        for step in steps
+    ]
+    return replace(record_of(config, trace[-1].accuracy), trace=trace, wall_seconds=config.steps * ms / 1e3)
+
+
+def records(later):
+    """24 runs of every side: the study's read escapes between 100 and 600, the others as much later as told."""
+    made = []
+    for task, side in STUDY.cells():
+        for seed in STUDY.seeds:
+            at = 100 + 50 * (seed % 11) + later.get(side, 0)
+            ms = 80 if side == "orthogonalized" else 40
+            made.append(escaping(STUDY.run(task, side, 3e-3, seed), at if at <= 600 else None, ms))
+    return made
+
+
+@pytest.fixture(autouse=True)
+def closed_afterwards():
+    yield
+    plt.close("all")
+
+
+def test_every_degree_is_a_side():
+    assert [tables.passes(side.settings["read"]) for side in DEGREES.values()] == [1, 2, 3, 4, 6, 8, 12, 23]
+    assert [tables.passes(read) for read in (RawRead(), NewtonSchulzRead(1), NewtonSchulzRead(5))] == [0, 1, 23]
+    with pytest.raises(ValueError, match="MesaRead"):
+        tables.passes(MesaRead())
+
+
+def test_the_cheapest_that_keeps_the_effect_is_found():
+    slow = {"baseline": 600, "degree1": 300, "ns1": 300}
+    table = tables.frontier(STUDY, records(slow))
+    own = table.loc["orthogonalized"]
+    assert own[["passes", "runs", "ratio", "median_step", "median_seconds"]].tolist() == [23, 24, 1, 300, 24]
+    assert table.loc["degree4", "ratio"] == pytest.approx(1) and table.loc["degree4", "low"] < 0.7
+    assert table.loc["degree4", "median_seconds"] == 12 and table.loc["degree4", "early_rank"] == 4
+    assert np.isnan(table.loc["baseline", "ratio"]) and table.loc["baseline", "escaped"] == 0
+    assert table.loc["degree1", "ratio"] < 0.7
+    assert table["slope"].loc["ns1"] == pytest.approx(1.5) and np.isnan(table.loc["baseline", "slope"])
+    assert "No read has a hazard ratio to ns5 with a lower 95 % bound above 0.7" in tables.answer(table)
+    sooner = tables.frontier(STUDY, records(slow | {"degree12": -50, "degree3": -50}))
+    assert "is degree3: 3 passes instead of 23" in tables.answer(sooner)
+
+
+def test_nothing_recorded_says_so_once():
+    table = tables.frontier(STUDY, [])
+    assert tables.answer(table).count(words.NOT_RUN) == 1
+    assert (tables.frontier_text(table)["solved"] == words.NOT_RUN).all()
+    figure = plots.frontier(table, {}, STUDY.sides, tables.KEEPS)
+    assert [text.get_text() for ax in figure.axes for text in ax.texts] == 2 * [words.NOT_RUN]
+
+
+def test_tables_and_figures_of_some_runs():
+    some = [r for r in records({"ns1": 600}) if r.settings["seed"] < 9 and r.settings["read"].get("degree") != 12]
+    table = tables.frontier(STUDY, some)
+    text = tables.frontier_text(table)
+    assert list(text.index[:1]) == ["baseline"] and text.loc["degree12", "solved"] == words.NOT_RUN
+    assert text.loc["ns1", "hazard to ns5"] == "no escape" and text.loc["orthogonalized", "hazard to ns5"] == "1"
+    assert style.text_width(text) <= words.PAGE
+    assert "(so far: 1 of 6 reads have too few runs)" in tables.answer(table)
+    runs = tables.timed_runs(STUDY, some)
+    curves = {name: stats.survival(tables.in_seconds(of)) for name, of in runs.groupby("side", sort=False)}
+    figure = plots.frontier(table, curves, STUDY.sides, tables.KEEPS)
+    figure.canvas.draw()
+    hazards, waiting = figure.axes
+    assert len(hazards.containers) == table["ratio"].notna().sum()
+    assert len([line for line in waiting.lines if line.get_label() in STUDY.sides]) == len(curves) == 6
+
+
+def test_maps_of_every_degree():
+    s = np.geomspace(0.01, 1, 200)
+    maps = tables.maps(WHOLE.sides, s)
+    assert "baseline" not in maps and len(maps) == len(WHOLE.sides) - 1
+    ax = plots.singular_value_maps(s, maps, WHOLE.sides)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(maps)
