@@ -206,7 +206,7 @@ def test_gradients_by_hand_are_right_once_and_refused_twice(name):
         (grad,) = torch.autograd.grad(of(x), x, create_graph=True)
         with pytest.raises(RuntimeError, match=TWICE):
             torch.autograd.grad(grad.sum(), x, retain_graph=True)
-        if i > 0:
+        if i > 0 or "kernels" in name:  # the interpreter is slow
             continue
         for refused in (
             lambda grad=grad: grad.sum().backward(),
@@ -234,9 +234,9 @@ def meta_gradient(loss, x):
 
 
 @pytest.mark.parametrize("form", ["chunkwise", pytest.param("fused", marks=pytest.mark.needs_triton)])
-@pytest.mark.parametrize("read", ["raw", "five_steps"])
+@pytest.mark.parametrize("read", ["raw", "one_step"])
 def test_gradient_penalty_is_refused(read, form):
-    inputs = [x.requires_grad_() for x in inputs_of().part(slice(0, 6))]
+    inputs = [x.requires_grad_() for x in inputs_of().part(slice(0, 4))]
     for i, x in enumerate(inputs):
         grads = torch.autograd.grad(loss_of(cell(read, form))(*inputs), x, create_graph=True)
         with pytest.raises(RuntimeError, match=TWICE):
@@ -244,7 +244,7 @@ def test_gradient_penalty_is_refused(read, form):
 
 
 @pytest.mark.parametrize("form", ["recurrent", "parallel"])
-@pytest.mark.parametrize("read", ["raw", "five_steps"])
+@pytest.mark.parametrize("read", ["raw", "one_step"])
 def test_second_derivatives_of_the_plain_forms(read, form):
     inputs = [x.requires_grad_() for x in inputs_of().part(slice(0, 3))]
     assert torch.autograd.gradgradcheck(cell(read, form), inputs)
@@ -277,7 +277,7 @@ def test_checkpoints_and_hooks_change_nothing(read, family):
 
 @pytest.mark.needs_triton
 def test_checkpoints_of_the_fused_form():
-    inputs, function = inputs_of().part(slice(0, 6)), cell("five_steps", "fused")
+    inputs, function = inputs_of().part(slice(0, 6)), cell("one_step", "fused")
     h, grads = run_with_grads(function, inputs)
     got, got_grads = run_with_grads(lambda *x: checkpoint(function, *x, use_reentrant=False), inputs)
     assert torch.equal(got, h) and all(map(torch.equal, got_grads, grads))

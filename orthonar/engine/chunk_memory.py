@@ -125,13 +125,13 @@ class _ChunkReads(HandWritten):
             q_b, k_b, v_b, g, c = (t[b].to(dtype) for t in (q, k, v, grad_numerator, c_start))
             weights = _weights(log_input[b], peak[b]).to(dtype)
             scores = (q_b @ k_b.mT).mul_(weights)
-            torch.bmm(scores.mT, g, out=grad_v[b])
+            _product(scores.mT, g, grad_v[b])
             grad_scores = (g @ v_b.mT).add_(grad_n_dot_q[b, :, None])
             in_logs = scores.mul_(grad_scores)
             torch.sum(in_logs, 1, dtype=torch.float64, out=grad_log_input[b])
             torch.sum(in_logs, 2, dtype=torch.float64, out=grad_peak[b])
             grad_scores.mul_(weights)
-            torch.bmm(grad_scores.mT, q_b, out=grad_k[b])
+            _product(grad_scores.mT, q_b, grad_k[b])
 
             # a_t comes with q_t wherever it meets what the chunk starts from
             decay, carried_n = a[b, :, None].to(dtype), grad_n_dot_q[b] * a[b]
@@ -139,14 +139,18 @@ class _ChunkReads(HandWritten):
             of_start = torch.addcmul(of_start.double(), carried_n[..., None], n_start[b, None])
             torch.sum(of_start * q_b, -1, out=grad_log_a[b])
             grad_q[b] = of_start.add_(grad_scores @ k_b)
-            decayed = g.mul(decay)
-            if grad_c.dtype == dtype:
-                torch.bmm(q_b.mT, decayed, out=grad_c[b])
-            else:
-                grad_c[b] = q_b.mT @ decayed
+            _product(q_b.mT, g.mul(decay), grad_c[b])
             torch.bmm(carried_n[:, None], q[b].double(), out=grad_n[b, None])
         grad_peak.add_(grad_log_a).neg_()
         return grad_q, grad_k, grad_v, grad_log_input, grad_peak, grad_log_a.sum(1, keepdim=True), grad_c, grad_n
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """left @ right, written to a tensor of whatever dtype; where it has theirs, without a copy."""
+    if out.dtype == left.dtype:
+        torch.bmm(left, right, out=out)
+    else:
+        out.copy_(left @ right)
 
 
 def _weights(log_input: Tensor, peak: Tensor) -> Tensor:

@@ -79,10 +79,14 @@ def mlstm_sequence(
     module's docstring has the recurrence and its source. The factor 1/sqrt(DH) is put on the keys: the raw read would
     be the same with it on the queries, a normalised read would not. All forms give the same, outputs and gradients.
 
-    A forget gate pre-activation of -inf at a position empties the memory before that position is written: the way to
-    mark where an episode or a document starts. Finite masks of -10,000 and below do the same. (Keys that a read has
-    kept whatever the gates, as `RLSRead` does, stay.) An input gate pre-activation of -inf writes nothing. What is not
-    a number at one position spoils no position before it.
+    A forget gate pre-activation of -inf at a position empties the memory before that position is written, m included:
+    the way to mark where an episode or a document starts. What follows is read as if the sequence began there with that
+    gate. Finite masks of -10,000 and below do the same. (Keys that a read has kept whatever the gates, as `RLSRead`
+    does, stay.) An input gate pre-activation of -inf writes nothing. What is not a number at one position spoils no
+    position before it; on a GPU, where nothing looks for it, it spoils its chunk.
+
+    The chunkwise and fused forms can be differentiated once, in reverse, `torch.func` and `torch.vmap` included; they
+    say so where more is asked for. `torch.export` takes any form, for inference: what it exports has no gradients.
 
     Numbers are float32 inside, or float64 if q is, and autocast is off; bfloat16 and float16 are converted on the way
     in and out, so that their results are float32's, rounded once. Where entries of the memory might pass 1e12 it is

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..engine.chunk import Chunk, Reading
 from ..engine.chunk_filter import filtered_reading
+from ..engine.looking import largest
 from ..settings import Settings, number, settings
 from .chebyshev import odd_chebyshev
 from .singular_values import map_singular_values
@@ -210,6 +211,9 @@ class FilterRead(LeafRead):
 
 def normalised(x: Tensor, eps: float) -> Tensor:
     """x / max(||x||_F, eps) for matrices (..., M, N) of any floating dtype, whose norms may overflow it."""
+    size, moderate = largest(x), torch.finfo(x.dtype).max ** 0.5 / 1e4
+    if size is not None and size < moderate:
+        return x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp_min(eps)
     with torch.no_grad():
         # Powers of two, so that nothing is rounded: the largest entry comes to lie between 2 and 4, or is tiny.
         _, exponent = torch.frexp(x.abs().amax((-2, -1), keepdim=True))
