@@ -135,8 +135,8 @@ MAPS = {
     "muon2": lambda s: muon(s, 2),
     "muon3": lambda s: muon(s, 3),
     "ridge": lambda s: 1.05 * s / (s**2 + 0.05),
-    "steep": lambda s: series(s, READS["steep"].exact),
-    "short": lambda s: series(s, READS["short"].exact),
+    "steep": lambda s: series(s, READS["steep"].series),
+    "short": lambda s: series(s, READS["short"].series),
     "raw": None,
 }
 

@@ -42,7 +42,7 @@ degrees = pytest.mark.parametrize("degree", [1, 2, 5, 12, 23])
 @degrees
 @pytest.mark.parametrize("ripple", [0.01, 0.25, 0.9])
 def test_steep_polynomial_alternates_between_its_bounds(degree, ripple):
-    p = values(SteepRead(degree, ripple).exact)
+    p = values(SteepRead(degree, ripple).series)
     first = np.argmax(p >= 1 - ripple)
     assert p.max() <= 1 + 1e-12 and p[first:].min() >= 1 - ripple - 1e-9
     assert alternations(1 - ripple, 1.0, p[first - 1 :], 1e-2 * ripple) == degree + 2
@@ -51,7 +51,7 @@ def test_steep_polynomial_alternates_between_its_bounds(degree, ripple):
 
 @pytest.mark.parametrize(("degree", "ripple"), [(1, 0.25), (3, 0.25), (6, 0.1)])
 def test_no_polynomial_is_steeper_or_sooner(degree, ripple):
-    c = SteepRead(degree, ripple).exact
+    c = SteepRead(degree, ripple).series
     p = values(c)
     first = S[np.argmax(p >= 1 - ripple)]
     turns = np.flatnonzero(np.diff(np.sign(np.diff(p)))) + 1
@@ -81,12 +81,12 @@ def test_with_all_the_ripple_it_is_chebyshevs():
 
 
 def test_steepness_is_as_documented():
-    slopes = {n: float(odd_series(SteepRead(n).exact, 1e-7)) / 1e-7 for n in (1, 5, 6, 12, 23)}
+    slopes = {n: float(odd_series(SteepRead(n).series, 1e-7)) / 1e-7 for n in (1, 5, 6, 12, 23)}
     for n, slope in slopes.items():
         assert slope == pytest.approx(1.25 * n + 0.7, abs=0.15)
     assert slopes[5] < 1.5**5 < slopes[6]
     for ripple, first in ((0.1, 0.166), (0.25, 0.105)):
-        assert values(SteepRead(6, ripple).exact, np.array([first])) == pytest.approx(1 - ripple, abs=0.01)
+        assert values(SteepRead(6, ripple).series, np.array([first])) == pytest.approx(1 - ripple, abs=0.01)
     assert SteepRead(20).working_dtype(torch.float32) == torch.float32
     assert SteepRead(21).working_dtype(torch.float32) == torch.float64
 
@@ -102,7 +102,7 @@ def cubic(s, steps=5):
 
 @pytest.mark.parametrize(("degree", "documented"), [(1, 0.511), (2, 0.352), (4, 0.159), (8, 0.0178), (12, 0.00174)])
 def test_minimax_is_what_linear_programming_finds(degree, documented):
-    p, wanted, b = values(ShortNewtonSchulzRead(degree).exact), cubic(S), basis(degree)
+    p, wanted, b = values(ShortNewtonSchulzRead(degree).series), cubic(S), basis(degree)
     error, one = np.abs(p - wanted).max(), np.ones((len(S), 1))
     best = linprog(
         [0] * (degree + 1) + [1], np.block([[b, -one], [-b, -one], [b, 0 * one]]),
@@ -116,7 +116,7 @@ def test_minimax_is_what_linear_programming_finds(degree, documented):
 @degrees
 @pytest.mark.parametrize("steps", [4, 5])
 def test_minimax_alternates_between_its_bounds(degree, steps):
-    p, wanted = values(ShortNewtonSchulzRead(degree, steps).exact), cubic(S, steps)
+    p, wanted = values(ShortNewtonSchulzRead(degree, steps).series), cubic(S, steps)
     error = np.abs(p - wanted).max()
     # Where rounding is the error, nothing alternates.
     if error > 1e-10:
@@ -128,7 +128,7 @@ def test_series_is_nearest_in_the_mean_square(degree):
     """At Chebyshev points a plain least-squares fit has Chebyshev's weight."""
     s = np.cos((np.arange(4000) + 0.5) * np.pi / 8000)
     fitted = np.linalg.lstsq(basis(degree, s), cubic(s))[0]
-    c = np.array(ShortNewtonSchulzRead(degree, fit="series").exact)
+    c = np.array(ShortNewtonSchulzRead(degree, fit="series").series)
     scale = max(1, values(fitted).max())
     np.testing.assert_allclose(c, fitted / scale, atol=1e-6)
     assert values(c).max() <= 1 + 1e-9
@@ -138,7 +138,7 @@ def test_series_is_nearest_in_the_mean_square(degree):
 def test_enough_products_give_the_steps_themselves(fit):
     for steps, degree in ((1, 1), (2, 4), (3, 13), (5, 50)):
         read = ShortNewtonSchulzRead(degree, steps, fit)
-        np.testing.assert_allclose(values(read.exact), newton_schulz_scalar(S, steps), atol=1e-9)
+        np.testing.assert_allclose(values(read.series), newton_schulz_scalar(S, steps), atol=1e-9)
     c = torch.randn(3, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     wanted = NewtonSchulzRead(steps=2).matrix(c)
     torch.testing.assert_close(ShortNewtonSchulzRead(4, 2, fit).matrix(c), wanted, rtol=0, atol=1e-9)
@@ -150,7 +150,7 @@ def test_enough_products_give_the_steps_themselves(fit):
 @pytest.mark.parametrize("read", [SteepRead(7), ShortNewtonSchulzRead(7), ShortNewtonSchulzRead(23)], ids=str)
 def test_degree_is_the_number_of_products(read):
     for dtype in (torch.float32, torch.float64):
-        assert read.coefficients(dtype) == read.exact and len(read.exact) == read.degree + 1
+        assert read.coefficients(dtype) == read.series and len(read.series) == read.degree + 1
     shorter = ShortNewtonSchulzRead(23, tolerance=1e-2).coefficients(torch.float32)
     assert len(shorter) < 13
 
@@ -160,7 +160,7 @@ def test_matrix_is_the_polynomial_of_the_matrix():
     c = torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = c / torch.linalg.matrix_norm(c)
     read = SteepRead(2)
-    c0, c1, c2 = read.exact
+    c0, c1, c2 = read.series
     a = x.mT @ x
     powers = (c0 - 3 * c1 + 5 * c2) * torch.eye(5, dtype=a.dtype) + (4 * c1 - 20 * c2) * a + 16 * c2 * a @ a
     torch.testing.assert_close(read.matrix(c), x @ powers, rtol=0, atol=1e-13)

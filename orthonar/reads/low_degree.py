@@ -33,25 +33,25 @@ class PolynomialRead(FilterRead):
         """c_0 ... c_n, n at most the degree."""
 
     @cached_property
-    def exact(self) -> tuple[float, ...]:
+    def series(self) -> tuple[float, ...]:
         """What `polynomial` gives, computed once."""
         return tuple(map(float, _apart(self.polynomial)))
 
     def scalar_map(self, s):
-        return odd_series(self.exact, s)
+        return odd_series(self.series, s)
 
     def matrix(self, memory: Tensor) -> Tensor:
         x = self.normalised(memory)
         quadruple = 4 * x.mT @ x
         before = current = x
-        total = self.exact[0] * x
-        for c in self.exact[1:]:
+        total = self.series[0] * x
+        for c in self.series[1:]:
             before, current = current, current @ quadruple - 2 * current - before
             total = total + c * current
         return total
 
     def coefficients(self, dtype: torch.dtype) -> tuple[float, ...]:
-        return self.exact if self.tolerance is None else super().coefficients(dtype)
+        return self.series if self.tolerance is None else super().coefficients(dtype)
 
 
 @settings
