@@ -8,7 +8,6 @@ import torch
 
 from orthonar.engine import blocks
 from orthonar.engine.chunk_memory import chunk_reads, chunk_writes
-from orthonar.engine.chunk_states import chunk_states, precise_chunk_states
 
 CHUNKS, LENGTH, SIZE = 7, 5, 4
 
@@ -136,21 +135,3 @@ def test_dtypes(dtype):
     assert (c_added.dtype, n_added.dtype) == (dtype, torch.float64)
     (numerator.sum() + n_dot_q.sum() + c_added.sum() + n_added.sum()).backward()
     assert all(value.grad.dtype == value.dtype for value in x.values())
-
-
-def test_precise_states_have_the_gradients_of_the_states():
-    """Values to the last bit of float64's, gradients to float32's accuracy, through both results."""
-    draw = torch.Generator().manual_seed(0)
-    decay = torch.rand(3, 5, generator=draw, dtype=torch.float64)
-    update = torch.randn(15, 4, 4, generator=draw, dtype=torch.float64)
-    initial = torch.randn(3, 4, 4, generator=draw, dtype=torch.float64)
-    of_starts, of_end = torch.randn(15, 4, 4, generator=draw), torch.randn(3, 4, 4, generator=draw)
-    leaves = [x.requires_grad_() for x in (decay, update, initial)]
-    starts, end = chunk_states(*leaves)
-    wanted = torch.autograd.grad((starts * of_starts).sum() + (end * of_end).sum(), leaves)
-    precise, rounded, end_again = precise_chunk_states(*leaves, torch.float32)
-    assert torch.equal(precise, starts) and not precise.requires_grad and torch.equal(end_again, end)
-    assert torch.equal(rounded, starts.to(torch.float32))
-    got = torch.autograd.grad((rounded * of_starts).sum() + (end_again * of_end).sum(), leaves)
-    for one, other in zip(got, wanted):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

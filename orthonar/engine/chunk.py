@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .backends import fused_reads
-from .by_hand import HandWritten
 from .chunk_memory import chunk_reads
 from .gates import ChunkGates
 
@@ -61,7 +60,6 @@ class Chunk:
         keys: what is kept of the keys, if anything is.
         fused: whether the kernels of `orthonar.engine.kernels` are to be used.
         precision: of float32 products in the fused kernels.
-        c_rounded: C_0 in the dtype of q, (N, D, D), where c_start is more precise and passes no gradients on.
     """
 
     q: Tensor
@@ -75,27 +73,17 @@ class Chunk:
     keys: KeyMemory | None = None
     fused: bool = False
     precision: str = "float32"
-    c_rounded: Tensor | None = None
-
-    @property
-    def start(self) -> Tensor:
-        """C_0 as precise as it is known, (N, D, D), with its gradients."""
-        return self.c_start if self.c_rounded is None else _WithGradientsOf.apply(self.c_start, self.c_rounded)
 
     @cached_property
     def raw(self) -> Reading:
         """The raw reading, C_t^T q_t and n_t . q_t, (N, L, D) and (N, L) in float64."""
-        if not self.fused:
-            return self.ask(self.q)
         operands = self.q, self.k, self.v, *self.gates, self.c_start, self.n_start
-        return self._with_n_values(self.q, *fused_reads(*operands, self.precision))
+        reads = fused_reads(*operands, self.precision) if self.fused else chunk_reads(*operands)
+        return self._with_n_values(self.q, *reads)
 
     def ask(self, q: Tensor) -> Reading:
         """The raw reading of other queries, (N, L, D), in their dtype."""
-        # More precise queries want more precise gradients.
-        rounds = self.c_rounded is not None and self.c_rounded.dtype == q.dtype
-        memory = (self.c_start, self.n_start, self.c_rounded) if rounds else (self.start, self.n_start)
-        return self._with_n_values(q, *chunk_reads(q, self.k, self.v, *self.gates, *memory))
+        return self._with_n_values(q, *chunk_reads(q, self.k, self.v, *self.gates, self.c_start, self.n_start))
 
     def _with_n_values(self, q: Tensor, numerator: Tensor, n_dot_q: Tensor) -> Reading:
         if self.n_value is not None:
@@ -126,7 +114,7 @@ class Chunk:
 
     def _read_positions(self, read) -> Reading:
         size, a, w = self.head_size, self.gates.log_decay.exp(), self.gates.log_weights.exp()
-        memory = _memories(self.k, self.v, self.gates, self.start, size)
+        memory = _memories(self.k, self.v, self.gates, self.c_start, size)
         if self.keys is not None:
             memory = torch.cat([memory, _memories(*self.keys, size)], -1)
         k = self.k.double() if self.n_value is None else self.k * self.n_value.double()[..., None]
@@ -160,22 +148,6 @@ class Chunk:
             return type(value)(*map(of, value)) if isinstance(value, ChunkGates | KeyMemory) else value
 
         return Chunk(**{f.name: of(getattr(self, f.name)) for f in dataclasses.fields(self)})
-
-
-class _WithGradientsOf(HandWritten):
-    """A tensor as it is, with all gradients to its rounded likeness."""
-
-    @staticmethod
-    def forward(exact, rounded):
-        return exact.clone()
-
-    @staticmethod
-    def saved(args, outputs):
-        return (args[1],), ()
-
-    @staticmethod
-    def gradients(tensors, other, needs, grad):
-        return None, grad.to(tensors[0].dtype)
 
 
 def _memories(left: Tensor, right: Tensor, gates: ChunkGates, start: Tensor, size: int) -> Tensor:

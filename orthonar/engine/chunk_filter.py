@@ -60,8 +60,7 @@ def filtered_reading(
 
     k, v, dtype = chunk.k, chunk.v, chunk.q.dtype
     log_a, log_w = chunk.gates.log_decay[..., None].to(dtype), chunk.gates.log_weights.to(dtype)
-    rounded = chunk.c_rounded
-    c_start = rounded if rounded is not None and rounded.dtype == dtype else chunk.start.to(dtype)
+    c_start = chunk.c_start.to(dtype)
     a, w = log_a[..., 0].exp(), log_w.exp()
     gram = c_start.mT @ c_start
     kc, kk = k @ c_start, k @ k.mT
@@ -223,11 +222,9 @@ def _adjoint(grads, grad_y, kept, shared, kk, a, w, c) -> None:
 
     degree = len(c) - 1
     torch.mul(grad_y, c[degree] * (-1) ** degree, out=grad_r)
-    if not degree:
-        grad_kk.zero_()
-        grad_shared.zero_()
+    grad_kk.zero_()
+    grad_shared.zero_()
     for k in range(degree - 1, -1, -1):
-        sums = float(k < degree - 1)  # the first product need not meet zeros
         r.copy_(kept[k])
         p.add_(grad_r)
         torch.bmm(x, to_chunk, out=products)
@@ -240,9 +237,9 @@ def _adjoint(grads, grad_y, kept, shared, kk, a, w, c) -> None:
         torch.mul(e_p, w, out=e_of_p)
         torch.mul(e_r, w, out=e_of_r)
         torch.bmm(left_p, shared, out=applied)
-        grad_shared.baddbmm_(left_p_t, r, beta=sums, alpha=-1)
+        grad_shared.baddbmm_(left_p_t, r, alpha=-1)
         grad_rest.baddbmm_(rest_r_t, p)
-        grad_kk.baddbmm_(u_p_t, u_r, beta=sums, alpha=-1)
+        grad_kk.baddbmm_(u_p_t, u_r, alpha=-1)
         through.addcmul_(u_r, e_p).addcmul_(u_p, e_r)
         form.addcmul_(r, applied)
         grad_r.add_(grad_y, alpha=c[k] * (-1) ** k).sub_(applied)

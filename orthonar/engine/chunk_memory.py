@@ -41,7 +41,6 @@ def chunk_reads(
     peak_start: Tensor,
     c_start: Tensor,
     n_start: Tensor,
-    c_rounded: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What each position reads, C_t^T q_t, and n_t . q_t. Differentiable once, gradients computed in the dtype of q.
 
@@ -54,12 +53,11 @@ def chunk_reads(
         peak_start: peak of the position before the chunk, (N, 1), float64.
         c_start: C_0, (N, D, D), in the dtype that C_t^T q_t is computed in.
         n_start: n_0, (N, D), float64.
-        c_rounded: C_0 in another dtype; if it is given, C_0's gradients go to it, and none to c_start.
 
     Returns:
         (N, L, D) in the dtype of q, and (N, L) in float64.
     """
-    return _ChunkReads.apply(q, k, v, log_input, peak, peak_start, c_start, n_start, c_rounded)
+    return _ChunkReads.apply(q, k, v, log_input, peak, peak_start, c_start, n_start)
 
 
 class _ChunkWrites(HandWritten):
@@ -98,7 +96,7 @@ class _ChunkReads(HandWritten):
     results = 2
 
     @staticmethod
-    def forward(q, k, v, log_input, peak, peak_start, c_start, n_start, c_rounded):
+    def forward(q, k, v, log_input, peak, peak_start, c_start, n_start):
         numerator, n_dot_q = torch.empty_like(q), torch.empty_like(peak)
         a = (peak_start - peak).exp()
         for b in _blocks(q):
@@ -113,8 +111,7 @@ class _ChunkReads(HandWritten):
 
     @staticmethod
     def saved(args, outputs):
-        *others, c_start, n_start, c_rounded = args
-        return (*others, c_start if c_rounded is None else c_rounded, n_start), (c_rounded is not None,)
+        return args, ()
 
     @staticmethod
     def gradients(tensors, other, needs, grad_numerator, grad_n_dot_q):
@@ -145,9 +142,7 @@ class _ChunkReads(HandWritten):
             _product(q_b.mT, g.mul(decay), grad_c[b])
             torch.bmm(carried_n[:, None], q[b].double(), out=grad_n[b, None])
         grad_peak.add_(grad_log_a).neg_()
-        grad_peak_start = grad_log_a.sum(1, keepdim=True)
-        of_c = (None, grad_n, grad_c) if other[0] else (grad_c, grad_n, None)
-        return grad_q, grad_k, grad_v, grad_log_input, grad_peak, grad_peak_start, *of_c
+        return grad_q, grad_k, grad_v, grad_log_input, grad_peak, grad_log_a.sum(1, keepdim=True), grad_c, grad_n
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
@@ -161,14 +156,6 @@ def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
 def _weights(log_input: Tensor, peak: Tensor) -> Tensor:
     """w_tu, (n, L, L), zero where u > t; it must not see u > t, where exp may overflow."""
     return torch.sub(log_input[:, None, :], peak[:, :, None]).tril_().exp_().tril_()
-
-
-def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
-    """left @ right, written to out, without a copy where their dtypes are the same."""
-    if out.dtype == left.dtype:
-        torch.bmm(left, right, out=out)
-    else:
-        out.copy_(left @ right)
 
 
 def _blocks(x: Tensor) -> list[slice]:

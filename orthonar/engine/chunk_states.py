@@ -29,45 +29,6 @@ def chunk_states(decay: Tensor, update: Tensor, initial: Tensor, scan: Callable 
     return starts.reshape(update.shape), end.reshape(initial.shape)
 
 
-def precise_chunk_states(
-    decay: Tensor, update: Tensor, initial: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same in float64, with the gradients in a lesser dtype: they need not know what is left where updates cancel.
-
-    Args:
-        decay: (R, NC), float64.
-        update: (N, ...), float64.
-        initial: s_0, (R, ...), float64.
-        dtype: of the rounded starts, and so of their gradients.
-
-    Returns:
-        starts (N, ...) in float64, which pass no gradients on; the same in dtype, which do; end (R, ...) in float64.
-    """
-    rows, chunks = decay.shape
-    operands = decay, update.reshape(rows, chunks, -1), initial.reshape(rows, -1)
-    rounded, end, starts = _PreciseScan.apply(*operands, dtype)
-    return starts.reshape(update.shape), rounded.reshape(update.shape), end.reshape(initial.shape)
-
-
-class _PreciseScan(HandWritten):
-    results = 2
-
-    @staticmethod
-    def forward(decay, update, initial, dtype):
-        starts, end = _Scan.forward(decay, update, initial)
-        return starts.to(dtype), end, starts
-
-    @staticmethod
-    def saved(args, outputs):
-        return (args[0], outputs[0]), ()
-
-    @staticmethod
-    def gradients(tensors, other, needs, grad_starts, grad_end):
-        decay, starts = tensors
-        tensors = decay.to(starts.dtype), starts
-        return *_Scan.gradients(tensors, other, needs, grad_starts, grad_end.to(starts.dtype)), None
-
-
 class _Scan(HandWritten):
     """A loop over chunks that keeps one copy of the states and none of its steps."""
 

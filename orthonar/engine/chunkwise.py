@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .backends import can_fuse, fused_states, why_unsupported
 from .chunk import Chunk, KeyMemory
 from .chunk_memory import chunk_writes
-from .chunk_states import chunk_states, precise_chunk_states
+from .chunk_states import chunk_states
 from .gates import ChunkGates, gate_logs, normaliser
 from .keys import unit_keys
 
@@ -108,18 +108,14 @@ def chunkwise(
     c_added, n_added = chunk_writes(k, v, log_to_end, c_dtype)
     if n_value is not None:
         n_added = ((log_to_end.exp() * n_value)[:, None] @ k.double())[:, 0]
-    if c_dtype == dtype or fused:
-        c_rounded = None
-        c_start, c_end = chunk_states(decay, c_added, memories[0].to(c_dtype), scan)
-    else:
-        c_start, c_rounded, c_end = precise_chunk_states(decay, c_added, memories[0].to(c_dtype), dtype)
+    c_start, c_end = chunk_states(decay, c_added, memories[0].to(c_dtype), scan)
     n_start, n_end = chunk_states(decay, n_added, n_initial, scan)
 
     keys, ends = None, [c_end]
     if read.keys is not None:
         keys, k_end = _key_memory(read.keys, k, size, gates, decay, memories[1].double(), scan)
         ends.append(k_end)
-    chunk = Chunk(q, k, v, gates, c_start, n_start, size, n_value, keys, fused, precision, c_rounded)
+    chunk = Chunk(q, k, v, gates, c_start, n_start, size, n_value, keys, fused, precision)
     numerator, n_dot_q = read.evaluate(lambda leaf: leaf.read_chunk(chunk))
 
     scale = chunks(logs.scale).flatten(0, 1)
