@@ -78,10 +78,14 @@ class _Gradient(torch.autograd.Function):
         return _one_by_one(_Gradient.apply, info, in_dims, args)
 
 
+def autocast_is_on(device: torch.device) -> bool:
+    """Whether autocast is on for tensors of a device."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def without_autocast(device: torch.device):
     """A context in which autocast is off for tensors of a device."""
-    on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if on else nullcontext()
+    return torch.autocast(device.type, enabled=False) if autocast_is_on(device) else nullcontext()
 
 
 def _remember(function: type[HandWritten], ctx, args: tuple, outputs: Any) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..engine.backends import PRECISIONS
-from ..engine.by_hand import without_autocast
+from ..engine.by_hand import autocast_is_on, without_autocast
 from ..engine.chunkwise import Additions, chunkwise
 from ..engine.gates import log_forget, max_ties_to_first, normaliser
 from ..engine.keys import unit_keys
@@ -180,9 +180,7 @@ def _inside(dtype: torch.dtype) -> torch.dtype:
 
 def _autocast(q: Tensor) -> bool:
     """Whether autocast is on and is for queries like these."""
-    kind = q.device.type
-    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return on and q.dtype != torch.float64
+    return autocast_is_on(q.device) and q.dtype != torch.float64
 
 
 def _safe(tensors: list[Tensor], state: MLSTMState, form: str) -> tuple[list[Tensor], MLSTMState]:

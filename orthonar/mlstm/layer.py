@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.serialization import add_safe_globals
 
 from ..engine.backends import PRECISIONS
+from ..engine.by_hand import autocast_is_on
 from ..engine.chunkwise import needs_host_sync
 from ..mixer import Mixer, MixerLayer
 from ..reads.base import RawRead, Read
@@ -464,7 +465,7 @@ class MLSTMLayer(MixerLayer):
             raise ValueError(f"x must be a tensor {shape}, not {_kind(x)}")
         if x.ndim != 3 or x.shape[2] != self.width or 0 in x.shape:
             raise ValueError(f"x must have the shape {shape}, not {tuple(x.shape)}")
-        exact = not _autocast(x.device)  # autocast changes dtypes as it likes
+        exact = not autocast_is_on(x.device)  # autocast changes dtypes as it likes
         if not x.is_floating_point() or (exact and x.dtype != like.dtype):
             raise ValueError(f"x must be {like.dtype} like the layer's weights, not {x.dtype}")
         if x.device != like.device:
@@ -516,10 +517,6 @@ def check_mask(name: str, mask: Tensor | None, like: Tensor) -> None:
         raise ValueError(f"{name} must have the shape {tuple(like.shape[:2])}, not {tuple(mask.shape)}")
     if mask.device != like.device:
         raise ValueError(f"{name} must be on {like.device}, not on {mask.device}")
-
-
-def _autocast(device: torch.device) -> bool:
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def _kind(value: object) -> str:

@@ -154,6 +154,12 @@ _POCKET = MappingProxyType(
     }
 )  # fmt: skip
 
+
+def _pocket_at_one_rate(seeds: Iterable[int], compared: Mapping[str, Side]) -> Study:
+    settings = _POCKET | {"probes": True}
+    return Study("pocket", _POCKET_TASKS[1:2], settings, _FOLLOW_UP_RATE, (), tuple(seeds), compared)
+
+
 #: Every preset, by name and scale.
 PRESETS: Mapping[str, Mapping[str, Study]] = {
     "headline": {
@@ -188,28 +194,10 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
     # One rate for all, the follow-up's, and its seeds.
     "ablation": {
         "paper": _follow_up(80, 512, ELIMINATION),
-        "pocket": Study(
-            "pocket",
-            _POCKET_TASKS[1:2],
-            _POCKET | {"probes": True},
-            rates=_FOLLOW_UP_RATE,
-            rate_seeds=(),
-            seeds=tuple(range(11, 15)),
-            sides=ELIMINATION,
-        ),
+        "pocket": _pocket_at_one_rate(range(11, 15), ELIMINATION),
     },
     # As the ablation, with enough seeds to compare hazards of escape.
-    "frontier": {
-        "pocket": Study(
-            "pocket",
-            _POCKET_TASKS[1:2],
-            _POCKET | {"probes": True},
-            rates=_FOLLOW_UP_RATE,
-            rate_seeds=(),
-            seeds=tuple(range(24)),
-            sides=FRONTIER,
-        )
-    },
+    "frontier": {"pocket": _pocket_at_one_rate(range(24), FRONTIER)},
 }
 
 
