@@ -16,9 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.genmod.families import Binomial
-from statsmodels.genmod.families.links import CLogLog
-from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.stats.proportion import proportion_confint
 
 from ..training.record import SOLVED_AT
@@ -261,54 +258,6 @@ def logrank(first: pd.DataFrame, second: pd.DataFrame) -> float:
     if not first["escape_step"].notna().any() and not second["escape_step"].notna().any():
         return float("nan")
     return float(stats.logrank(escapes(first), escapes(second)).pvalue)
-
-
-def run_intervals(table: pd.DataFrame) -> int:
-    """Evaluations at which the runs of a table were still waiting to escape, the escape's own included, all runs added.
-
-    A run that diverged waits until its budget of steps is over, as in `escapes`.
-    """
-    waited = table["escape_step"].fillna(table["steps"]) / table["eval_every"]
-    return int(np.ceil(waited.astype(float) - 1e-9).sum())
-
-
-def hazard_ratio(reference: pd.DataFrame, other: pd.DataFrame) -> Interval:
-    """How many times likelier than the reference's the other side's waiting runs escape, per evaluation, with interval.
-
-    The proportional-hazards model for times that are known to an interval (Prentice and Gloeckler 1978): of the runs
-    that wait before evaluation i, the share 1 - exp(-exp(a_i + b x)) escapes by it, x = 0 for the reference and 1 for
-    the other side. It is a binomial regression with the complementary log-log link over run-intervals, and the ratio is
-    exp(b), its interval Wald's on b. An evaluation by which none or all of the waiting runs escape is fitted exactly by
-    its a_i and left out.
-
-    Args:
-        reference: a run table.
-        other: a run table.
-
-    Returns:
-        The ratio; NaN where a side has no escape at the evaluations that tell something.
-    """
-    steps = sorted({*reference["escape_step"].dropna(), *other["escape_step"].dropna()})
-    rows = []
-    for step in steps:
-        counts = []
-        for side in (reference, other):
-            waiting = side["escape_step"].fillna(np.inf) >= step
-            waiting &= side["escape_step"].notna() | (side["steps"] >= step)
-            escaped = int((side["escape_step"] == step).sum())
-            counts.append((escaped, int(waiting.sum()) - escaped))
-        if 0 < sum(e for e, _ in counts) < sum(e + w for e, w in counts):
-            rows += [(step, x, *count) for x, count in enumerate(counts) if sum(count)]
-    told = pd.DataFrame(rows, columns=["step", "other", "escaped", "waiting"])
-    if told.loc[told["other"] == 1, "escaped"].sum() == 0 or told.loc[told["other"] == 0, "escaped"].sum() == 0:
-        return Interval(math.nan, math.nan, math.nan)
-    own = pd.get_dummies(told["step"]).astype(float)
-    model = GLM(told[["escaped", "waiting"]], own.assign(other=told["other"]), Binomial(CLogLog()))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an evaluation by which a whole side escapes drives its a_i far up
-        fit = model.fit(maxiter=200)
-    b, half = fit.params["other"], stats.norm.ppf((1 + CONFIDENCE) / 2) * fit.bse["other"]
-    return Interval(*(float(np.exp(x)) for x in (b, b - half, b + half)))
 
 
 def sooner(first: pd.DataFrame, second: pd.DataFrame) -> tuple[int, int]:

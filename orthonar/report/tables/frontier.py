@@ -11,7 +11,7 @@ from ...study.presets import Study
 from ...study.records import trace_table
 from ...study.sides import ORTHOGONALIZED, Side
 from ...training.record import RunRecord
-from .. import stats
+from .. import hazards, stats
 from ..words import NOT_RUN, median_text
 from .ablation import probed_runs
 
@@ -75,10 +75,10 @@ def frontier(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
 
     Returns:
         One row per side, by its name: passes; slope (of the map at 0); runs, solved and escaped (counts);
-        run_intervals, see `orthonar.report.stats.run_intervals`; ratio, low and high, the hazard of escape relative to
-        the study's read with its 95 % interval, NaN without one; median_step and median_seconds to escape; step_ms, the
-        median over runs of a training step's milliseconds, evaluations included; early_rank, the mean effective rank of
-        the memory early in training.
+        run_intervals, see `orthonar.report.hazards.run_intervals`; ratio, low and high, the hazard of escape relative
+        to the study's read with its 95 % interval, NaN without one; median_step and median_seconds to escape; step_ms,
+        the median over runs of a training step's milliseconds, evaluations included; early_rank, the mean effective
+        rank of the memory early in training.
     """
     table = timed_runs(study, records)
     reference = table[table["side"] == ORTHOGONALIZED.name]
@@ -86,7 +86,7 @@ def frontier(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     for name, side in study.sides.items():
         read, runs = side.settings["read"], table[table["side"] == name]
         near = maps({name: side}, np.array([1e-6])).get(name)
-        ratio = stats.hazard_ratio(reference, runs)
+        ratio = hazards.hazard_ratio(reference, runs)
         if name == ORTHOGONALIZED.name and len(runs):
             ratio = stats.Interval(1.0, 1.0, 1.0)
         timed = len(runs) > 0
@@ -96,7 +96,7 @@ def frontier(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
             "runs": len(runs),
             "solved": int(runs["solved"].sum()),
             "escaped": int(runs["escape_step"].notna().sum()),
-            "run_intervals": stats.run_intervals(runs) if timed else 0,
+            "run_intervals": len(hazards.run_intervals(runs)),
             "ratio": ratio.value,
             "low": ratio.low,
             "high": ratio.high,

@@ -1,0 +1,155 @@
+"""Discrete-time hazard models: how soon a run that still waits escapes, and what moves that.
+
+A run waits from its start to its escape. Every evaluation it waits for is a *run-interval*, and an escape the event of
+one. Of the runs that wait before evaluation i the share h_i(x) escapes by it:
+
+    link(h_i(x)) = a_i + b . x        link = log(-log(1 - h)), cloglog, or log(h / (1 - h)), logit
+
+with a level a_i of its own for every evaluation. With cloglog it is the proportional-hazards model of times known to
+an interval (Prentice and Gloeckler 1978): exp(b) multiplies the hazard whatever the time, and where x is the logarithm
+of a setting, b is the hazard's *elasticity* to it. With logit exp(b) multiplies the odds (Cox 1972). Either is a
+binomial regression over run-intervals (Allison 1982), here statsmodels'.
+
+A run that leaves without an escape, because its budget is over, it diverged, or it can no longer escape, is censored
+there: it counts for as long as it waited. So an end that competes with escape moves these estimates only if it is not
+independent of escape, given x.
+"""
+
+import math
+import warnings
+
+import numpy as np
+import pandas as pd
+import patsy
+from scipy import stats as distributions
+from statsmodels.genmod.families import Binomial
+from statsmodels.genmod.families.links import CLogLog, Logit
+from statsmodels.genmod.generalized_linear_model import GLM
+from statsmodels.tools.sm_exceptions import PerfectSeparationError
+
+from .stats import CONFIDENCE, Interval
+
+#: What the links are called.
+LINKS = {"cloglog": CLogLog, "logit": Logit}
+# Beyond this factor the likelihood has no maximum: an estimate that it drives there is no estimate.
+_LARGEST_RATIO = 1e6
+
+
+def run_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """Every evaluation that a run waited for.
+
+    Args:
+        table: a run table; beside escape_step (NaN: none), steps and eval_every it may have left_step, the step at
+            which a run left without an escape before its budget was over (NaN: it did not).
+
+    Returns:
+        The table's rows, each as often as its run waited for an evaluation, the escape's own included, with the columns
+        evaluation (1, 2, ...) and escaped (0 or 1).
+
+    Raises:
+        ValueError: naming a column that is missing.
+    """
+    if missing := [c for c in ("escape_step", "steps", "eval_every") if c not in table]:
+        raise ValueError(f"table: it has no column {missing[0]!r}")
+    left = table["left_step"] if "left_step" in table else pd.Series(np.nan, table.index)
+    censored = left.fillna(table["steps"]).clip(upper=table["steps"])
+    escaped = table["escape_step"].notna() & ~(table["escape_step"] > censored)
+    every = table["eval_every"].astype(float)
+    # An escape is the event of the interval that it falls into; of a censored run only whole intervals count.
+    waited = np.ceil(table["escape_step"].astype(float) / every - 1e-9).where(escaped, censored // every).astype(int)
+    rows = np.repeat(np.arange(len(table)), waited)
+    evaluation = np.concatenate([np.arange(1, n + 1) for n in waited]) if len(table) else np.array([], int)
+    event = escaped.to_numpy()[rows] & (evaluation == waited.to_numpy()[rows])
+    return table.iloc[rows].reset_index(drop=True).assign(evaluation=evaluation, escaped=event.astype(int))
+
+
+def fit(table: pd.DataFrame, formula: str, link: str = "cloglog") -> pd.DataFrame:
+    """Fit a hazard model of escape.
+
+    An evaluation by which none or all of the waiting runs escape is fitted exactly by its level alone: it tells nothing
+    of b and is left out.
+
+    Args:
+        table: a run table, see `run_intervals`, with the columns that the formula names.
+        formula: what moves the hazard, as patsy writes it, such as "orthogonalized * np.log(lr) + np.log(batch_size)".
+        link: one of `LINKS`.
+
+    Returns:
+        One row per term of the formula: effect (b), ratio (exp b) with low and high (95 %, Wald's on b), p (Wald's);
+        and behind them run_intervals and events, of the runs in which the term is not 0. What the runs cannot tell,
+        because a side has no escape or the term moves together with another, is NaN.
+
+    Raises:
+        ValueError: there is no such link, or a column has a value that is not a number.
+    """
+    if link not in LINKS:
+        raise ValueError(f"link: there is no {link!r}, only {', '.join(LINKS)}")
+    waits = run_intervals(table)
+    try:
+        terms = patsy.dmatrix(formula, waits, return_type="dataframe", NA_action="raise")
+    except patsy.PatsyError as error:
+        raise ValueError(f"formula: {formula!r} cannot be put together: {error.message}") from None
+    terms = terms.drop(columns="Intercept", errors="ignore")
+    told = waits.groupby("evaluation")["escaped"].transform(lambda e: 0 < e.sum() < len(e)).astype(bool)
+    behind = pd.DataFrame(
+        {
+            "run_intervals": (terms != 0).sum(),
+            "events": (terms != 0).mul(waits["escaped"], axis=0).sum().astype(int),
+        }
+    )
+    estimates = _regress(waits[told], terms[told], LINKS[link]())
+    return estimates.join(behind)
+
+
+def _regress(waits: pd.DataFrame, terms: pd.DataFrame, link) -> pd.DataFrame:
+    """b of every term with its standard error, as effect, ratio, low, high and p."""
+    unknown = pd.DataFrame(math.nan, terms.columns, ["effect", "ratio", "low", "high", "p"])
+    levels = pd.get_dummies(waits["evaluation"]).astype(float)
+    design = pd.concat([levels, terms], axis=1)
+    if not len(design) or np.linalg.matrix_rank(design) < design.shape[1]:
+        return unknown
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # separation is what the bound below looks for
+        try:
+            model = GLM(waits["escaped"].astype(float), design, Binomial(link)).fit(maxiter=200)
+        except PerfectSeparationError:
+            return unknown
+    b, error = model.params[terms.columns], model.bse[terms.columns]
+    span = (terms.max() - terms.min()).clip(lower=1e-12)
+    b = b.where(np.isfinite(error) & (b.abs() * span < math.log(_LARGEST_RATIO)))
+    half = distributions.norm.ppf((1 + CONFIDENCE) / 2) * error.where(b.notna())
+    p = 2 * distributions.norm.sf((b / error).abs())
+    found = {"effect": b, "ratio": np.exp(b), "low": np.exp(b - half), "high": np.exp(b + half), "p": p}
+    return pd.DataFrame(found)
+
+
+def hazard_ratio(reference: pd.DataFrame, other: pd.DataFrame) -> Interval:
+    """How many times likelier than the reference's the other side's waiting runs escape, per evaluation, with interval.
+
+    Args:
+        reference: a run table.
+        other: a run table.
+
+    Returns:
+        exp(b) of the proportional-hazards model with x = 0 for the reference and 1 for the other side; NaN where a side
+        has no escape at the evaluations that tell something.
+    """
+    both = pd.concat([reference.assign(other=0.0), other.assign(other=1.0)], ignore_index=True)
+    found = fit(both, "other").loc["other"] if len(both) else pd.Series(math.nan, ["ratio", "low", "high"])
+    return Interval(*(float(found[name]) for name in ("ratio", "low", "high")))
+
+
+def left_steps(lines: pd.DataFrame, runs: pd.DataFrame) -> pd.Series:
+    """When runs that did not escape left for another reason than their budget: at the first loss that was not finite.
+
+    A collapse is no such end: it comes after an escape, see `orthonar.report.stats.collapse_step`.
+
+    Args:
+        lines: `orthonar.study.records.trace_table` of the runs' records.
+        runs: a run table.
+
+    Returns:
+        The step per run of the table, NaN for a run that did not diverge.
+    """
+    last = lines.groupby("identity")["step"].max()
+    return runs["identity"].map(last).where(runs["outcome"] == "diverged").astype(float)

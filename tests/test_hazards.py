@@ -1,0 +1,125 @@
+"""Hazard models: what runs were drawn with is found again, and what can be worked out by hand is."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from orthonar.report import hazards
+
+
+def runs(escapes, budget=100, every=10, **columns):
+    """A run table with these escape steps (None: never)."""
+    table = pd.DataFrame({"escape_step": pd.Series(escapes, dtype=float), "steps": budget, "eval_every": every})
+    return table.assign(**columns)
+
+
+def drawn(rng, count, ratio, slope, competing, evaluations=20):
+    """Runs of two sides that escape with proportional hazards, or leave before that for good, likelier on one side."""
+    rows = []
+    for side in np.repeat([0, 1], count):
+        x, escape, left = rng.normal(), None, None
+        for i in range(1, evaluations + 1):
+            if rng.random() < 1 - math.exp(-0.006 * i * ratio**side * math.exp(slope * x)):
+                escape = i
+                break
+            if rng.random() < competing * (1 + side):
+                left = i
+                break
+        rows.append({"side": side, "x": x, "escape_step": escape, "left_step": left})
+    return pd.DataFrame(rows).astype(float).assign(steps=evaluations, eval_every=1)
+
+
+def test_intervals_hold_what_the_runs_were_drawn_with():
+    rng = np.random.default_rng(0)
+    wanted, held, events = {"side": math.log(4), "x": 0.75}, {"side": 0, "x": 0}, 0
+    sets = 200
+    for _ in range(sets):
+        found = hazards.fit(drawn(rng, 24, 4.0, 0.75, 0.02), "side + x")
+        events += found.loc["x", "events"]
+        for term, b in wanted.items():
+            held[term] += found.loc[term, "low"] < math.exp(b) < found.loc[term, "high"]
+    assert all(0.92 <= count / sets <= 0.98 for count in held.values()), held
+    assert events / sets < 40, "some runs leave without an escape"
+
+
+def test_logit_and_cloglog_of_one_evaluation_by_hand():
+    both = pd.concat([runs(3 * [10] + 7 * [20], side=0.0), runs(6 * [10] + 4 * [20], side=1.0)], ignore_index=True)
+    odds = hazards.fit(both, "side", "logit").loc["side"]
+    assert odds["ratio"] == pytest.approx((6 / 4) / (3 / 7), rel=1e-6)
+    spread = math.sqrt(1 / 3 + 1 / 7 + 1 / 6 + 1 / 4)  # Woolf's
+    assert math.log(odds["high"] / odds["ratio"]) == pytest.approx(1.959964 * spread, rel=1e-4)
+    assert odds["events"] == 10 and odds["run_intervals"] == 6 + 4 * 2
+    # no level but the two evaluations': a covariate that moves with the evaluation cannot be told from it
+    apart = pd.concat([runs([10, 10, None], budget=10), runs([20, 20, None], budget=20)], ignore_index=True)
+    assert hazards.fit(apart.assign(same=1.0), "same").loc["same", ["effect", "low"]].isna().all()
+
+
+def test_an_elasticity_is_the_power_of_a_setting():
+    rng = np.random.default_rng(2)
+    rows = []
+    for lr in (1e-3, 3e-3, 1e-2):
+        first = rng.exponential(1 / (0.02 * (lr / 3e-3) ** 1.5), 400)
+        rows += [(lr, math.ceil(t) if t < 30 else None) for t in first]
+    table = pd.DataFrame(rows, columns=["lr", "escape_step"]).astype(float).assign(steps=30, eval_every=1)
+    found = hazards.fit(table, "np.log(lr)").loc["np.log(lr)"]
+    assert abs(found["effect"] - 1.5) < 3 * math.log(found["high"] / found["ratio"]) / 1.96 < 0.3
+
+
+def test_a_run_that_left_no_longer_waits():
+    table = runs([30, None, None, 40], left_step=[None, 20, None, 30])
+    waits = hazards.run_intervals(table)
+    assert list(waits.groupby(waits["escape_step"].fillna(0)).size()) == [2 + 10, 3, 3]
+    assert waits["escaped"].sum() == 1, "who left before cannot escape later"
+    with pytest.raises(ValueError, match="eval_every"):
+        hazards.run_intervals(table.drop(columns="eval_every"))
+
+
+@pytest.mark.parametrize(("formula", "link", "named"), [("side", "probit", "link"), ("sid", "cloglog", "sid")])
+def test_a_model_that_cannot_be_put_together(formula, link, named):
+    with pytest.raises(ValueError, match=named):
+        hazards.fit(runs([10, None], side=[0.0, 1.0]), formula, link)
+
+
+def drawn_escapes(hazards, seed, count=300, budget=20):
+    """Runs that escape by each of 20 evaluations with a hazard that falls, times a factor on its log-log scale."""
+    rng = np.random.default_rng(seed)
+    steps = []
+    for _ in range(count):
+        share = 1 - np.exp(-hazards * np.linspace(0.15, 0.05, budget))
+        escaped = np.flatnonzero(rng.random(budget) < share)
+        steps.append(escaped[0] + 1 if len(escaped) else None)
+    return runs(steps, budget=budget, every=1)
+
+
+def test_hazard_ratio_is_what_the_runs_were_drawn_with():
+    one, two = drawn_escapes(1.0, 0), drawn_escapes(2.0, 1)
+    ratio = hazards.hazard_ratio(one, two)
+    assert ratio.low < 2 < ratio.high and ratio.high / ratio.low < 1.6
+    back = hazards.hazard_ratio(two, one)
+    assert back == pytest.approx((1 / ratio.value, 1 / ratio.high, 1 / ratio.low), rel=1e-5)
+    same = hazards.hazard_ratio(one, one)
+    assert same.value == pytest.approx(1) and same.low < 1 < same.high
+
+
+def test_hazard_ratio_of_one_evaluation_by_hand():
+    # 3 of 10 against 6 of 10: log(1 - 0.6) / log(1 - 0.3); that by 20 all the others have escaped tells nothing
+    first, second = runs(3 * [10] + 7 * [20]), runs(6 * [10] + 4 * [20])
+    ratio = hazards.hazard_ratio(first, second)
+    assert ratio.value == pytest.approx(math.log(0.4) / math.log(0.7), rel=1e-6)
+    spread = sum(p / ((1 - p) * 10 * math.log(1 - p) ** 2) for p in (0.3, 0.6))  # by the delta method
+    assert math.log(ratio.high / ratio.low) == pytest.approx(2 * 1.959964 * math.sqrt(spread), rel=1e-4)
+
+
+def test_no_hazard_ratio_without_an_escape():
+    some, none = runs([10, 20, None]), runs([None, None])
+    for sides in ((some, none), (none, some), (none, none), (some, some.iloc[:0])):
+        assert all(math.isnan(x) for x in hazards.hazard_ratio(*sides))
+
+
+def test_a_run_that_is_over_does_not_wait():
+    over = runs([None, 30, 40, None]).assign(steps=[15, 100, 100, 100])
+    with_it, without = (hazards.hazard_ratio(runs([20, 30, None]), side) for side in (over, over.iloc[1:]))
+    assert with_it == pytest.approx(without)
+    assert len(hazards.run_intervals(runs([30, None, 100]))) == 3 + 10 + 10
