@@ -78,7 +78,7 @@ def test_the_core_is_torch_and_numpy():
     """It is imported, and trains, where nothing else is there."""
     assert names(PROJECT["dependencies"]) == {"torch", "numpy"}
     study = names(["orthonar[study]"])
-    assert study == {"pandas", "scipy", "matplotlib", "seaborn", "statsmodels", "tqdm", "filelock"}
+    assert study == {"pandas", "scipy", "matplotlib", "seaborn", "statsmodels", "patsy", "tqdm", "filelock"}
     imported, asked, _ = output_of(CORE, *study)
     assert (imported, asked) == ("", "numpy torch")
 
