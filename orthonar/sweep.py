@@ -117,6 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--together", type=int, default=1, help="runs that each trains side by side, for large GPUs")
     parser.add_argument("--dask", metavar="ADDRESS", help="run on a Dask cluster; needs orthonar[cluster]")
     parser.add_argument("--sides", nargs="+", metavar="NAME", help="run these sides of the comparison alone")
+    parser.add_argument("--tasks", type=int, metavar="N", help="run the first N tasks alone")
     parser.add_argument("--list", action="store_true", help="show the runs and run nothing")
     parser.add_argument("--adopt", type=Path, metavar="FILE", help="add the records of this file and run nothing")
     args = parser.parse_args(argv)
@@ -129,10 +130,10 @@ def main(argv: list[str] | None = None) -> int:
                 return adopt_file(args.adopt, args.preset, args.scale, results)
             if args.list:
                 study = find_study(args.preset, args.scale)[1]
-                print_list(study.only(args.sides) if args.sides else study, RunStore(results))
+                print_list(study.only(args.sides, args.tasks), RunStore(results))
                 return 0
             options = {"device": args.device, "workers": args.workers, "together": args.together, "dask": args.dask}
-            options |= {"time_budget": args.time_budget, "sides": args.sides}
+            options |= {"time_budget": args.time_budget, "sides": args.sides, "tasks": args.tasks}
             progress = run_preset(args.preset, args.scale, results=results, say=_line, **options)
     except BrokenPipeError:  # whoever reads the list has read enough
         return 0

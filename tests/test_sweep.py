@@ -616,15 +616,16 @@ def test_a_batch_systems_signal_ends_a_sweep_as_ctrl_c_does(tmp_path, number):
 
 
 def test_list_runs_nothing(tmp_path, capsys):
-    assert main(["headline-pocket", "--list", "--results", str(tmp_path)]) == 0
+    assert main(["headline", "--list", "--results", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "0 of 108 runs are recorded; 72 follow" in out and "missing" in out
+    assert "0 of 288 runs are recorded; 144 follow" in out and "missing" in out
     assert not list(tmp_path.iterdir())
 
 
-def test_some_sides_alone(tmp_path, capsys):
-    assert main(["headline", "--sides", "baseline", "--list", "--results", str(tmp_path)]) == 0
-    assert "0 of 96 runs are recorded" in capsys.readouterr().out
+def test_some_sides_and_tasks_alone(tmp_path, capsys):
+    some = ["--sides", "baseline", "--tasks", "1"]
+    assert main(["headline-pocket", *some, "--list", "--results", str(tmp_path)]) == 0
+    assert "0 of 24 runs are recorded" in capsys.readouterr().out
     study = TINY.only(["orthogonalized"])
     assert {c.identity for c in study.runs([])} < {c.identity for c in TINY.runs([])}
     assert all(c.read == NewtonSchulzRead(steps=5) for c in study.runs([]))
@@ -638,6 +639,7 @@ def test_some_sides_alone(tmp_path, capsys):
             ["headline", "--sides", "baseline", "sideways"],
             "sides: there is no 'sideways', only baseline, orthogonalized",
         ),
+        (["headline", "--tasks", "4"], "tasks must lie between 1 and 3, not 4"),
         (["headline", "--scale", "huge"], "scale"),
         (["headline", "--time-budget", "-3"], "time_budget"),
         (["headline", "--workers", "-1"], "workers"),

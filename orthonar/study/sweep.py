@@ -420,6 +420,7 @@ def run_preset(
     dask: str | None = None,
     time_budget: float | None = None,
     sides: Sequence[str] | None = None,
+    tasks: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Progress:
     """Run what is missing of a preset and record it; what the command line does.
@@ -434,6 +435,7 @@ def run_preset(
         dask: address of a Dask scheduler; None runs in processes of this machine.
         time_budget: seconds after which nothing runs any more; None for no end.
         sides: names of the sides to run; None for all.
+        tasks: how many of the tasks to run, the first ones; None for all.
         say: takes lines of text about what happens.
 
     Raises:
@@ -441,7 +443,7 @@ def run_preset(
         OSError: records cannot be read or written there, or no scheduler answers; before anything is run.
     """
     name, study = find_study(preset, scale)
-    study = study if sides is None else study.only(sides)
+    study = study.only(sides, tasks)
     RunConfig(device=device)
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers!r}")
