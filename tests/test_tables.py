@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from tiny import TASKS, TINY, record_of
 
@@ -41,7 +42,7 @@ def test_cells_hold_the_seeds_at_the_chosen_rate_and_no_others():
         assert set(cell.runs["lr"]) == {1e-2}
         assert cell.solved == 1
         assert cell.mean.value == pytest.approx((0.3 + 0.9 + 0.3) / 3)
-        assert cell.device == "a CPU"
+        assert cell.device == "3 on a CPU (a)"
 
 
 def test_what_is_not_recorded_says_so():
@@ -132,6 +133,29 @@ def test_tables_fit_the_page(count):
             assert style.text_width(table(study, records)) <= words.PAGE, (name, scale, table.__name__)
 
 
+def test_devices_in_a_few_words():
+    names = [
+        "AMD EPYC, 1 thread",
+        "Intel(R) Xeon(R) Processor @ 2.50GHz, 1 thread",
+        "NVIDIA H100 80GB HBM3, 2 runs at once",
+    ]
+    runs = pd.DataFrame({"device": ["cpu", "cpu", "cuda:0"], "device_name": names})
+    assert words.devices(runs) == "2 on a CPU (AMD EPYC, Intel Xeon), 1 on a GPU (NVIDIA H100)"
+    assert words.devices(runs.iloc[:0]) == ""
+
+
+def test_what_is_not_run_is_one_line(capsys):
+    table = pd.DataFrame(
+        {"solved": ["1 of 2", words.NOT_RUN, words.NOT_RUN]}, ["baseline", "ns0_normalise_only", "ns3"]
+    )
+    style.show(table, "the variants")
+    out = capsys.readouterr().out
+    assert out.startswith("the variants\n") and out.endswith("not run yet: ns0 normalise only; ns3\n")
+    assert "1 of 2" in out and out.count(words.NOT_RUN) == 1
+    style.show(table.iloc[1:])
+    assert capsys.readouterr().out == "not run yet: ns0 normalise only; ns3\n"
+
+
 def test_every_side_has_one_look_and_every_look_one_side():
     every = {side for study in _studies() for side in study.sides.values()}
     assert len({side.name for side in every}) == len(every), "one object per name"
@@ -210,15 +234,38 @@ def test_comparison_is_of_all_runs_and_in_pairs_of_those_that_have_a_partner():
     assert row["Fisher p"] == f"{stats.fisher((0, 2), (3, 2)):.2g}"
 
 
+def test_the_answer_names_its_test_and_says_when_nothing_is_shown():
+    first, second = TINY.sides
+    records = all_records(TINY, lambda c: 0.9 if c.read == TINY.sides[second].settings["read"] else 0.1)
+    [answer, _] = tables.answers(TINY, records)
+    assert answer.startswith(f"{words.task_label(**_sizes(TASKS[0]))}: {first} solves 0 of 3, {second} solves 3 of 3")
+    assert "no difference is shown (exact McNemar test in pairs, p = 0.25)" in answer
+    many = replace(TINY, seeds=tuple(range(12)), tasks=TASKS[:1])
+    solved = lambda c: 0.9 if c.read == TINY.sides[second].settings["read"] else 0.1  # noqa: E731
+    records = [r if r.settings["seed"] else on_gpu(r) for r in all_records(many, solved)]
+    mixed = [on_gpu(r) if "RawRead" in str(r.settings["read"]) else r for r in records]
+    [in_pairs], [apart] = tables.answers(many, records), tables.answers(many, mixed)
+    assert "more than by chance (exact McNemar test" in in_pairs and "(Fisher's exact test, p = 7.4e-07)" in apart
+    assert tables.answers(TINY, []) == []
+
+
+def _sizes(task):
+    return {**task, "batch_size": TINY.settings["batch_size"]}
+
+
+def on_gpu(record):
+    return replace(record, settings=record.settings | {"device": "cuda"})
+
+
 def test_a_cpu_and_a_gpu_make_no_pair():
     first, second = TINY.sides
     records = all_records(TINY, lambda c: 0.9 if c.read == TINY.sides[second].settings["read"] else 0.1)
-    on_gpu = [replace(r, settings=r.settings | {"device": "cuda"}) for r in records]
-    mixed = [r if "RawRead" in str(r.settings["read"]) else g for r, g in zip(records, on_gpu)]
+    theirs = [on_gpu(r) for r in records]
+    mixed = [r if "RawRead" in str(r.settings["read"]) else g for r, g in zip(records, theirs)]
     row = tables.comparison(TINY, mixed).iloc[0]
     assert (row["solved"], row["pairs"], row["McNemar p"]) == ("0 of 3, 3 of 3", 0, "")
     assert tables.escape_comparison(TINY, mixed).iloc[0]["stratified p"] == ""
-    assert tables.comparison(TINY, on_gpu).iloc[0]["pairs"] == 3
+    assert tables.comparison(TINY, theirs).iloc[0]["pairs"] == 3
 
 
 def test_escapes_are_compared_by_pairs_beside_the_published():

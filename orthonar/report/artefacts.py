@@ -5,6 +5,7 @@ was reproduced, at which scale, on which device and with which seeds, without an
 output a reader sees one line without numbers: replaying the notebook on another machine compares equal.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from pathlib import Path
 
-__all__ = ["MIME", "Artefact", "report", "rows_in", "table"]
+__all__ = ["MIME", "Artefact", "final_table", "report", "rows_in", "table"]
 
 MIME = "application/vnd.orthonar.artefact+json"
 
@@ -113,9 +114,32 @@ def report(
     )
     content = asdict(row)
     del content["notebook"]  # known to whoever reads the notebook
+    if _together is not None:
+        _together.append(content)
+    else:
+        _display(content, artefact)
+
+
+_together: list[dict] | None = None
+
+
+@contextlib.contextmanager
+def final_table():
+    """Let all rows reported inside be one output, of which a reader sees one line."""
+    global _together
+    _together = rows = []
+    try:
+        yield
+    finally:
+        _together = None
+        if rows:
+            _display(rows, f"{len(rows)} row{'s'[: len(rows) != 1]}")
+
+
+def _display(content: dict | list[dict], what: str) -> None:
     from IPython.display import display  # only notebooks come here
 
-    display({MIME: content, "text/plain": f"recorded for the final table: {artefact}"}, raw=True)
+    display({MIME: content, "text/plain": f"recorded for the final table: {what}"}, raw=True)
 
 
 def rows_in(notebook: str | os.PathLike) -> list[Artefact]:
@@ -123,7 +147,8 @@ def rows_in(notebook: str | os.PathLike) -> list[Artefact]:
     path = Path(notebook)
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    rows = [output["data"][MIME] for output in outputs if MIME in output.get("data", {})]
+    contents = [output["data"][MIME] for output in outputs if MIME in output.get("data", {})]
+    rows = [row for content in contents for row in (content if isinstance(content, list) else [content])]
     return [Artefact(**row, notebook=path.name.split(".")[0]) for row in rows]
 
 

@@ -1,17 +1,35 @@
 """How tables and figures are shown, and where figures go. What a side looks like is in `orthonar.study.sides`."""
 
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from .. import paths
-from .words import PAGE
+from .words import NOT_RUN, PAGE
+
+#: Widest figure, in inches: a page's text; and its smallest text, in points.
+WIDTH, SMALLEST = 6.75, 7
+plt.rcParams.update({
+    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "figure.titlesize": 9, "legend.fontsize": 7.5,
+    "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
+})  # fmt: skip
+
+
+def say(text: str) -> None:
+    """Display a sentence in a notebook, in Markdown: what a reader is to take away."""
+    from IPython.display import Markdown, display  # only notebooks come here
+
+    display(Markdown(text))
 
 
 def show(table: pd.DataFrame, title: str = "") -> None:
-    """Display a table in a notebook in full: every row and column, no line broken, as text and as HTML.
+    """Display a table in a notebook: every row with something in it, no line broken, as text and as HTML.
+
+    Rows of which nothing is run yet are named in one line below, and so is a table that has no other rows.
 
     Args:
         table: made for a page, no wider than `orthonar.report.words.PAGE` as text.
@@ -19,12 +37,16 @@ def show(table: pd.DataFrame, title: str = "") -> None:
     """
     from IPython.display import display  # only notebooks come here
 
-    table, title = _said_once(table, title)
+    run, missing = _run_and_missing(table)
+    shown, title = _said_once(run, title)
     if title:
         print(title)
-    limits = ("display.max_columns", None, "display.max_rows", None, "display.max_colwidth", None)
-    with pd.option_context("display.width", max(PAGE, text_width(table)), *limits):
-        display(table)
+    if len(shown):
+        limits = ("display.max_columns", None, "display.max_rows", None, "display.max_colwidth", None)
+        with pd.option_context("display.width", max(PAGE, text_width(shown)), *limits):
+            display(shown)
+    if missing:
+        print(textwrap.fill(f"{NOT_RUN}: {'; '.join(missing)}", PAGE))
 
 
 def text_width(table: pd.DataFrame) -> int:
@@ -32,8 +54,19 @@ def text_width(table: pd.DataFrame) -> int:
     return max(map(len, _said_once(table, "")[0].to_string(max_colwidth=None).splitlines()))
 
 
+def _run_and_missing(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of which something is run, and what the others are called."""
+    nothing = (table == NOT_RUN).any(axis=1) if len(table.columns) else pd.Series(False, table.index)
+    names = []
+    for row in table.index[nothing]:
+        levels = [row] if table.index.nlevels == 1 else list(row)
+        names.append(", ".join(str(level).replace("_", " ") for level in levels))
+    return table[~nothing], list(dict.fromkeys(names))
+
+
 def _said_once(table: pd.DataFrame, title: str) -> tuple[pd.DataFrame, str]:
-    """A table of one task alone without its index level "task": the title says it."""
+    """A table for readers: names in words, and of one task alone without its index level "task", the title says it."""
+    table = table.rename(index=lambda name: name.replace("_", " ") if isinstance(name, str) else name)
     if table.index.nlevels < 2 or table.index.names[0] != "task" or table.index.get_level_values(0).nunique() != 1:
         return table, title
     (task,) = table.index.get_level_values(0).unique()
@@ -50,7 +83,16 @@ def save(fig: Figure, name: str, folder: Path | str | None = None) -> tuple[Path
 
     Returns:
         The paths of the PNG and of the PDF.
+
+    Raises:
+        ValueError: the figure is wider than `WIDTH`, or has a text smaller than `SMALLEST` points.
     """
+    width = fig.get_size_inches()[0]
+    if width > WIDTH + 1e-6:
+        raise ValueError(f"{name}: a figure is at most {WIDTH} inches wide, not {width:g}")
+    for text in fig.findobj(Text):
+        if text.get_visible() and text.get_text().strip() and text.get_fontsize() < SMALLEST:
+            raise ValueError(f"{name}: {text.get_text()!r} is {text.get_fontsize():g} points, not at least {SMALLEST}")
     folder = paths.figures_dir() if folder is None else Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"

@@ -1,5 +1,6 @@
 """What tables and figures call things, and how they write numbers."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -87,5 +88,19 @@ def p_text(p: float, nothing: str = "") -> str:
 
 
 def devices(runs: pd.DataFrame) -> str:
-    """Names of the devices that runs were made on."""
-    return ", ".join(sorted(set(runs["device_name"]))) if len(runs) else ""
+    """What runs were made on, in a few words: "29 on a CPU (AMD EPYC, Intel Xeon), 12 on a GPU (NVIDIA H100)"."""
+    if not len(runs):
+        return ""
+    kind = runs["device"].str.partition(":")[0].map({"cuda": "GPU"}).fillna("CPU")
+    parts = []
+    for name, of_kind in runs.groupby(kind):
+        models = ", ".join(sorted(set(of_kind["device_name"].map(model_name))))
+        parts.append(f"{len(of_kind)} on a {name} ({models})")
+    return ", ".join(parts)
+
+
+def model_name(device_name: str) -> str:
+    """A processor's name without clock, memory, number of threads and trade marks."""
+    name = device_name.split("@")[0].split(",")[0]
+    name = re.sub(r"\((R|TM)\)|\b(Processor|CPU|\d+GB|HBM\d\w*)\b", " ", name)
+    return " ".join(name.split())

@@ -16,6 +16,7 @@ from ...study.sides import BASELINE, HEADLINE, Look, Side
 from ...training.record import SOLVED_AT
 from .. import stats
 from ..published import PublishedDecode, PublishedSwap, PublishedVariant
+from ..style import WIDTH
 from ..words import NOT_RUN
 
 _GREY = "#555555"
@@ -47,7 +48,7 @@ def elimination(
         The figure: left a mark for each seed and a bar at the mean, right solved shares with Wilson's intervals.
     """
     if axes is None:
-        _, axes = plt.subplots(1, 2, figsize=(9, 0.34 * len(variants) + 1.4), sharey=True, layout="constrained")
+        _, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.25 * len(variants) + 1.3), sharey=True, layout="constrained")
     rows = np.arange(len(variants))
     for row, name in enumerate(variants):
         look = _look(sides, name)
@@ -55,8 +56,8 @@ def elimination(
         counts = _counts(runs, published, name)
         _shares(axes[1], row, counts, look)
         text = [f"{solved}/{of}" if of else "–" for solved, of in counts]
-        axes[1].text(103, row, " · ".join(text), va="center", fontsize=7.5)
-    axes[1].text(103, -0.6, "here · follow-up", va="bottom", fontsize=7.5)
+        axes[1].text(103, row, " · ".join(text), va="center")
+    axes[1].text(103, -0.6, "here · follow-up", va="bottom")
     axes[0].axvline(100 * SOLVED_AT, **_SOLVED)
     axes[0].set_yticks(rows, [name.replace("_", " ") for name in variants])
     axes[0].set(xlabel="final accuracy (%)", xlim=(-2, 102), ylim=(len(variants) - 0.5, -0.5))
@@ -87,7 +88,7 @@ def dose_response(
         The figure: left a mark for each seed and a bar at the mean, right solved shares with Wilson's intervals.
     """
     if axes is None:
-        _, axes = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
+        _, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.1), layout="constrained")
     for at, name in enumerate(doses):
         look = _look(sides, name)
         _seeds(axes[0], runs[runs["side"] == name], at, look, upright=True)
@@ -119,9 +120,9 @@ def over_training(
     Returns:
         The figure: a thin line for each seed, its escape marked, a thick one for the mean.
     """
-    columns = min(4, len(sides))
+    columns = min(3, len(sides))
     lines = -(-len(sides) // columns)
-    size = (2.4 * columns, 1.7 * lines + 0.8)
+    size = (WIDTH, 1.7 * lines + 0.8)
     figure, axes = plt.subplots(lines, columns, figsize=size, sharex=True, sharey=True, layout="constrained")
     axes = np.ravel(axes)
     means = traces.groupby(["side", "step"])[column].mean()
@@ -138,18 +139,18 @@ def over_training(
         if len(mine):
             ax.plot(means[name], color=color, linewidth=2.2)
         else:
-            ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color=_GREY, fontsize=8)
+            ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color=_GREY)
         if published and name in published:
             ax.axhline(published[name], color="black", linestyle=":", linewidth=1.2)
         seeds = mine["seed"].nunique()
-        ax.set_title(f"{side.title} ({seeds} seed{'s'[: seeds != 1]})", fontsize=7.5)
+        ax.set_title(f"{side.title} ({seeds} seed{'s'[: seeds != 1]})")
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[len(sides) :]:
         ax.set_visible(False)
     for ax in axes[len(sides) - columns : len(sides)]:
-        ax.set_xlabel("training step", fontsize=9)
+        ax.set_xlabel("training step")
         ax.tick_params(labelbottom=True)
-    figure.supylabel(label, fontsize=9)
+    figure.supylabel(label)
     handles = [
         Line2D([], [], color=_GREY, linewidth=0.7, label="one seed; a mark: its escape"),
         Line2D([], [], color=_GREY, linewidth=2.2, label="mean"),
@@ -157,7 +158,7 @@ def over_training(
     ]
     if published:
         handles.append(Line2D([], [], color="black", linestyle=":", label=f"early, {_THEIRS}"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False)
     return figure
 
 
@@ -175,43 +176,41 @@ def decoded(
         sides: the study's, by variant.
         published: by variant and end, of the same experiment.
         chance: share of right answers of a guess, 0 to 1.
-        axes: two rows of four, of one figure with constrained layout; None for new ones.
+        axes: four, of one figure with constrained layout; None for new ones.
 
     Returns:
-        The figure: a row for each place that the key is taken from, a column for what is decoded and for each control,
-        a mark for each run.
+        The figure: a panel for what is decoded with the key at the value's position and one for each control, a mark
+        for each run.
     """
     if axes is None:
-        _, axes = plt.subplots(2, 4, figsize=(10, 6.4), sharex=True, sharey=True, layout="constrained")
+        _, axes = plt.subplots(2, 2, figsize=(WIDTH, 5.6), sharex=True, sharey=True, layout="constrained")
     nothing = NOT_RUN if not len(runs) else "not asked"
     runs = runs[runs["decode1"].notna()]
     panels = {
         "": "own key, own memory",
-        "_other_memory": "control: other memory",
-        "_key_alone": "control: key alone",
-        "_wrong_key": "control: wrong key",
+        "_other_memory": "control: another sequence's memory",
+        "_key_alone": "control: key alone, no memory",
+        "_wrong_key": "control: another pair's key",
     }
     theirs = {"": "decoded", "_wrong_key": "wrong_key"}
-    for line, offset in zip(np.reshape(axes, (2, 4)), (1, 0)):
-        for ax, (column, title) in zip(line, panels.items()):
-            _marks(ax, runs, sides, 100 * runs["accuracy"], 100 * runs[f"decode{offset}{column}"], nothing)
-            for (name, _), other in published.items():
-                if column in theirs and offset == 1:
-                    behaviour = np.atleast_1d(other.behaviour)
-                    y = getattr(other, theirs[column])
-                    half = [np.ptp(behaviour) / 2] if np.ptp(behaviour) else None
-                    ax.errorbar(behaviour.mean(), y, xerr=half, **_hollow(_look(sides, name)))
-            ax.axhline(100 * chance, color=_GREY, linestyle="--", linewidth=1)
-            ax.set(xlim=(-2, 102), ylim=(-2, 102))
-            ax.spines[["top", "right"]].set_visible(False)
-            if offset == 1:
-                ax.set_title(title, fontsize=9)
-            else:
-                ax.set_xlabel("accuracy of the model (%)", fontsize=9)
-        line[0].set_ylabel(f"values decoded (%),\nkey at the {'value' if offset else 'key'}'s position", fontsize=9)
-    figure = np.ravel(axes)[0].figure
+    axes = np.reshape(axes, (2, 2))
+    for ax, (column, title) in zip(np.ravel(axes), panels.items()):
+        _marks(ax, runs, sides, 100 * runs["accuracy"], 100 * runs[f"decode1{column}"], nothing)
+        for (name, _), other in published.items():
+            if column in theirs:
+                behaviour = np.atleast_1d(other.behaviour)
+                y = getattr(other, theirs[column])
+                half = [np.ptp(behaviour) / 2] if np.ptp(behaviour) else None
+                ax.errorbar(behaviour.mean(), y, xerr=half, **_hollow(_look(sides, name)))
+        ax.axhline(100 * chance, color=_GREY, linestyle="--", linewidth=1)
+        ax.set(xlim=(-2, 102), ylim=(-2, 102), title=title)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[1]:
+        ax.set_xlabel("accuracy of the model (%)")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("values decoded (%)")
     guessing = Line2D([], [], color=_GREY, linestyle="--", linewidth=1, label="guessing, here")
-    return _marks_legend(figure, runs, sides, guessing, hollow=bool(published))
+    return _marks_legend(axes[0, 0].figure, runs, sides, guessing, hollow=bool(published))
 
 
 def swaps(
@@ -232,7 +231,7 @@ def swaps(
         The figure: a panel for each read put in, a mark for each run, below the diagonal where the swap costs.
     """
     if axes is None:
-        _, axes = plt.subplots(1, 2, figsize=(8.4, 5.4), sharex=True, sharey=True, layout="constrained")
+        _, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.2), sharex=True, sharey=True, layout="constrained")
     for ax, read in zip(axes, ("raw", "orthogonalized")):
         _marks(ax, runs, sides, 100 * runs["accuracy"], 100 * runs[f"accuracy_read_{read}"])
         for (name, _, other), swap in published.items():
@@ -242,7 +241,7 @@ def swaps(
         ax.axhline(100 * SOLVED_AT, **_SOLVED)
         ax.axvline(100 * SOLVED_AT, **_SOLVED)
         ax.set(xlim=(-2, 102), ylim=(-2, 102), aspect="equal", xlabel="accuracy with its own read (%)")
-        ax.set_title(f"every model read {read}", fontsize=9)
+        ax.set_title(f"every model read {read}")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("accuracy with the read put in (%)")
     return _marks_legend(axes[0].figure, runs, sides, Line2D([], [], label="solved", **_SOLVED))
@@ -267,7 +266,7 @@ def _seeds(ax: Axes, runs: pd.DataFrame, at: float, look: Look, upright: bool = 
     values = 100 * stats.accuracies(runs)
     if not len(values):
         x, y = (at, 50) if upright else (50, at)
-        ax.text(x, y, NOT_RUN, rotation=90 * upright, ha="center", va="center", color=_GREY, fontsize=7.5)
+        ax.text(x, y, NOT_RUN, rotation=90 * upright, ha="center", va="center", color=_GREY)
         return
     dots, mean = (at + _spread(len(values)), values), ([at - 0.32, at + 0.32], 2 * [values.mean()])
     if not upright:
@@ -320,7 +319,7 @@ def _shares_legend(figure: Figure) -> Figure:
         Line2D([], [], label=_THEIRS, **{**mark, **_HOLLOW}),
         Line2D([], [], label="solved", **_SOLVED),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -338,5 +337,5 @@ def _marks_legend(
         look = {"color": _GREY, "marker": "o", **_HOLLOW}
         handles.append(Line2D([], [], label=f"hollow: mean, {_THEIRS}", **look))
     handles += more
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=7.5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure

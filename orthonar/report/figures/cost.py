@@ -1,20 +1,22 @@
-"""Figures of what a training step costs, from `orthonar.report.tables.cost.table`: a panel per kind of device.
+"""Figures of what a training step costs, from `orthonar.report.tables.cost.table`.
 
-A panel without measurements says so.
+A panel per kind of device that was measured; a figure without measurements says so.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ...study.sides import BASELINE, ORTHOGONALIZED
+from ..style import WIDTH
 from ..tables.cost import several_steps
-from ..words import NOT_RUN
+from ..words import NOT_RUN, model_name
 
 #: Contender: (colour, marker, line, label). The chunkwise ones are the sides of the comparison, the others other
 #: programs for the same.
@@ -32,10 +34,10 @@ def time_against_length(measured: pd.DataFrame, axes: Sequence[Axes] | None = No
 
     Args:
         measured: as of `orthonar.report.tables.cost.table`.
-        axes: two, of one figure with constrained layout; None for new ones.
+        axes: one for each kind of device that was measured, of one figure with constrained layout; None for new ones.
 
     Returns:
-        The figure, a panel for the CPU and one for the GPU: medians, bars from the fastest to the slowest timing, both
+        The figure, a panel for each: medians, bars from the fastest to the slowest timing, both
         scales logarithmic.
     """
 
@@ -53,7 +55,7 @@ def memory_against_length(measured: pd.DataFrame, axes: Sequence[Axes] | None = 
         axes: as of `time_against_length`.
 
     Returns:
-        The figure, a panel for the CPU and one for the GPU, both scales logarithmic.
+        The figure, a panel for each, both scales logarithmic.
     """
 
     def draw(ax: Axes, rows: pd.DataFrame) -> None:
@@ -70,7 +72,7 @@ def share_of_peak(measured: pd.DataFrame, axes: Sequence[Axes] | None = None) ->
         axes: as of `time_against_length`.
 
     Returns:
-        The figure, a panel for the CPU and one for the GPU: percent over the length.
+        The figure, a panel for each: percent over the length.
     """
 
     def draw(ax: Axes, rows: pd.DataFrame) -> None:
@@ -111,7 +113,7 @@ def against_newton_schulz(measured: pd.DataFrame, axes: Sequence[Axes] | None = 
         right.set_ylabel("operations of a step (Gflop)")
         right.spines["top"].set_visible(False)
         first = several.iloc[0]
-        ax.set_title(f"{ax.get_title()}\nlength {first['length']}, batch {first['batch']}", fontsize=9)
+        ax.set_title(f"{ax.get_title()}\nlength {first['length']}, batch {first['batch']}")
 
     return _panels(measured, draw, "time of a step (ms)", axes, xlabel="Newton-Schulz steps")
 
@@ -152,12 +154,15 @@ def _panels(
     axes: Sequence[Axes] | None,
     xlabel: str = "sequence length (tokens)",
 ) -> Figure:
+    steps = measured[measured["what"] == "step"]
+    there = {device: name for device, name in _DEVICES.items() if (steps["device"] == device).any()} or {"": NOT_RUN}
     if axes is None:
-        _, axes = plt.subplots(1, len(_DEVICES), figsize=(9, 3.8), layout="constrained")
+        _, axes = plt.subplots(1, len(there), figsize=(WIDTH, 3.4), layout="constrained", squeeze=False)
+    axes = np.ravel(axes)
     handles = {}
-    for ax, (device, name) in zip(axes, _DEVICES.items(), strict=True):
-        rows = measured[(measured["device"] == device) & (measured["what"] == "step")]
-        ax.set_title(f"{name}: {', '.join(dict.fromkeys(rows['device_name'])) or NOT_RUN}", fontsize=9)
+    for ax, (device, name) in zip(axes, there.items(), strict=True):
+        rows = steps[steps["device"] == device]
+        ax.set_title(f"{name}: {', '.join(dict.fromkeys(map(model_name, rows['device_name'])))}" if device else "")
         ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.spines[["top", "right"]].set_visible(False)
         if len(rows):
@@ -168,5 +173,5 @@ def _panels(
             _say_not_run(ax)
     figure = axes[0].figure
     if handles:
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False)
     return figure

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...study.sides import BASELINE, ORTHOGONALIZED, Look, Side
+from ..style import WIDTH
 from ..words import NOT_RUN
 
 _GREY = "#555555"
@@ -31,7 +32,7 @@ def singular_value_maps(s: np.ndarray, maps: Mapping[str, np.ndarray], sides: Ma
         The axes: the value after the read over the value before, on a logarithmic scale, a line per side.
     """
     if ax is None:
-        _, ax = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+        _, ax = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
     for i, (name, values) in enumerate(maps.items()):
         own = name == ORTHOGONALIZED.name
         # Marks of neighbours side by side, not on top of each other.
@@ -40,7 +41,7 @@ def singular_value_maps(s: np.ndarray, maps: Mapping[str, np.ndarray], sides: Ma
         ax.plot(s, values, **_line(sides[name].look), markersize=5, markevery=every, linewidth=width, label=name)
     ax.set(xlabel="singular value $s$ of the normalised memory", ylabel="what the read makes of it", xscale="log")
     ax.set(xlim=(s.min(), s.max()), ylim=(0, 1.04))
-    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -62,7 +63,7 @@ def frontier(
         right the share of runs that have escaped over wall seconds.
     """
     if axes is None:
-        _, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
+        _, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.6), layout="constrained")
     hazards, waiting = axes
     drawn = table[table["ratio"].notna()]
     for name, row in drawn.iterrows():
@@ -89,5 +90,5 @@ def frontier(
         if not there:
             ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color=_GREY)
     if curves:
-        hazards.figure.legend(loc="outside lower center", ncols=7, frameon=False, fontsize=8)
+        hazards.figure.legend(loc="outside lower center", ncols=5, frameon=False)
     return hazards.figure

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from ...study.sides import Side
 from ...training.record import SOLVED_AT
+from ..style import WIDTH
 from ..words import NOT_RUN
 
 #: Where a published mean stands beside the middle of its column, by its source, and how the legend says so.
@@ -37,10 +38,9 @@ def headline(
     """
     if axes is None:
         widths = [sum(map(len, tasks.values())) for tasks in panels.values()]
-        width = max(7.0, 0.95 * sum(widths) + 1)
         ratios = {"width_ratios": widths}
         _, axes = plt.subplots(
-            1, len(panels), figsize=(width, 4.4), sharey=True, layout="constrained", squeeze=False, gridspec_kw=ratios
+            1, len(panels), figsize=(WIDTH, 3.9), sharey=True, layout="constrained", squeeze=False, gridspec_kw=ratios
         )
         axes = axes[0]
     shown = runs.assign(percent=100 * runs["accuracy"].fillna(0.0))
@@ -53,8 +53,8 @@ def headline(
         ax.axhline(100 * SOLVED_AT, color="#555555", linestyle=":", linewidth=1)
         labels = [task.replace(", ", "\n") for task in tasks]
         ax.set(xlabel="", ylabel="", xlim=(-0.5, len(tasks) - 0.5), ylim=(-2, 102))
-        ax.set_xticks(range(len(tasks)), labels, fontsize=8)
-        ax.set_title(f"{title}; solved:", fontsize=9, pad=26)
+        ax.set_xticks(range(len(tasks)), labels)
+        ax.set_title(f"{title}; solved:", pad=24)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("final accuracy at scored positions (%)")
     drawn = {side.name: side for tasks in panels.values() for sides in tasks.values() for side in sides}
@@ -74,7 +74,7 @@ def headline(
         )
     handles.append(Line2D([], [], color="#555555", linestyle=":", label="solved"))
     figure = axes[0].figure
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -86,10 +86,10 @@ def _column(ax: Axes, at: float, half: float, side: Side, here: pd.Series, there
         ax.plot(at + np.linspace(-half, half, len(here)), np.sort(here), **look, markeredgecolor="white", mew=0.5)
         ax.plot([at - half, at + half], 2 * [here.mean()], color="black", linewidth=2.2)
     else:
-        ax.text(at, 34, NOT_RUN, rotation=90, ha="center", va="bottom", color="#555555", fontsize=8)
+        ax.text(at, 34, NOT_RUN, rotation=90, ha="center", va="bottom", color="#555555")
     solved = [f"{(here >= 100 * SOLVED_AT).sum()}/{len(here)} here"] if len(here) else []
     solved += [f"{row['solved']} {row['source']}" for _, row in there.iterrows() if row["solved"]]
-    ax.text(at, 103, "\n".join(solved), ha="center", va="bottom", fontsize=6.5)
+    ax.text(at, 103, "\n".join(solved), ha="center", va="bottom", fontsize=7)
     for _, row in there.dropna(subset="low").iterrows():
         middle, spread = (row["low"] + row["high"]) / 2, (row["high"] - row["low"]) / 2
         style = {"marker": side.look.marker, "markersize": 8, "markerfacecolor": "none"}
@@ -116,9 +116,9 @@ def survival_curves(curves: Mapping[str, tuple[Side, pd.DataFrame]], title: str,
         band = {"step": "post", "color": color, "alpha": 0.15, "linewidth": 0}
         ax.fill_between(curve["step"], curve["low"], curve["high"], **band)
     ax.set(xlabel="training step", ylabel="share of runs below 80 %", xlim=(0, None), ylim=(0, 1.03))
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title)
     if curves:
-        ax.legend(frameon=False, loc="lower left", fontsize=8)
+        ax.legend(frameon=False, loc="lower left")
     else:
         ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color="#555555")
     ax.spines[["top", "right"]].set_visible(False)
@@ -142,7 +142,7 @@ def learning_rates(
         The axes, the rate on a logarithmic scale.
     """
     if ax is None:
-        _, ax = plt.subplots(figsize=(5.2, 3.8), layout="constrained")
+        _, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
     shown = runs.assign(percent=100 * runs["accuracy"].fillna(0.0))
     for side, shift in zip(sides, 1 + 0.08 * (np.arange(len(sides)) - (len(sides) - 1) / 2)):
         color, marker = side.look.color, side.look.marker
@@ -161,7 +161,7 @@ def learning_rates(
     ax.set_xticks(rates, [f"{lr:g}" for lr in rates])
     ax.minorticks_off()
     ax.set_xlim(rates[0] / 1.5, rates[-1] * 1.5)
-    ax.set_title(title, fontsize=9)
-    ax.legend(frameon=False, fontsize=8, loc="best")
+    ax.set_title(title)
+    ax.legend(frameon=False, loc="best")
     ax.spines[["top", "right"]].set_visible(False)
     return ax

@@ -127,32 +127,33 @@ def elimination(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         records: run records.
 
     Returns:
-        One row per variant: solved runs with Wilson's interval; in how many pairs of a seed the baseline and the
-        variant alone is solved; two-sided p-values of the exact McNemar test and of Fisher's against the baseline; mean
-        accuracy with its interval or its runs; median escape step; solved runs as published.
+        One row per variant: solved runs with Wilson's interval; solved runs as published; mean accuracy with its
+        interval or its runs; median escape step; in how many pairs of a seed the baseline and the variant alone is
+        solved, with the two-sided p-value of the exact McNemar test; that of Fisher's against the baseline.
     """
     runs = study_runs(study, records)
     baseline = runs[runs["side"] == "baseline"]
     rows = []
     for name in variants(study):
         mine = runs[runs["side"] == name]
-        row = {"variant": name} | _outcome(mine)
+        row = {"variant": name} | _outcome(mine) | {"follow-up": _published_solved(name)}
         if len(mine) and len(baseline) and name != "baseline":
             counts = [(int(side["solved"].sum()), len(side)) for side in (mine, baseline)]
             alone = stats.pairs(baseline, mine)
-            row["alone"] = f"{alone.first_only}, {alone.second_only}"
-            row["McNemar p"] = p_text(stats.mcnemar(alone))
+            if sum(alone):
+                row["alone, McNemar p"] = f"{alone.first_only}, {alone.second_only}; {p_text(stats.mcnemar(alone))}"
             row["Fisher p"] = p_text(stats.fisher(*zip(*counts)))
-        rows.append(row | {"follow-up": _published_solved(name)})
-    columns = ["variant", "solved", "alone", "McNemar p", "Fisher p", "accuracy (%)", "escape", "follow-up"]
+        rows.append(row)
+    columns = ["variant", "solved", "follow-up", "accuracy (%)", "escape", "alone, McNemar p", "Fisher p"]
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("variant")
 
 
 def endings(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """How many runs of each variant ended how, a column for each of `orthonar.report.stats.ENDINGS`."""
+    """How many runs of each variant that has any ended how, a column for each of `orthonar.report.stats.ENDINGS`."""
     runs = study_runs(study, records)
     counts = pd.crosstab(runs["side"], runs["ended"]) if len(runs) else pd.DataFrame()
-    shown = counts.reindex(index=list(study.sides), columns=list(stats.ENDINGS), fill_value=0)
+    present = [name for name in study.sides if name in counts.index]
+    shown = counts.reindex(index=present, columns=list(stats.ENDINGS), fill_value=0)
     return shown.rename_axis(index="variant", columns=None)
 
 
@@ -184,9 +185,9 @@ def dose_response(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     runs = study_runs(study, records)
     rows = []
     for name, steps in doses(study).items():
-        row = {"steps": steps} | _outcome(runs[runs["side"] == name])
-        rows.append(row | {"follow-up": _published_solved(name)})
-    return pd.DataFrame(rows).astype(object).fillna("").set_index("steps")
+        rows.append({"steps": steps} | _outcome(runs[runs["side"] == name]) | {"follow-up": _published_solved(name)})
+    columns = ["steps", "solved", "follow-up", "accuracy (%)", "escape"]
+    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("steps")
 
 
 def swaps(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -196,15 +197,13 @@ def swaps(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None 
         study, records, kept: as of `probed_runs`.
 
     Returns:
-        One row per variant and end of its runs: how many, then mean accuracy and solved runs under each read.
+        One row per variant and end of its runs: mean accuracy and solved runs under each read.
     """
     rows = []
     for first, mine in _by_end(study, probed_runs(study, records, kept)):
-        row = {"runs": len(mine)}
-        for read, column in EVALUATED_WITH.items():
-            row[f"{read} read"] = _read_so(mine, column)
+        row = {f"{read} read": _read_so(mine, column) for read, column in EVALUATED_WITH.items()}
         rows.append(dict(zip(_FIRST, first)) | row)
-    return pd.DataFrame(rows, columns=[*_FIRST, "runs", *(f"{read} read" for read in EVALUATED_WITH)]).set_index(_FIRST)
+    return pd.DataFrame(rows, columns=[*_FIRST, *(f"{read} read" for read in EVALUATED_WITH)]).set_index(_FIRST)
 
 
 def published_swaps(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -250,15 +249,17 @@ def decoded(
         offset: where the key is taken from, one of `orthonar.training.decoding.OFFSETS`.
 
     Returns:
-        One row per variant and end of its runs, where any was asked: how many were, accuracy of the model, share
-        decoded, the controls, and what the right memory adds to another one (decoded less other memory, of one run).
+        One row per variant and end of its runs, where any was asked: accuracy of the model with how many were asked,
+        share decoded, the controls, and what the right memory adds to another one (decoded less other memory, of one
+        run).
     """
     rows = []
     runs = probed_runs(study, records, kept)
     for first, mine in _by_end(study, runs[runs[f"decode{offset}"].notna()]):
         row = {name: values_text(100 * values, 0, few=3) for name, values in _shares(mine, offset).items()}
-        rows.append(dict(zip(_FIRST, first)) | {"runs": len(mine)} | row)
-    return pd.DataFrame(rows, columns=[*_FIRST, "runs", *_shares(runs, offset)]).set_index(_FIRST)
+        row["answered"] += f" ({len(mine)} run{'s'[: len(mine) != 1]})"
+        rows.append(dict(zip(_FIRST, first)) | row)
+    return pd.DataFrame(rows, columns=[*_FIRST, *_shares(runs, offset)]).set_index(_FIRST)
 
 
 def _shares(runs: pd.DataFrame, offset: int) -> dict[str, pd.Series]:
@@ -298,9 +299,10 @@ def published_decoded(study: Study, records: Iterable[RunRecord], kept: pd.DataF
             mine = of_variant[of_variant["ends"] == first[1]]
             known = mine[mine["decode1"].notna()]
             texts = {name: values_text(100 * values, 0, few=3) for name, values in _shares(known, 1).items()}
+            texts["answered"] += f" ({len(known)} run{'s'[: len(known) != 1]})"
             if not len(known):
                 texts = {"answered": NOT_ASKED if len(mine) else NO_SUCH_RUN if len(of_variant) else NOT_RUN}
-            rows.append(dict(zip(_FIRST, first)) | {"whose": "here", "runs": len(known) or ""} | texts)
+            rows.append(dict(zip(_FIRST, first)) | {"whose": "here"} | texts)
         row = {
             "answered": " to ".join(f"{x:g}" for x in np.atleast_1d(other.behaviour)),
             "decoded": f"{other.decoded:g}",
@@ -309,7 +311,7 @@ def published_decoded(study: Study, records: Iterable[RunRecord], kept: pd.DataF
             "recomputed": other.recomputed,
         }
         rows.append(dict(zip(_FIRST, first)) | {"whose": "follow-up"} | row)
-    columns = [*_FIRST, "whose", "runs", "answered", "decoded", "wrong key", "other memory", "recomputed"]
+    columns = [*_FIRST, "whose", "answered", "decoded", "wrong key", "other memory", "recomputed"]
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index([*_FIRST, "whose"])
 
 

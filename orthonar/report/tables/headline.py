@@ -197,6 +197,30 @@ def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFram
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index(["task", "read"])
 
 
+def answers(study: Study, records: Iterable[RunRecord]) -> list[str]:
+    """What came out of each side of a study against its first, a sentence for each task that both have runs of.
+
+    A difference is said to be there where the two-sided p-value of a test is at most 0.05: the exact McNemar test of
+    the runs in pairs where every run has a partner, else Fisher's test.
+    """
+    sentences = []
+    for key, first, second in _against_first(study, records):
+        if not (len(first) and len(second)):
+            continue
+        solved, runs = zip(*((int(side["solved"].sum()), len(side)) for side in (first, second)))
+        paired = runs[0] == runs[1] == len(stats.shared_seeds(first, second)[0])
+        p = stats.mcnemar(stats.pairs(first, second)) if paired else stats.fisher(solved, runs)
+        told = p <= 1 - stats.CONFIDENCE
+        more = "more" if solved[1] / runs[1] > solved[0] / runs[0] else "fewer"
+        counts = [
+            f"{name} solves {s} of {n}" for name, s, n in zip((next(iter(study.sides)), key["read"]), solved, runs)
+        ]
+        test = "exact McNemar test in pairs" if paired else "Fisher's exact test"
+        verdict = f"{more} than by chance" if told else "no difference is shown"
+        sentences.append(f"{key['task']}: {counts[0]}, {counts[1]}: {verdict} ({test}, p = {p_text(p)}).")
+    return sentences
+
+
 def published_replication() -> pd.DataFrame:
     """The follow-up's own comparison at batch 16, as text, its tests worked out from its counts.
 
