@@ -62,6 +62,15 @@ def test_every_variant_is_in_every_table_of_variants():
     assert ablation_tables.labels(STUDY)["what it is"].str.len().gt(10).all()
 
 
+def test_variants_in_order_of_what_came_of_them():
+    runs = ablation_tables.probed_runs(STUDY, RECORDS)
+    names = ablation_tables.in_order(STUDY, runs)
+    ours = [name for name in names if name in set(runs["side"])]
+    means = [stats.accuracies(runs[runs["side"] == name]).mean() for name in ours]
+    assert names[: len(ours)] == ours and means == sorted(means) and len(set(means)) > 1
+    assert names[len(ours) :][-1] == "rls_read" and "polar" not in names, "5 of 8 is the largest published share"
+
+
 def test_early_is_a_tenth_and_three_tenths_of_the_training():
     # Evaluations at steps 2, 4 and 6 of 6: nearest to 0.6 and to 1.8 is the first.
     runs = ablation_tables.probed_runs(STUDY, RECORDS).set_index(["side", "seed"])
@@ -140,6 +149,16 @@ def test_swaps_say_what_becomes_of_solved_and_unsolved_runs():
     assert theirs.loc[("baseline", "solved", "orthogonalized"), "own read"] == ablation_tables.NO_SUCH_RUN
     assert "1 of 13" in theirs.loc[("baseline", "not solved", "orthogonalized"), "follow-up"]
     assert (ablation_tables.published_swaps(STUDY, [])["own read"] == NOT_RUN).all()
+
+
+def test_the_answers_are_the_tables_numbers():
+    still, helped = ablation_tables.swap_answers(STUDY, RECORDS)
+    assert still.startswith("1 of 3 runs solved with the orthogonalized read") and "(mean 90.0 to 75.0 %)" in still
+    assert helped.startswith("0 of 2 runs not solved with the raw read"), "the diverged one was not asked"
+    unsolved, solved = ablation_tables.decode_answers(STUDY, RECORDS)
+    assert "memories of 2 not solved runs" in unsolved and "finds 60 %" in unsolved and "adds 10 points" in unsolved
+    assert "memories of 3 solved runs" in solved
+    assert ablation_tables.swap_answers(STUDY, []) == ablation_tables.decode_answers(STUDY, []) == []
 
 
 def test_decoded_beside_its_controls():

@@ -264,6 +264,16 @@ class TestRecords:
         here = shown[shown["device"] == record["device_name"]].iloc[0]
         assert (here["baseline"], here["orthogonalized"], here["ratio"]) == (1000, 2000, 2)
 
+    def test_the_answer_is_of_the_longest_length(self, run):
+        records = cost.read_records(run[0])
+        [sentence] = cost.answer(records)
+        steps = cost.table(records).query("what == 'step' and (steps == 5 or steps.isna())")
+        ms = steps.pivot(index="length", columns="contender", values="ms")
+        ms = ms.dropna(subset=["plain", "orthogonalized", "raw"]).sort_index().iloc[-1]
+        assert f"length {ms.name:,}, " in sentence
+        assert f"is {ms['plain'] / ms['orthogonalized']:.0f} times faster" in sentence
+        assert f"takes {ms['orthogonalized'] / ms['raw']:.1f} times as long" in sentence
+
     def test_figures_draw_what_there_is(self, run):
         records = cost.read_records(run[0])
         for recorded, panels in ((records, ["CPU"]), ([], [""])):

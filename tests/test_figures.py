@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 from tiny import SETTINGS, TASKS, record_of
 
-from orthonar import NewtonSchulzRead, NoisyRecall, RunConfig
+from orthonar import NoisyRecall, RunConfig
 from orthonar.reads.newton_schulz import newton_schulz_scalar
 from orthonar.report import style
 from orthonar.report.figures import read, task, training
+from orthonar.study.sides import ELIMINATION, HEADLINE
 
 EXAMPLE = NoisyRecall(vocab_size=16, seq_len=14, noise_vocab_size=4, frac_noise=0.4)
 TOKENS = np.array([0, 9, 3, 10, 12, 13, 15, 14, 0, 9, 5, 8, 3, 10])
@@ -70,16 +71,29 @@ def test_the_cost_of_reads_is_drawn_over_the_length():
 
 
 def test_accuracy_curves_tell_the_reads_apart_and_leave_gaps():
-    runs = [
-        record_of(RunConfig(**SETTINGS | TASKS[0], seed=seed, **changes), accuracy)
-        for changes in ({}, {"read": NewtonSchulzRead()})
-        for seed, accuracy in ((0, 0.3), (1, None))
-    ]
-    ax = training.accuracy_curves(runs)
-    assert labels(ax) == ["baseline (2 seeds)", "orthogonalized (2 seeds)", "solved"]
-    drawn = [line.get_ydata()[-1] for line in ax.lines[:4]]
-    assert drawn[0] == drawn[2] == 30 and np.isnan(drawn[1]) and np.isnan(drawn[3])
-    assert len({line.get_color() for line in ax.lines[:4]}) == 2
+    runs = {
+        name: [
+            record_of(RunConfig(**SETTINGS | TASKS[0] | side.settings, seed=seed), accuracy)
+            for seed, accuracy in ((0, 0.9), (1, None))
+        ]
+        for name, side in HEADLINE.items()
+    }
+    figure = training.accuracy_curves(runs | {"ns1": []}, {**HEADLINE, "ns1": ELIMINATION["ns1"]})
+    first, second, third = figure.axes
+    assert [ax.get_title() for ax in (first, second)] == ["baseline: 1 of 2 solved", "orthogonalized: 1 of 2 solved"]
+    for ax in (first, second):
+        assert ax.lines[0].get_ydata()[-1] == 90 and np.isnan(ax.lines[1].get_ydata()[-1])
+    assert first.lines[0].get_color() != second.lines[0].get_color()
+    assert third.get_title() == "ns1" and third.texts[0].get_text() == "not run yet"
+
+
+def test_a_figure_that_does_not_fit_the_page_is_not_saved(tmp_path):
+    wide, small = plt.figure(figsize=(7, 2)), plt.figure(figsize=(3, 2))
+    small.text(0.5, 0.5, "a footnote", fontsize=6)
+    for figure, named in ((wide, "7"), (small, "a footnote")):
+        with pytest.raises(ValueError, match=named):
+            style.save(figure, "it", tmp_path)
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_the_same_figure_is_the_same_bytes(tmp_path):

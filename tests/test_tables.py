@@ -49,7 +49,7 @@ def test_what_is_not_recorded_says_so():
     table = tables.headline(PRESETS["headline"]["paper"], [])
     assert (table[["accuracy (%)", "solved"]] == NOT_RUN).all(axis=None)
     assert (table["rate"] == "not chosen").all()
-    assert (tables.beside_published(PRESETS["headline"]["paper"], [])["solved here"] == NOT_RUN).all()
+    assert (tables.beside_published(PRESETS["headline"]["paper"], [])["solved here"] == "").all()
     assert (tables.comparison(TINY, [])["solved"] == NOT_RUN).all()
     assert (tables.escape_comparison(TINY, [])["median"] == NOT_RUN).all()
     assert (tables.endings(TINY, []) == 0).all(axis=None)
@@ -152,8 +152,8 @@ def test_what_is_not_run_is_one_line(capsys):
     out = capsys.readouterr().out
     assert out.startswith("the variants\n") and out.endswith("not run yet: ns0 normalise only; ns3\n")
     assert "1 of 2" in out and out.count(words.NOT_RUN) == 1
-    style.show(table.iloc[1:])
-    assert capsys.readouterr().out == "not run yet: ns0 normalise only; ns3\n"
+    style.show(table.iloc[1:], "the variants")
+    assert capsys.readouterr().out == "the variants: not run yet\n"
 
 
 def test_every_side_has_one_look_and_every_look_one_side():
@@ -223,13 +223,23 @@ def test_the_rate_for_a_task_and_that_for_task_and_read():
         run_tables.study_runs(TINY, records, "rate")
 
 
+def test_the_best_rates_in_a_sentence():
+    best = {"baseline": 1e-3, "orthogonalized": 1e-2}
+    records = all_records(
+        TINY,
+        lambda c: 0.9 if c.lr == best["baseline" if type(c.read).__name__ == "RawRead" else "orthogonalized"] else 0.1,
+    )
+    assert "0.001 for baseline, 0.01 for orthogonalized: not the same" in tables.rate_answer(TINY, records)
+    assert "0 of 8 runs are recorded" in tables.rate_answer(TINY, [])
+
+
 def test_comparison_is_of_all_runs_and_in_pairs_of_those_that_have_a_partner():
     records = all_records(
         TINY, lambda c: 0.9 if c.read == TINY.sides["orthogonalized"].settings["read"] else 0.5 - 0.1 * c.seed % 1
     )
     missing = TINY.run(TASKS[0], "orthogonalized", 1e-2, 2).identity
     row = tables.comparison(TINY, [r for r in records if r.identity != missing]).iloc[0]
-    assert (row["solved"], row["pairs"], row["alone"]) == ("0 of 3, 2 of 2", 2, "0, 2")
+    assert (row["solved"], row["pairs"], row["alone"]) == ("0 of 3, 2 of 2", "2", "0, 2")
     assert row["McNemar p"] == "0.5"
     assert row["Fisher p"] == f"{stats.fisher((0, 2), (3, 2)):.2g}"
 
@@ -245,7 +255,7 @@ def test_the_answer_names_its_test_and_says_when_nothing_is_shown():
     records = [r if r.settings["seed"] else on_gpu(r) for r in all_records(many, solved)]
     mixed = [on_gpu(r) if "RawRead" in str(r.settings["read"]) else r for r in records]
     [in_pairs], [apart] = tables.answers(many, records), tables.answers(many, mixed)
-    assert "more than by chance (exact McNemar test" in in_pairs and "(Fisher's exact test, p = 7.4e-07)" in apart
+    assert "more than chance explains (exact McNemar test" in in_pairs and "(Fisher's exact test, p = 7.4e-07)" in apart
     assert tables.answers(TINY, []) == []
 
 
@@ -263,9 +273,9 @@ def test_a_cpu_and_a_gpu_make_no_pair():
     theirs = [on_gpu(r) for r in records]
     mixed = [r if "RawRead" in str(r.settings["read"]) else g for r, g in zip(records, theirs)]
     row = tables.comparison(TINY, mixed).iloc[0]
-    assert (row["solved"], row["pairs"], row["McNemar p"]) == ("0 of 3, 3 of 3", 0, "")
+    assert (row["solved"], row["pairs"], row["McNemar p"]) == ("0 of 3, 3 of 3", "0", "")
     assert tables.escape_comparison(TINY, mixed).iloc[0]["stratified p"] == ""
-    assert tables.comparison(TINY, theirs).iloc[0]["pairs"] == 3
+    assert tables.comparison(TINY, theirs).iloc[0]["pairs"] == "3"
 
 
 def test_escapes_are_compared_by_pairs_beside_the_published():

@@ -14,8 +14,8 @@ from .words import NOT_RUN, PAGE
 #: Widest figure, in inches: a page's text; and its smallest text, in points.
 WIDTH, SMALLEST = 6.75, 7
 plt.rcParams.update({
-    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "figure.titlesize": 9, "legend.fontsize": 7.5,
-    "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
+    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "figure.titlesize": 9, "figure.labelsize": 8,
+    "legend.fontsize": 7.5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
 })  # fmt: skip
 
 
@@ -26,26 +26,29 @@ def say(text: str) -> None:
     display(Markdown(text))
 
 
-def show(table: pd.DataFrame, title: str = "") -> None:
+def show(table: pd.DataFrame, title: str = "", name_missing: bool = True) -> None:
     """Display a table in a notebook: every row with something in it, no line broken, as text and as HTML.
 
-    Rows of which nothing is run yet are named in one line below, and so is a table that has no other rows.
+    Rows of which nothing is run yet are named in one line below. Of a table that has no other rows one line says so.
 
     Args:
         table: made for a page, no wider than `orthonar.report.words.PAGE` as text.
         title: a line above it.
+        name_missing: whether the rows of which nothing is run are named; once on a page is enough.
     """
     from IPython.display import display  # only notebooks come here
 
     run, missing = _run_and_missing(table)
     shown, title = _said_once(run, title)
+    if missing and not len(shown):
+        return print(": ".join(filter(None, (title, NOT_RUN))))
     if title:
         print(title)
     if len(shown):
         limits = ("display.max_columns", None, "display.max_rows", None, "display.max_colwidth", None)
         with pd.option_context("display.width", max(PAGE, text_width(shown)), *limits):
             display(shown)
-    if missing:
+    if missing and name_missing:
         print(textwrap.fill(f"{NOT_RUN}: {'; '.join(missing)}", PAGE))
 
 

@@ -150,6 +150,8 @@ def _follow_up(vocab_size: int, seq_len: int, compared: Mapping[str, Side]) -> S
 # chance, then escapes within a few hundred steps, or not at all. It was looked for on seeds 200 to 202, at the
 # follow-up's rate among others, see `results/search/`.
 _POCKET_TASKS = (_task(56, 320), _task(64, 320))
+# Standard deviations of the initial embedding: the study's, and down to half of what the layer's projections have.
+_EMBEDDINGS = (1.0, 0.3, 0.1, 0.03)
 # The post's smallest rate is left out: in so few steps nothing would leave chance with it.
 _POCKET_RATES = RATES[1:]
 _POCKET = MappingProxyType(
@@ -172,7 +174,10 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
     },
     # In the order in which they are worth running where an hour is dear.
     "initialisation": {
-        "paper": _follow_up(80, 512, by_name(BASELINE, SMALL_EMBEDDING, ORTHOGONALIZED, ORTHOGONALIZED_SMALL_EMBEDDING))
+        "paper": _follow_up(
+            80, 512, by_name(BASELINE, SMALL_EMBEDDING, ORTHOGONALIZED, ORTHOGONALIZED_SMALL_EMBEDDING)
+        ),
+        "pocket": _pocket(range(8), HEADLINE, tuple(_POCKET_TASKS[0] | {"embedding_std": s} for s in _EMBEDDINGS)),
     },
     "schedule": {"paper": _follow_up(80, 512, by_name(COSINE_4000, CONSTANT, ORTHOGONALIZED_CONSTANT))},
     "anneal": {"paper": _follow_up(80, 512, by_name(FIXED_ANNEAL, GATED_ANNEAL))},

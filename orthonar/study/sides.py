@@ -21,6 +21,8 @@ from ..training.schedules import Constant
 
 _BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 _BLUE, _VERMILLION, _PURPLE, _GREY = "#0072B2", "#D55E00", "#CC79A7", "#777777"
+# Fewer and more Newton-Schulz steps than the orthogonalized read's five: lighter and darker than its blue.
+_STEPS = {0: "#BFC9D1", 1: "#9CC3DE", 2: "#6FAAD2", 3: "#3C90C3", 8: "#003A5C"}
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,13 @@ ELIMINATION = by_name(
     BASELINE,
     ORTHOGONALIZED,
     _reading(
-        "ns0_normalise_only", "memory divided by its norm, no step", Look(_GREY, "v", ":"), NewtonSchulzRead(steps=0)
+        "ns0_normalise_only",
+        "memory divided by its norm, no step",
+        Look(_STEPS[0], "v", ":"),
+        NewtonSchulzRead(steps=0),
     ),
-    _reading("ns1", "1 Newton-Schulz step", Look(_SKY, "^", "--"), NewtonSchulzRead(steps=1)),
-    _reading("ns3", "3 Newton-Schulz steps", Look(_GREEN, "D", "-."), NewtonSchulzRead(steps=3)),
+    _reading("ns1", "1 Newton-Schulz step", Look(_STEPS[1], "^", "--"), NewtonSchulzRead(steps=1)),
+    _reading("ns3", "3 Newton-Schulz steps", Look(_STEPS[3], "D", "-."), NewtonSchulzRead(steps=3)),
     _reading(
         "straight_through_forward_only",
         "reads orthogonalized, memory learns as if raw",
@@ -176,10 +181,10 @@ ELIMINATION = by_name(
     ),
     _reading("mesa_read", "least-squares read under the gates (Mesa layer)", Look(_BLACK, "*", "-"), MesaRead()),
     _reading("blend_half", "half raw, half orthogonalized read", Look(_BLACK, "p", "--"), BlendRead(0.5)),
-    _reading("ns2", "2 Newton-Schulz steps", Look(_PURPLE, "v", ":"), NewtonSchulzRead(steps=2)),
+    _reading("ns2", "2 Newton-Schulz steps", Look(_STEPS[2], "X", ":"), NewtonSchulzRead(steps=2)),
     _reading("ridge", "ridge regression's singular values", Look(_GREY, "D", "-"), RidgeRead()),
     _reading("polar", "polar factor: singular values become 1", Look(_GREY, "h", "--"), PolarRead()),
-    _reading("ns8", "8 Newton-Schulz steps", Look(_VERMILLION, "X", ":"), NewtonSchulzRead(steps=8)),
+    _reading("ns8", "8 Newton-Schulz steps", Look(_STEPS[8], "X", ":"), NewtonSchulzRead(steps=8)),
     _reading("muon3", "3 of Muon's quintic steps", Look(_GREY, ">", "-."), MuonRead(steps=3)),
     # Last, since every position waits for the one before: half an hour for what takes others minutes.
     _reading(

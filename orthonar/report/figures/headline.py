@@ -44,6 +44,7 @@ def headline(
         )
         axes = axes[0]
     shown = runs.assign(percent=100 * runs["accuracy"].fillna(0.0))
+    published = published[published["task"].isin({task for tasks in panels.values() for task in tasks})]
     for ax, (title, tasks) in zip(axes, panels.items(), strict=True):
         for i, (task, sides) in enumerate(tasks.items()):
             for side, shift in zip(sides, (np.arange(len(sides)) - (len(sides) - 1) / 2) * 0.8 / len(sides)):

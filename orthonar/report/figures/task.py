@@ -7,13 +7,14 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Patch, Rectangle
 
 from ...data.noisy_recall import IGNORE_INDEX, NoisyRecall
+from ..style import WIDTH
 
 _KINDS = {
-    # kind of token: (its cell's colour, its number's colour)
-    "key": ("#0072B2", "white"),
-    "value": ("#E69F00", "black"),
-    "distractor": ("#EAEAEA", "#555555"),
-    "prefix": ("#009E73", "white"),
+    # kind of token: (its cell's colour, its number's colour), greys, since colours belong to the reads
+    "key": ("#404040", "white"),
+    "value": ("#B0B0B0", "black"),
+    "distractor": ("#F0F0F0", "#777777"),
+    "prefix": ("#000000", "white"),
 }
 
 
@@ -58,7 +59,7 @@ def token_strip(
     columns = min(columns, len(tokens))
     rows = -(-len(tokens) // columns)
     if ax is None:
-        cell = 0.3  # inches
+        cell = min(0.3, (WIDTH - 0.6) / columns)  # inches
         _, ax = plt.subplots(figsize=(columns * cell + 0.6, rows * cell + 0.7), layout="constrained")
     fills = np.zeros((rows * columns, 4))
     for position, token in enumerate(tokens):
@@ -85,7 +86,7 @@ def token_strip(
     handles = [Patch(facecolor=_KINDS[kind][0], label=kind) for kind in kinds]
     handles.append(Patch(facecolor="none", edgecolor="black", linewidth=1.8, label="scored"))
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderpad": 0}
-    ax.legend(handles=handles, ncols=len(handles), fontsize=8, frameon=False, **place)
+    ax.legend(handles=handles, ncols=len(handles), frameon=False, **place)
     return ax
 
 
@@ -117,7 +118,7 @@ def key_occupancy(tokens: np.ndarray, task: NoisyRecall, ax: Axes | None = None)
     low, high = np.quantile(shown, [0.1, 0.9], axis=0)
     ax.fill_between(2 * pairs, low, high, color="#56B4E9", alpha=0.35, linewidth=0, label="80 % of sequences")
     mean = shown.mean(0)
-    ax.plot(2 * pairs, mean, color="#0072B2", linewidth=2.5, label=f"mean of {len(shown):,} sequences")
+    ax.plot(2 * pairs, mean, color="#404040", linewidth=2.5, label=f"mean of {len(shown):,} sequences")
     expected = task.expected_distinct_keys(pairs)
     ax.plot(2 * pairs, expected, color="black", linestyle="--", linewidth=1, label="expected")
     ax.axhline(len(task.keys), color="#555555", linestyle=":", label=f"all {len(task.keys)} keys")

@@ -1,38 +1,53 @@
 """Figures of training: accuracy over the steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from ...study.sides import HEADLINE, reading
+from ...study.sides import Side
 from ...training.record import SOLVED_AT, RunRecord
+from ..style import WIDTH
+from ..words import NOT_RUN
 
 
-def accuracy_curves(records: Sequence[RunRecord], ax: Axes | None = None) -> Axes:
-    """Draw the accuracy of every run over its training, baseline and orthogonalized apart by colour and line.
+def accuracy_curves(runs: Mapping[str, Sequence[RunRecord]], sides: Mapping[str, Side], axes=None) -> Figure:
+    """Draw the accuracy of every run over its training, a panel for each side.
 
     Args:
-        records: the runs, of one task and any reads and seeds.
-        ax: the axes to draw on; None for new ones.
+        runs: side -> its runs, of one task and any seeds.
+        sides: by name.
+        axes: one for each side, of one figure with constrained layout; None for new ones.
 
     Returns:
-        The axes: a line per run, one style per read, its last evaluation marked, and the level from which a run counts
-        as solved.
+        The figure: a line per run, its last evaluation marked, and the level from which a run counts as solved. The
+        title of a panel says how many are.
     """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-    for side in HEADLINE.values():
-        color, marker, line = side.look.color, side.look.marker, side.look.line
-        runs = [r for r in records if reading(r.settings["read"]["name"]) is side]
-        for i, run in enumerate(runs):
+    if axes is None:
+        lines = -(-len(runs) // 3)
+        size = (WIDTH, 2.3 * lines + 0.3)
+        _, axes = plt.subplots(
+            lines, min(3, len(runs)), figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False
+        )
+    axes = np.ravel(axes)
+    for ax, (name, of_side) in zip(axes, runs.items()):
+        look = sides[name].look
+        for run in of_side:
             # None, where the loss was not finite, leaves a gap.
             trace = np.array([(e.step, 100 * (np.nan if e.accuracy is None else e.accuracy)) for e in run.trace])
-            label = f"{side.title} ({len(runs)} seed{'s'[: len(runs) > 1]})" if i == 0 else None
-            ax.plot(*trace.T, line, color=color, linewidth=1.4, marker=marker, markevery=[-1], label=label)
-    ax.axhline(100 * SOLVED_AT, color="#555555", linestyle=":", linewidth=1, label="solved")
-    ax.set(xlabel="training step", ylabel="accuracy at scored positions (%)", xlim=(0, None), ylim=(0, 102))
-    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
+            style = {"color": look.color, "linewidth": 0.9, "alpha": 0.75, "marker": look.marker, "markersize": 4}
+            ax.plot(*trace.T, "-", **style, markevery=[-1])
+        solved = sum(run.outcome == "solved" for run in of_side)
+        ax.set_title(f"{sides[name].title}: {solved} of {len(of_side)} solved" if of_side else sides[name].title)
+        if not of_side:
+            ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color="#555555")
+        ax.axhline(100 * SOLVED_AT, color="#555555", linestyle=":", linewidth=1)
+        ax.set(xlabel="training step", ylim=(0, 102))
+        ax.set_xlim(left=0)
+        ax.tick_params(labelbottom=True)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[len(runs) :]:
+        ax.set_visible(False)
+    axes[0].set_ylabel("accuracy at scored positions (%)")
+    return axes[0].figure

@@ -45,6 +45,19 @@ def variants(study: Study) -> list[str]:
     return list(dict.fromkeys([*study.sides, *ELIMINATION]))
 
 
+def in_order(study: Study, runs: pd.DataFrame) -> list[str]:
+    """The variants with runs, by their mean accuracy; then those of which only a number was published, by that.
+
+    Args:
+        study: whose variants.
+        runs: as of `orthonar.report.tables.runs.study_runs`.
+    """
+    means = {name: stats.accuracies(of).mean() for name, of in runs.groupby("side")} if len(runs) else {}
+    theirs = {name: other.solved.solved / other.solved.seeds for name, other in ELIMINATION.items()}
+    names = [name for name in variants(study) if name in means or name in theirs]
+    return sorted(names, key=lambda name: (name not in means, means.get(name, theirs.get(name))))
+
+
 def labels(study: Study) -> pd.DataFrame:
     """What each variant of a study is, in a few words, and of those that are published only what they were."""
     of_study = {name: side.label for name, side in study.sides.items()}
@@ -204,6 +217,52 @@ def swaps(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None 
         row = {f"{read} read": _read_so(mine, column) for read, column in EVALUATED_WITH.items()}
         rows.append(dict(zip(_FIRST, first)) | row)
     return pd.DataFrame(rows, columns=[*_FIRST, *(f"{read} read" for read in EVALUATED_WITH)]).set_index(_FIRST)
+
+
+def swap_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> list[str]:
+    """Whether trained models still need the orthogonalized read, and whether it helps those that lack it: sentences.
+
+    Args:
+        study, records, kept: as of `probed_runs`.
+
+    Returns:
+        One sentence each, where there are such runs.
+    """
+    runs = probed_runs(study, records, kept)
+    sentences = []
+    for name, end, read, ending in (
+        ("orthogonalized", "solved", "raw", "are still solved when they are read raw"),
+        ("baseline", "not solved", "orthogonalized", "reach 80 % when they are read so"),
+    ):
+        column = EVALUATED_WITH[read]
+        mine = runs[(runs["side"] == name) & (runs["ends"] == end)].dropna(subset=[column])
+        if len(mine):
+            before, after = (100 * mine[c].mean() for c in ("accuracy", column))
+            which = "solved with the orthogonalized read" if end == "solved" else "not solved with the raw read"
+            solved = int((mine[column] >= SOLVED_AT).sum())
+            count = f"{solved} of {len(mine)} run{'s'[: len(mine) != 1]} {which} {ending}"
+            sentences.append(f"{count} (mean {before:.1f} to {after:.1f} %).")
+    return sentences
+
+
+def decode_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> list[str]:
+    """How much a decoder finds in memories, and how much of that it owes to the right memory: a sentence per ending.
+
+    Args:
+        study, records, kept: as of `probed_runs`.
+    """
+    runs = probed_runs(study, records, kept).dropna(subset=["decode1", "decode1_other_memory"])
+    sentences = []
+    for end in ("not solved", "solved"):
+        mine = runs[runs["side"].isin(["baseline", "orthogonalized"]) & (runs["ends"] == end)]
+        if len(mine):
+            found, other = (100 * mine[c].mean() for c in ("decode1", "decode1_other_memory"))
+            sentences.append(
+                f"In the memories of {len(mine)} {end} run{'s'[: len(mine) != 1]}, raw and orthogonalized, a decoder "
+                f"finds {found:.0f} % of the values, and {other:.0f} % in another sequence's memory: the right one adds "
+                f"{found - other:.0f} points."
+            )
+    return sentences
 
 
 def published_swaps(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:

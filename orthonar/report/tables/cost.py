@@ -13,7 +13,7 @@ import pandas as pd
 from ...paths import project_root, results_dir
 from ...study.jsonl import Damage, read_lines
 from ..published import COSTS
-from ..words import NOT_RUN, task_label
+from ..words import NOT_RUN, model_name, task_label
 
 #: Version of the records' layout; a change of meaning raises it.
 SCHEMA = 1
@@ -134,7 +134,7 @@ def summary(records: Iterable[dict], what: str = "step") -> pd.DataFrame:
         if row.left_out:
             rows.append(text | {"time (ms)": f"left out: {row.left_out}"})
             continue
-        text["time (ms)"] = f"{row.ms:.4g} ({row.low:.4g} to {row.high:.4g})"
+        text["time (ms)"] = f"{_number(row.ms)} ({_number(row.low)} to {_number(row.high)})"
         text["memory (MiB)"] = "" if np.isnan(row.mib) else f"{row.mib:,.0f}"
         if not np.isnan(row.gflop):
             text |= {
@@ -146,6 +146,34 @@ def summary(records: Iterable[dict], what: str = "step") -> pd.DataFrame:
     columns = ["device", "length", "batch", "contender", "steps"]
     shown = pd.DataFrame(rows, columns=[*columns, "time (ms)", "memory (MiB)", "Gflop", "Gflop/s", "of peak"])
     return shown.fillna("").set_index(columns)
+
+
+def _number(value: float) -> str:
+    """Three digits or more, never a power of ten."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def answer(records: Iterable[dict]) -> list[str]:
+    """What the orthogonalized read costs beside the plain form and the raw read, a sentence per device.
+
+    At the longest length at which all three were measured.
+    """
+    steps = table(records).query("what == 'step' and (steps == 5 or steps.isna())")
+    sentences = []
+    for name, of in steps.groupby("device_name"):
+        ms = of.pivot(index=["length", "batch"], columns="contender", values="ms")
+        if not {"plain", "orthogonalized", "raw"} <= set(ms):
+            continue
+        ms = ms.dropna(subset=["plain", "orthogonalized", "raw"])
+        if len(ms):
+            (length, batch), of_length = list(ms.sort_index().iterrows())[-1]
+            sooner = of_length["plain"] / of_length["orthogonalized"]
+            dearer = of_length["orthogonalized"] / of_length["raw"]
+            sentences.append(
+                f"At length {length:,}, batch {batch} ({model_name(name)}) a step with the orthogonalized read is "
+                f"{sooner:.0f} times faster than in the plain form and takes {dearer:.1f} times as long as a raw one."
+            )
+    return sentences
 
 
 def factors(records: Iterable[dict]) -> pd.DataFrame:
@@ -173,7 +201,7 @@ def against_newton_schulz(records: Iterable[dict]) -> pd.DataFrame:
     rows = several_steps(table(records)).astype({"steps": int})
     index = ["device", "length", "batch", "steps"]
     shown = rows.pivot(index=index, columns="contender", values=["degree", "gflop", "ms"])
-    return shown.dropna(axis=1, how="all").map(lambda x: "" if np.isnan(x) else f"{x:.4g}")
+    return shown.dropna(axis=1, how="all").map(lambda x: "" if np.isnan(x) else _number(x))
 
 
 def beside_published(records: Iterable[dict]) -> pd.DataFrame:

@@ -67,7 +67,7 @@ class CellResult:
         return row
 
     def beside(self, cell: PublishedCell) -> dict[str, str]:
-        """What was published, and whether the solved runs here agree with it, as text."""
+        """What was published, and whether the solved runs here agree with it, as text; blank where none are."""
         accuracy, solved = cell.accuracy(self.side), cell.solved(self.side)
         mean = "" if accuracy is None else " to ".join(f"{a:g}" for a in np.atleast_1d(accuracy))
         compared = len(self.runs) and solved is not None
@@ -75,7 +75,7 @@ class CellResult:
             "source": cell.short,
             "mean (%)": mean + (", second-hand" if cell.second_hand and accuracy is not None else ""),
             "solved": "" if solved is None else f"{solved} of {cell.seeds}",
-            "solved here": f"{self.solved} of {len(self.runs)}" if len(self.runs) else NOT_RUN,
+            "solved here": f"{self.solved} of {len(self.runs)}" if len(self.runs) else "",
             "Fisher p": p_text(stats.fisher((self.solved, solved), (len(self.runs), cell.seeds))) if compared else "",
         }
 
@@ -159,7 +159,7 @@ def comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         row = {**key, "solved": ", ".join(f"{s} of {n}" for s, n in zip(solved, runs))}
         row["Fisher p"] = p_text(stats.fisher(solved, runs))
         ours, theirs = stats.shared_seeds(first, second)
-        row["pairs"] = len(ours)
+        row["pairs"] = f"{len(ours)}"
         if len(ours):
             counts = stats.pairs(first, second)
             row["alone"] = f"{counts.first_only}, {counts.second_only}"
@@ -186,8 +186,8 @@ def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFram
         if len(first) and len(second):
             row["median"] = ", ".join(median_text(stats.median_escape(side)) for side in (first, second))
             row["log-rank p"] = p_text(stats.logrank(first, second), "no escape")
-            row["pairs"] = len(stats.shared_seeds(first, second)[0])
-        if row.get("pairs"):
+            row["pairs"] = f"{len(stats.shared_seeds(first, second)[0])}"
+        if int(row.get("pairs", 0)):
             row["sooner"] = "{}, {}".format(*stats.sooner(first, second))
             row["stratified p"] = p_text(stats.paired_logrank(first, second), "none differs")
         theirs = [f"{c.logrank_p:g} ({c.short})" for c in published[key["task"]] if c.logrank_p is not None]
@@ -197,26 +197,30 @@ def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFram
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index(["task", "read"])
 
 
-def answers(study: Study, records: Iterable[RunRecord]) -> list[str]:
+def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[str]:
     """What came out of each side of a study against its first, a sentence for each task that both have runs of.
 
     A difference is said to be there where the two-sided p-value of a test is at most 0.05: the exact McNemar test of
     the runs in pairs where every run has a partner, else Fisher's test.
+
+    Args:
+        study: which runs to look for.
+        records: run records.
+        least: fewest runs that either side must have.
     """
     sentences = []
     for key, first, second in _against_first(study, records):
-        if not (len(first) and len(second)):
+        if min(len(first), len(second)) < least:
             continue
         solved, runs = zip(*((int(side["solved"].sum()), len(side)) for side in (first, second)))
         paired = runs[0] == runs[1] == len(stats.shared_seeds(first, second)[0])
         p = stats.mcnemar(stats.pairs(first, second)) if paired else stats.fisher(solved, runs)
         told = p <= 1 - stats.CONFIDENCE
+        names = (study.sides[next(iter(study.sides))].title, study.sides[key["read"]].title)
         more = "more" if solved[1] / runs[1] > solved[0] / runs[0] else "fewer"
-        counts = [
-            f"{name} solves {s} of {n}" for name, s, n in zip((next(iter(study.sides)), key["read"]), solved, runs)
-        ]
+        counts = [f"{name} solves {s} of {n}" for name, s, n in zip(names, solved, runs)]
         test = "exact McNemar test in pairs" if paired else "Fisher's exact test"
-        verdict = f"{more} than by chance" if told else "no difference is shown"
+        verdict = f"{more} than chance explains" if told else "no difference is shown"
         sentences.append(f"{key['task']}: {counts[0]}, {counts[1]}: {verdict} ({test}, p = {p_text(p)}).")
     return sentences
 
@@ -316,6 +320,26 @@ def rate_choices(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
             row = {"task": _label(study, task), "read": side, "its own rate": _rate_text(lr), "the same for all": same}
             rows.append(row | {"one rate for the task": together})
     return pd.DataFrame(rows).set_index(["task", "read"])
+
+
+def rate_answer(study: Study, records: Iterable[RunRecord]) -> str:
+    """Which learning rate is best for each side of a study's first task, in a sentence.
+
+    Args:
+        study: whose rates.
+        records: run records.
+    """
+    found = {r.identity: r for r in records}
+    task, sides = study.tasks[0], study.sides
+    chosen = {side.title: study.chosen_rate(task, name, found) for name, side in sides.items()}
+    if None in chosen.values():
+        runs = [c for name in sides for c in study.rate_runs(task, name)]
+        have = sum(c.identity in found for c in runs)
+        return f"{_label(study, task)}: not told yet, {have} of {len(runs)} runs are recorded."
+    best = ", ".join(f"{lr:g} for {name}" for name, lr in chosen.items())
+    same = "the same for all" if len(set(chosen.values())) == 1 else "not the same: read and rate change together"
+    task, seeds = _label(study, task), len(study.rate_seeds)
+    return f"{task}: of {len(study.rates)} rates on {seeds} seeds the best is {best}: {same}."
 
 
 def _rate_text(lr: float | None) -> str:

@@ -109,6 +109,9 @@ def _runs(study: Study, task: Mapping, side: str, found: Mapping[str, RunRecord]
     return [] if lr is None else [study.run(task, side, lr, seed) for seed in study.seeds]
 
 
-def _label(study: Study, task) -> str:
+def _label(study: Study, task: Mapping) -> str:
+    """A task in a few words: its sizes, and what else tells it from the study's other tasks."""
     config = study.run(task, next(iter(study.sides)), study.rates[0], 0)
-    return task_label(config.task.vocab_size, config.task.seq_len, config.batch_size)
+    sizes = {"vocab_size": config.task.vocab_size, "seq_len": config.task.seq_len, "batch_size": config.batch_size}
+    others = [f"{name.replace('_', ' ')} {value:g}" for name, value in task.items() if name not in sizes]
+    return ", ".join([task_label(**sizes), *others])
