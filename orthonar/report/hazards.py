@@ -76,8 +76,8 @@ def fit(table: pd.DataFrame, formula: str, link: str = "cloglog") -> pd.DataFram
 
     Returns:
         One row per term of the formula: effect (b), ratio (exp b) with low and high (95 %, Wald's on b), p (Wald's);
-        and behind them run_intervals and events, of the runs in which the term is not 0. What the runs cannot tell,
-        because a side has no escape or the term moves together with another, is NaN.
+        and behind them run_intervals and events: of the runs with a 1 where a term is 0 or 1, else of all. What the
+        runs cannot tell, because a side has no escape or the term moves together with another, is NaN.
 
     Raises:
         ValueError: there is no such link, or a column has a value that is not a number.
@@ -91,11 +91,9 @@ def fit(table: pd.DataFrame, formula: str, link: str = "cloglog") -> pd.DataFram
         raise ValueError(f"formula: {formula!r} cannot be put together: {error.message}") from None
     terms = terms.drop(columns="Intercept", errors="ignore")
     told = waits.groupby("evaluation")["escaped"].transform(lambda e: 0 < e.sum() < len(e)).astype(bool)
+    counted = terms.apply(lambda x: x.eq(1) if x.isin([0, 1]).all() else x.notna())
     behind = pd.DataFrame(
-        {
-            "run_intervals": (terms != 0).sum(),
-            "events": (terms != 0).mul(waits["escaped"], axis=0).sum().astype(int),
-        }
+        {"run_intervals": counted.sum(), "events": counted.mul(waits["escaped"], axis=0).sum().astype(int)}
     )
     estimates = _regress(waits[told], terms[told], LINKS[link]())
     return estimates.join(behind)

@@ -166,6 +166,12 @@ def _pocket(seeds: Iterable[int], compared: Mapping[str, Side], tasks=_POCKET_TA
     return Study("pocket", tasks, _POCKET, _FOLLOW_UP_RATE, (), tuple(seeds), compared)
 
 
+def _map(scale: str, tasks: Iterable[Mapping], settings: Mapping) -> Study:
+    """Both reads on several tasks at several constant rates, 8 seeds each: the rates themselves are the result."""
+    rates, constant = _POCKET_RATES, {"schedule": Constant()}
+    return Study(scale, tuple(tasks), settings | constant, rates, rate_seeds=tuple(range(8)), seeds=())
+
+
 #: Every preset, by name and scale.
 PRESETS: Mapping[str, Mapping[str, Study]] = {
     "headline": {
@@ -191,6 +197,17 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
             tuple(range(11, 19)),
             by_name(BASELINE),
         )
+    },
+    # Hazards of escape over two settings at once; the first is the follow-up's grid.
+    "basin-map": {
+        "paper": _map("paper", (_task(v, 768) for v in (80, 88, 96)), {"batch_size": 16, "steps": 3000}),
+        "pocket": _map("pocket", (_task(v, 320) for v in (56, 64, 72)), _POCKET),
+    },
+    "batch-map": {
+        "pocket": _map("pocket", (_POCKET_TASKS[0] | {"batch_size": size} for size in (2, 4, 8)), _POCKET),
+    },
+    "embedding-map": {
+        "pocket": _map("pocket", (_POCKET_TASKS[0] | {"embedding_std": std} for std in _EMBEDDINGS), _POCKET),
     },
     "replication": {"paper": _follow_up(80, 512, HEADLINE)},
     "replication-1024": {"paper": _follow_up(80, 1024, HEADLINE)},

@@ -259,8 +259,8 @@ def decode_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFram
             found, other = (100 * mine[c].mean() for c in ("decode1", "decode1_other_memory"))
             sentences.append(
                 f"In the memories of {len(mine)} {end} run{'s'[: len(mine) != 1]}, raw and orthogonalized, a decoder "
-                f"finds {found:.0f} % of the values, and {other:.0f} % in another sequence's memory: the right one adds "
-                f"{found - other:.0f} points."
+                f"finds {found:.0f} % of the values, and {other:.0f} % in another sequence's memory: the right one "
+                f"adds {found - other:.0f} points."
             )
     return sentences
 

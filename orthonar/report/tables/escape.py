@@ -1,0 +1,99 @@
+"""What moves the hazard of escape: the runs of several studies with their covariates, and fitted models as text."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from ...study.presets import Study
+from ...study.records import trace_table
+from ...training.record import RunRecord
+from .. import hazards
+from ..words import p_text
+from .headline import study_runs
+
+#: What the models' terms are called for readers.
+TERMS = {
+    "orthogonalized": "orthogonalized read",
+    "np.log(lr)": "log learning rate",
+    "np.log(batch_size)": "log batch size",
+    "np.log(embedding_std)": "log embedding std",
+    "vocab_size": "vocabulary, per token",
+}
+
+
+def runs_with_covariates(
+    studies: Iterable[Study], records: Iterable[RunRecord], stages: Iterable[str] = ("rates", "seeds")
+) -> pd.DataFrame:
+    """The recorded runs of several studies, each once, with what a hazard model takes.
+
+    Args:
+        studies: which runs to look for.
+        records: run records.
+        stages: of `orthonar.report.tables.runs.STAGES`.
+
+    Returns:
+        `orthonar.report.tables.runs.study_runs` with orthogonalized (1 for five Newton-Schulz steps, 0 for the raw
+        read; other reads are left out), left_step (see `orthonar.report.hazards.left_steps`) and escape_seconds (wall
+        seconds from the start of the run to its escape; NaN without one).
+    """
+    records = list(records)
+    tables = [study_runs(study, records, stage) for study in studies for stage in stages]
+    found = [table for table in tables if len(table)]
+    runs = pd.concat(found or tables[:1], ignore_index=True).drop_duplicates("identity").reset_index(drop=True)
+    five = runs["read"].eq("NewtonSchulzRead") & runs.get("read.steps", pd.Series(np.nan, runs.index)).eq(5)
+    runs = runs[five | runs["read"].eq("RawRead")].reset_index(drop=True)
+    lines = trace_table([r for r in records if r.identity in set(runs["identity"])])
+    reached = lines.merge(runs[["identity", "escape_step"]], on="identity").query("step == escape_step")
+    seconds = runs["identity"].map(reached.set_index("identity")["seconds"]).astype(float)
+    left = hazards.left_steps(lines, runs)
+    return runs.assign(
+        orthogonalized=runs["read"].eq("NewtonSchulzRead").astype(float), left_step=left, escape_seconds=seconds
+    )
+
+
+def hazard_text(fitted: pd.DataFrame) -> pd.DataFrame:
+    """A fitted model of `orthonar.report.hazards.fit` as text, a row per term.
+
+    A term that is a logarithm is shown as an elasticity (the power of the setting that the hazard goes with), another
+    one as the factor that it multiplies the hazard by.
+    """
+    rows = []
+    for term, row in fitted.iterrows():
+        power = "np.log" in term
+        value, low, high = (
+            np.log(row[["ratio", "low", "high"]].astype(float)) if power else row[["ratio", "low", "high"]]
+        )
+        names = [TERMS.get(part, part) for part in term.split(":")]
+        rows.append(
+            {
+                "term": " x ".join(names),
+                "is a": "power" if power else "factor",
+                "estimate": "cannot be told" if np.isnan(row["ratio"]) else f"{value:.2g} [{low:.2g}, {high:.2g}]",
+                "p": p_text(row["p"]),
+                "run-intervals": f"{row['run_intervals']:.0f}",
+                "escapes": f"{row['events']:.0f}",
+            }
+        )
+    return pd.DataFrame(rows).set_index("term")
+
+
+def answer(fitted: pd.DataFrame) -> str:
+    """What the orthogonalized read and a ten times smaller embedding multiply the hazard of escape by, in a sentence.
+
+    Args:
+        fitted: a model of the terms "orthogonalized" and "np.log(embedding_std)", of `orthonar.report.hazards.fit`.
+
+    Returns:
+        The sentence; that it cannot be told, where a term has no estimate.
+    """
+    read, power = fitted.loc["orthogonalized"], fitted.loc["np.log(embedding_std)"]
+    if np.isnan(read["ratio"]) or np.isnan(power["ratio"]):
+        return "What moves the hazard of escape cannot be told from the runs so far."
+    ten = sorted(float(10 ** -np.log(power[name])) for name in ("ratio", "low", "high"))
+    factors = (read["ratio"], read["low"], read["high"]), (ten[1], ten[0], ten[2])
+    texts = [f"{value:.2g} [{low:.2g}, {high:.2g}]" for value, low, high in factors]
+    return (
+        f"The orthogonalized read multiplies the hazard of escape by {texts[0]}, an embedding ten times smaller by "
+        f"{texts[1]} (95 % intervals; {power['events']:.0f} escapes in {power['run_intervals']:.0f} run-intervals)."
+    )

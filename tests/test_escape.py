@@ -1,0 +1,69 @@
+"""The table of what moves the hazard of escape: which runs it takes, and how a fitted model reads."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from tiny import TINY, record_of
+
+from orthonar.report import hazards
+from orthonar.report.tables import escape
+from orthonar.study.sides import ELIMINATION, HEADLINE
+from orthonar.training.record import Evaluation
+
+STUDY = replace(
+    TINY, tasks=TINY.tasks[:1], rates=(1e-3,), rate_seeds=(), seeds=tuple(range(8)),
+    sides={**HEADLINE, "ns1": ELIMINATION["ns1"]},
+)  # fmt: skip
+
+
+def records():
+    """Runs that escape at their second evaluation or never, one of them diverged at its first."""
+    made = []
+    for i, config in enumerate(STUDY.runs([])):
+        accuracies = (0.1, 0.9) if i % 3 else (0.1, 0.2)
+        trace = [Evaluation(2 * j, a, 1.0, 1.0, 10.0 * j) for j, a in enumerate(accuracies, 1)]
+        made.append(replace(record_of(config, accuracies[-1]), trace=trace))
+    made[0] = replace(made[0], trace=[Evaluation(2, None, None, None, 10.0)], outcome="diverged")
+    return made
+
+
+def test_runs_come_once_with_their_covariates():
+    made = records()
+    runs = escape.runs_with_covariates([STUDY, STUDY], made)
+    wanted = {r.identity for r in made if r.settings["read"].get("steps") != 1}
+    assert sorted(runs["identity"]) == sorted(wanted) and len(wanted) == 16
+    assert runs.groupby("orthogonalized").size().to_dict() == {0.0: 8, 1.0: 8}
+    assert (runs["escape_seconds"].dropna() == 20.0).all() and runs["escape_seconds"].notna().any()
+    diverged = runs[runs["identity"] == made[0].identity].iloc[0]
+    assert diverged["left_step"] == 2 and runs["left_step"].notna().sum() == 1
+    assert len(hazards.run_intervals(runs)) == 16 * 2 - 1, "a diverged run leaves at its last evaluation"
+    assert escape.runs_with_covariates([STUDY], []).empty
+
+
+def test_a_model_reads_as_factors_and_powers():
+    fitted = hazards.fit(escape.runs_with_covariates([STUDY], records()), "orthogonalized + np.log(lr)")
+    fitted.loc["orthogonalized", ["ratio", "low", "high", "p"]] = 4.0, 2.0, 8.0, 0.01
+    fitted.loc["np.log(lr)", ["ratio", "low", "high", "p"]] = np.exp([3.0, 2.0, 4.0]).tolist() + [0.001]
+    text = escape.hazard_text(fitted)
+    assert text.loc["orthogonalized read", ["is a", "estimate"]].tolist() == ["factor", "4 [2, 8]"]
+    assert text.loc["log learning rate", ["is a", "estimate"]].tolist() == ["power", "3 [2, 4]"]
+    fitted.loc["np.log(lr)", ["ratio", "low", "high"]] = np.nan
+    assert escape.hazard_text(fitted).loc["log learning rate", "estimate"] == "cannot be told"
+
+
+def test_what_is_behind_a_term():
+    table = hazards.fit(escape.runs_with_covariates([STUDY], records()), "orthogonalized + np.log(lr)")
+    runs = escape.runs_with_covariates([STUDY], records())
+    assert table.loc["np.log(lr)", "run_intervals"] == 31 and table.loc["orthogonalized", "run_intervals"] < 31
+    assert table.loc["np.log(lr)", "events"] == runs["escape_step"].notna().sum()
+    assert np.isnan(table.loc["np.log(lr)", "effect"]), "with one rate alone nothing is told of it"
+
+
+def test_the_answer_is_of_an_embedding_ten_times_smaller():
+    columns = ["effect", "ratio", "low", "high", "p", "run_intervals", "events"]
+    rows = [[np.log(4), 4, 2, 8, 0.01, 50, 5], [-1, np.exp(-1), np.exp(-2), 1.0, 0.01, 90, 9]]
+    fitted = pd.DataFrame(rows, ["orthogonalized", "np.log(embedding_std)"], columns)
+    text = escape.answer(fitted)
+    assert "by 4 [2, 8], an embedding ten times smaller by 10 [1, 1e+02]" in text and "9 escapes in 90" in text
+    assert "cannot be told" in escape.answer(fitted.assign(ratio=np.nan))
