@@ -109,12 +109,11 @@ class LayerState(NamedTuple):
 
     def detach(self) -> "LayerState":
         """The same state, through which no gradient flows: for truncated backpropagation."""
-        return LayerState(self.conv.detach(), MLSTMState(*(x.detach() for x in self.memory)), self.position)
+        return LayerState(self.conv.detach(), self.memory.detach(), self.position)
 
     def to(self, *args, **options) -> "LayerState":
         """The same state on another device or of another dtype; arguments as of `torch.Tensor.to`."""
-        memory = MLSTMState(*(x.to(*args, **options) for x in self.memory))
-        return LayerState(self.conv.to(*args, **options), memory, self.position)
+        return LayerState(self.conv.to(*args, **options), self.memory.to(*args, **options), self.position)
 
 
 add_safe_globals([LayerState, MLSTMState])
@@ -332,10 +331,12 @@ def _pieces(reset: Tensor | None, length: int) -> Iterator[tuple[int, int, Tenso
 
     For reads that keep keys, which gates do not empty; the host must wait for where the resets are.
     """
-    starts = [] if reset is None else reset.any(0).nonzero().flatten().tolist()
-    bounds = sorted({0, *starts, length})
+    if reset is None:
+        yield 0, length, None
+        return
+    bounds = sorted({0, *reset.any(0).nonzero().flatten().tolist(), length})
     for start, stop in zip(bounds, bounds[1:]):
-        yield start, stop, None if reset is None else reset[:, start]
+        yield start, stop, reset[:, start]
 
 
 class MLSTMLayer(MixerLayer):
