@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from ..mlstm.layer import small_init_std
+from ..mlstm.parts import small_init_std
 from ..training.config import RunConfig
 from ..training.record import RunRecord
 from ..training.schedules import Constant
