@@ -61,7 +61,8 @@ class HandWritten(torch.autograd.Function):
     @classmethod
     def of(cls, *args) -> Any:
         """What `apply` returns, in whatever way suits the moment."""
-        return cls._operator(*args) if torch.compiler.is_dynamo_compiling() else cls.apply(*args)
+        in_graph = cls.operator is not None and torch.compiler.is_dynamo_compiling()
+        return cls._operator(*args) if in_graph else cls.apply(*args)
 
     @staticmethod
     def gradients_like(tensors, other):
