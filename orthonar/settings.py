@@ -15,7 +15,7 @@ import inspect
 import math
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, dataclass_transform
 
 import numpy as np
 
@@ -149,9 +149,6 @@ def _of_kind(kind: type) -> Callable[[str, Any], Any]:
 class Settings:
     """What all settings have in common; see the module."""
 
-    #: Names of the fields, for those who cannot ask `dataclasses`: what `torch.compile` traces.
-    own_names: ClassVar[tuple[str, ...]] = ()
-
     def __post_init__(self):
         for field in dataclasses.fields(self):
             if (plain := field.metadata.get("plain")) is not None:
@@ -173,7 +170,6 @@ def settings(kind: type) -> type:
     construct = kind.__init__
     fields = {f.name: f for f in dataclasses.fields(kind)}
     parts = [f for f in fields.values() if f.metadata.get("part")]
-    kind.own_names = tuple(fields)
 
     @functools.wraps(construct)
     def init(self, *args, **given):

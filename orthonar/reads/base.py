@@ -10,6 +10,7 @@ This file holds the kinds and the raw read, the files beside it one kind of read
 these is a read: nothing has to be registered.
 """
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from torch import Tensor
 from ..engine.chunk import Chunk, Reading
 from ..engine.chunk_filter import filtered_reading, filtered_vector, transpose_matvec
 from ..engine.looking import called_while_traced, largest
-from ..settings import Settings, number, settings
+from ..settings import Settings, number, settings, variant_settings
 from .chebyshev import odd_chebyshev
 from .singular_values import map_singular_values
 
@@ -172,6 +173,12 @@ class FilterRead(LeafRead):
     eps: float = number(1e-6, above=0)
     tolerance: float | None = number(None, above=0, below=1, optional=True)
 
+    def __post_init__(self):
+        super().__post_init__()
+        values = variant_settings(self)
+        del values["name"]
+        object.__setattr__(self, "_as_text", json.dumps(values, default=str))
+
     @abstractmethod
     def scalar_map(self, s: Tensor) -> Tensor:
         """f(s) for float64 singular values s in [-1, 1], element by element; odd and smooth in s."""
@@ -186,24 +193,23 @@ class FilterRead(LeafRead):
 
     def vector(self, memory: Tensor, q: Tensor) -> Tensor:
         """The read for memories (..., DH, DH) and queries (..., DH): matrix-vector products only."""
-        dtype, c = self._prepared(q.dtype)
+        dtype, c, _ = self._prepared(q.dtype)
         x = self.normalised(memory.to(dtype))
         return filtered_vector(x, q.to(dtype), c).to(q.dtype)
 
     def read_chunk(self, chunk: Chunk) -> Reading:
         """The reading by the Chebyshev series, no memory formed; where writes cancel, by `matrix` in float64."""
         dtype = chunk.q.dtype
-        working_dtype, coefficients = self._prepared(dtype)
+        working_dtype, coefficients, eps = self._prepared(dtype)
         chunk = chunk.to(working_dtype)
-        numerator, n_dot_q = filtered_reading(chunk, coefficients, self.eps, self.read_plainly)
+        numerator, n_dot_q = filtered_reading(chunk, coefficients, eps, self.read_plainly)
         return Reading(numerator.to(dtype), n_dot_q)
 
-    def _prepared(self, dtype: torch.dtype) -> tuple[torch.dtype, tuple[float, ...]]:
-        """The working dtype and the coefficients for queries of a dtype."""
-        if torch.compiler.is_dynamo_compiling():  # which knows parts of the read for constants, but not the read
-            values = tuple([getattr(self, name) for name in self.own_names])
-            return _prepared_of(type(self), self.own_names, values, dtype)
-        return self.working_dtype(dtype), self.coefficients(dtype)
+    def _prepared(self, dtype: torch.dtype) -> tuple[torch.dtype, tuple[float, ...], float]:
+        """The working dtype and the coefficients for queries of a dtype, and eps."""
+        if torch.compiler.is_dynamo_compiling():  # to which neither an object nor its numbers are constants
+            return _prepared_of(type(self), self._as_text, dtype)
+        return self.working_dtype(dtype), self.coefficients(dtype), self.eps
 
     def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """float64 for maps so steep that they magnify float32 rounding too much, whatever the dtype."""
@@ -231,10 +237,9 @@ def normalised(x: Tensor, eps: float) -> Tensor:
 
 @called_while_traced
 def _prepared_of(
-    kind: type[FilterRead], names: tuple[str, ...], values: tuple, dtype: torch.dtype
-) -> tuple[torch.dtype, tuple[float, ...]]:
-    read = kind(**dict(zip(names, values)))
-    return read.working_dtype(dtype), read.coefficients(dtype)
+    kind: type[FilterRead], as_text: str, dtype: torch.dtype
+) -> tuple[torch.dtype, tuple[float, ...], float]:
+    return kind(**json.loads(as_text))._prepared(dtype)
 
 
 @lru_cache(maxsize=256)
