@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .mixer import Mixer
-from .mlstm.layer import MLSTM, LayerNorm, unset
+from .mlstm.layer import MLSTM
+from .mlstm.parts import LayerNorm, unset
 from .settings import Settings, integer, number, part, settings
 
 

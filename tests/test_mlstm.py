@@ -313,6 +313,16 @@ def test_state_is_asked_for_or_not(form):
     assert [tuple(x.shape) for x in state] == [(1, 2, 12, 12), (1, 2, 12), (1, 2)]
 
 
+def test_state_detaches_and_moves():
+    inputs = inputs_of("random", SHORT)
+    _, state = cell(return_state=True)(*(x.requires_grad_() for x in inputs))
+    assert all(x.requires_grad for x in state)
+    detached = state.detach()
+    assert not any(x.requires_grad for x in detached) and all(map(torch.equal, detached, state))
+    moved = state.to("meta", torch.float32)
+    assert isinstance(moved, MLSTMState) and all(x.is_meta and x.dtype == torch.float32 for x in moved)
+
+
 def split(read: str, forms, splits: list[int], initial: MLSTMState | None = None):
     """Run the parts of a sequence one after the other, the state carried over; forms take turns."""
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.stock import StockModel
 from orthonar import NewtonSchulzRead, RawRead
-from orthonar.mlstm import layer
+from orthonar.mlstm import parts
 from orthonar.mlstm.layer import MLSTM, LayerState, small_init_std
 from orthonar.model import MLSTMConfig, MLSTMModel
 
@@ -375,7 +375,7 @@ def test_small_products_by_sequence_are_those_in_one(read, monkeypatch):
     model, tokens = small_model(read), tokens_for(SMALL)
     by_itself = copy.deepcopy(model)
     wanted = logits_and_grads(model, tokens)
-    monkeypatch.setattr(layer, "by_sequence", lambda device: True)
+    monkeypatch.setattr(parts, "by_sequence", lambda device: True)
     logits, grads = logits_and_grads(by_itself, tokens)
     torch.testing.assert_close(logits, wanted[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(grads, wanted[1], rtol=1e-10, atol=1e-12)

@@ -9,6 +9,7 @@ import pkgutil
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import orthonar
@@ -106,7 +107,16 @@ def chunk_filter_case(function):
         (w - 3).masked_fill(future, -torch.inf),
         COEFFICIENTS,
         True,
+        isinstance(function, Operator),
     )[0]
+
+
+def reread_case(function):
+    shapes = (N, L, D), (N, L, D), (N, L, D), (N, L, D), (N, L), (N, L), (N, 1), (N, D, D)
+    cancelled = torch.arange(N) == 0
+    return operands(*shapes), lambda y, q, k, v, g, p, s, c: function.apply(
+        y, cancelled, q, k, v, *gates(g, p, s), c, COEFFICIENTS, 1e-6
+    )
 
 
 def gates(log_input, peak, peak_start):
@@ -138,6 +148,7 @@ def solution_case(function):
 
 CASES = {
     "engine.chunk_filter._ChunkFilter": chunk_filter_case,
+    "engine.chunk_filter._Reread": reread_case,
     "engine.chunk_memory._ChunkReads": reads_case,
     "engine.chunk_memory._ChunkWrites": lambda f: (
         operands((N, L, D), (N, L, D), (N, L)),
@@ -162,10 +173,10 @@ def test_no_function_by_hand_is_forgotten():
     assert all(issubclass(kind, HandWritten) for kind in found.values())
 
 
-def case_of(name: str):
+def case_of(name: str, wrapped=lambda function: function):
     if "kernels" in name and not _can_interpret():
         pytest.skip("needs Triton")
-    function = functions_by_hand()[name]
+    function = wrapped(functions_by_hand()[name])
     if CASES[name] is not None:
         return CASES[name](function)
     # Gradients that are not those of the result: with the argument itself in all places they are, up to a factor.
@@ -218,6 +229,25 @@ def test_gradients_by_hand_are_right_once_and_refused_twice(name):
                 refused()
         with pytest.raises(NotImplementedError, match="no forward-mode"):
             torch.func.jvp(of, (x.detach(),), (torch.ones_like(x),))
+
+
+class Operator:
+    """In the place of a function by hand: what `torch.compile` is given for it, checked as it is called."""
+
+    def __init__(self, function):
+        self.operator = function._operator
+
+    def apply(self, *args):
+        args = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x for x in args]
+        torch.library.opcheck(self.operator, args)
+        return self.operator(*args)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "reads.mesa" not in name and "singular" not in name])
+def test_operators_keep_what_they_promise_the_compiler(name):
+    """Schema, shapes and dtypes without numbers, and gradients, traced with shapes that are not known."""
+    arguments, function = case_of(name, Operator)
+    function(*arguments)
 
 
 def meta_gradient(loss, x):
@@ -313,6 +343,8 @@ def test_jacobian():
 
     wanted = torch.autograd.functional.jacobian(last, inputs.v)
     torch.testing.assert_close(torch.func.jacrev(last)(inputs.v), wanted, rtol=1e-9, atol=1e-12)
+    with pytest.raises(RuntimeError, match="vectorize=True.*jacrev"):
+        torch.autograd.functional.jacobian(last, inputs.v, vectorize=True)
 
 
 def test_forward_mode_of_the_recurrent_form():
@@ -365,13 +397,70 @@ def test_nothing_of_a_trace_stays_behind():
     assert torch.isfinite(mlstm_sequence(*inputs, read=read)).all()
 
 
-def test_compiled_model_is_the_model():
-    config = orthonar.MLSTMConfig(vocab_size=11, embedding_dim=8, num_heads=2, read=NewtonSchulzRead())
-    model = orthonar.MLSTMModel(config, generator=torch.Generator().manual_seed(0))
-    tokens = torch.randint(11, (2, 9), generator=torch.Generator().manual_seed(1))
-    compiled = torch.compile(model, backend="eager")
+# Compiling
+
+
+def model_of(read: str, **settings):
+    config = orthonar.MLSTMConfig(vocab_size=11, embedding_dim=8, num_heads=2, read=READS[read], **settings)
+    return orthonar.MLSTMModel(config, generator=torch.Generator().manual_seed(0))
+
+
+def tokens_of(length: int):
+    return torch.randint(11, (2, length), generator=torch.Generator().manual_seed(length))
+
+
+def test_compiled_model_is_one_graph_and_the_model():
+    model, tokens = model_of("five_steps"), tokens_of(20)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     wanted, got = (
         torch.autograd.grad(run(tokens).square().sum(), list(model.parameters())) for run in (model, compiled)
     )
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_compiled_model_takes_all_lengths_by_few_graphs():
+    """One for lengths that fill their chunks and one for the others."""
+    model, counter = model_of("five_steps"), CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
+    for length in (20, 48, 31, 64, 77):
+        torch.testing.assert_close(compiled(tokens_of(length)), model(tokens_of(length)))
+    assert counter.frame_count == 2
+
+
+def test_compiled_steps_are_few_graphs():
+    """From nothing, from a first state, and from states after any number of tokens."""
+    model, counter = model_of("five_steps"), CompileCounter()
+    compiled, state = torch.compile(model.step, backend=counter, fullgraph=True), None
+    tokens, logits = tokens_of(5), []
+    for token in tokens.unbind(1):
+        y, state = compiled(token, state)
+        logits.append(y)
+    torch.testing.assert_close(torch.stack(logits, 1), model(tokens), rtol=1e-4, atol=1e-5)
+    assert counter.frame_count <= 3
+
+
+def test_graphs_reread_chunks_whose_writes_cancel():
+    """That there are such chunks is found as the graph runs: the others' graph is the same."""
+    compiled = torch.compile(cell("five_steps"), backend="aot_eager", fullgraph=True)
+    for family in FAMILIES:
+        h, grads = run_with_grads(cell("five_steps"), inputs_of(family))
+        got, got_grads = run_with_grads(compiled, inputs_of(family))
+        for a, b in zip((got, *got_grads), (h, *grads), strict=True):
+            assert (a - b).norm() <= 1e-10 * b.norm()
+
+
+def test_what_cannot_be_traced_is_one_break():
+    """A read that looks at its numbers: the cell is called between graphs."""
+    counter, inputs = CompileCounter(), inputs_of()
+    compiled = torch.compile(lambda *x: 2 * cell("mesa")(*x) + 1, backend=counter)
+    assert torch.equal(compiled(*inputs), 2 * cell("mesa")(*inputs) + 1)
+    assert counter.frame_count <= 2
+
+
+def test_second_derivatives_of_graphs_are_refused():
+    inputs = [x.requires_grad_() for x in inputs_of()]
+    loss = loss_of(torch.compile(cell("raw"), backend="eager", fullgraph=True))(*inputs)
+    (grad,) = torch.autograd.grad(loss, inputs[1], create_graph=True)
+    with pytest.raises(RuntimeError, match=TWICE):
+        torch.autograd.grad(grad.sum(), inputs[2])

@@ -8,6 +8,8 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
+from .looking import called_while_traced
+
 #: Precisions of float32 products in the kernels.
 PRECISIONS = ("float32", "tf32")
 
@@ -52,12 +54,18 @@ def can_fuse(device: torch.device, head_size: int, chunk_size: int, filtered: bo
     """
     if device.type != "cuda":
         return False
-    reason = why_unsupported(device, head_size, chunk_size, filtered, precision)
+    return _fuse_or_warn(device, head_size, chunk_size, filtered, precision)
+
+
+@called_while_traced
+def _fuse_or_warn(*trial) -> bool:
+    reason = why_unsupported(*trial)
     if reason is not None:
         _warn_once(f"orthonar: the fused kernels cannot be used, PyTorch's operators are slower: {reason}")
     return reason is None
 
 
+@called_while_traced
 def why_unsupported(
     device: torch.device, head_size: int, chunk_size: int, filtered: bool, precision: str
 ) -> str | None:

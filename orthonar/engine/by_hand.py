@@ -4,6 +4,9 @@ A gradient written by hand is right once. `torch.autograd.function.once_differen
 returns leads nowhere, so that a second derivative that is asked for by `torch.autograd.grad` with inputs leaves out,
 without a word, all that passes through here. `HandWritten` makes the gradient a function of its own, of everything
 that it depends on, and that function's gradient is one clear error.
+
+`torch.compile` can look into no such function. What it is to have in a graph is an operator of PyTorch's besides, and
+so is its gradient: `torch.ops.orthonar` has them, made of the same methods.
 """
 
 from collections.abc import Callable
@@ -12,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.library import custom_op
 
 _WHERE = "the chunkwise and fused forms, straight-through reads, and reads that decompose the memory"
 _ELSEWHERE = "form='parallel' and form='recurrent' with another read"
@@ -24,7 +28,7 @@ class HandWritten(torch.autograd.Function):
     checkpointing and hooks on saved tensors. Second derivatives and forward mode are refused. The gradient is computed
     outside autocast.
 
-    A subclass gives three static methods, of which none may return a tensor that it was given:
+    It is called by `of`. A subclass gives three static methods, of which none may return a tensor that it was given:
 
         forward(*args)          its results, and after them tensors that only the gradient wants
         saved(args, outputs)    the tensors that the gradient depends on, and a tuple of whatever else it needs. Every
@@ -32,16 +36,37 @@ class HandWritten(torch.autograd.Function):
         gradients(tensors, other, needs, *grads)
                                 the gradients by every argument, from what was saved; None, or anything, where `needs`
                                 is false
+
+    One that `torch.compile` is to take says how, by `operator`; then tensors come first among its arguments, it always
+    has as many outputs, `other` is its arguments that are no tensors, and it gives
+
+        outputs_like(*args)     tensors of the shapes and dtypes of the outputs
+        gradients_like(tensors, other)
+                                tensors of those of the gradients, from what was saved; here the first of what was saved
     """
 
     #: How many of the outputs are results.
     results: ClassVar[int] = 1
+    #: Its schema, "name(Tensor x, float y) -> Tensor"; see `torch.library.custom_op`. None: it is in no graph.
+    operator: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         cls.setup_context = staticmethod(lambda ctx, args, outputs: _remember(cls, ctx, args, outputs))
         cls.backward = staticmethod(lambda ctx, *grads: _pulled_back(cls, ctx, grads))
         cls.vmap = staticmethod(lambda info, in_dims, *args: _one_by_one(cls.apply, info, in_dims, args))
+        if cls.operator is not None:
+            cls._operator = staticmethod(_operator_of(cls))
+
+    @classmethod
+    def of(cls, *args) -> Any:
+        """What `apply` returns, in whatever way suits the moment."""
+        in_graph = cls.operator is not None and torch.compiler.is_dynamo_compiling()
+        return cls._operator(*args) if in_graph else cls.apply(*args)
+
+    @staticmethod
+    def gradients_like(tensors, other):
+        return tensors
 
     @staticmethod
     def jvp(ctx, *tangents):
@@ -65,9 +90,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        raise RuntimeError(
-            f"orthonar: {_WHERE} can be differentiated once, not twice; {_ELSEWHERE} as often as you like"
-        )
+        _refuse()
 
     @staticmethod
     def jvp(ctx, *tangents):
@@ -98,15 +121,74 @@ def _remember(function: type[HandWritten], ctx, args: tuple, outputs: Any) -> No
     ctx.likes = [(x.shape, x.dtype, x.device) for x in outputs[: function.results]]
 
 
-def _pulled_back(function: type[HandWritten], ctx, grads: tuple) -> tuple:
+def _pulled_back(function: type[HandWritten], ctx, grads: tuple, operator: Callable | None = None) -> tuple:
+    """The gradients by every argument, by `_Gradient` or by the operator that does the same."""
+    if any(grad is not None and torch._C._functorch.is_legacy_batchedtensor(grad) for grad in grads):
+        raise RuntimeError(f"orthonar: {_WHERE} take no batches of gradients (vectorize=True): torch.func.jacrev does")
     tensors = ctx.saved_tensors  # asked for once: checkpointing gives them once
-    given = (
+    given = [
         torch.zeros(shape, dtype=dtype, device=device) if grad is None else grad
         for grad, (shape, dtype, device) in zip(grads, ctx.likes)
-    )
+    ]
     needs = tuple(ctx.needs_input_grad)
-    found = iter(_Gradient.apply(function, ctx.other, needs, len(tensors), *tensors, *given))
+    if operator is None:
+        found = _Gradient.apply(function, ctx.other, needs, len(tensors), *tensors, *given)
+    else:
+        found = operator(tensors, given, needs, *ctx.other)
+    found = iter(found)
     return tuple(next(found) if need else None for need in needs)
+
+
+def _refuse(*_) -> None:
+    raise RuntimeError(f"orthonar: {_WHERE} can be differentiated once, not twice; {_ELSEWHERE} as often as you like")
+
+
+def _operator_of(function: type[HandWritten]) -> Callable:
+    """The function as an operator of PyTorch's, whose gradient is another one."""
+    name, rest = function.operator.split("(", 1)
+    arguments, _ = rest.split(") -> ")
+    others = "".join(f", {x}" for x in arguments.split(", ") if not x.startswith("Tensor "))
+
+    def forward(*args):
+        with without_autocast(args[0].device):
+            outputs = function.forward(*map(_plain, args))
+        return outputs.contiguous() if isinstance(outputs, Tensor) else tuple(x.contiguous() for x in outputs)
+
+    def gradients(tensors, grads, needs, *other):
+        with without_autocast(grads[0].device):
+            found = function.gradients(tuple(tensors), tuple(map(_plain, other)), tuple(needs), *grads)
+        return [grad.contiguous() for grad, need in zip(found, needs) if need]
+
+    def gradients_like(tensors, grads, needs, *other):
+        likes = function.gradients_like(tensors, other)
+        return [_new_like(like) for like, need in zip(likes, needs) if need]
+
+    def outputs_like(*args):
+        likes = function.outputs_like(*args)
+        return _new_like(likes) if isinstance(likes, Tensor) else tuple(map(_new_like, likes))
+
+    schema = f"(Tensor[] tensors, Tensor[] grads, bool[] needs{others}) -> Tensor[]"
+    gradient = custom_op(f"orthonar::{name}_gradient", gradients, mutates_args=(), schema=schema)
+    gradient.register_fake(gradients_like)
+    gradient.register_autograd(_refuse)
+    whole = custom_op(f"orthonar::{name}", forward, mutates_args=(), schema=f"({rest}")
+    whole.register_fake(outputs_like)
+    whole.register_autograd(
+        lambda ctx, *grads: _pulled_back(function, ctx, grads, gradient),
+        setup_context=lambda ctx, inputs, output: _remember(function, ctx, inputs, output),
+    )
+    whole.register_vmap(lambda info, in_dims, *args: _one_by_one(whole, info, in_dims, args))
+    return getattr(torch.ops.orthonar, name).default
+
+
+def _plain(value: Any) -> Any:
+    """An argument as `apply` is given it: an operator's lists are tuples there."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _new_like(x: Tensor) -> Tensor:
+    """As operators return it: contiguous, whatever the other is."""
+    return x.new_empty(x.shape)
 
 
 def _one_by_one(apply: Callable, info, in_dims: tuple, args: tuple) -> tuple:

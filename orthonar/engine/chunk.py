@@ -12,7 +12,6 @@ write says otherwise.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -73,13 +72,17 @@ class Chunk:
     keys: KeyMemory | None = None
     fused: bool = False
     precision: str = "float32"
+    # What was asked for before. (Into `functools.cached_property`, and its lock, `torch.compile` cannot look.)
+    _found: dict[str, Reading] = dataclasses.field(default_factory=dict, init=False)
 
-    @cached_property
+    @property
     def raw(self) -> Reading:
         """The raw reading, C_t^T q_t and n_t . q_t, (N, L, D) and (N, L) in float64."""
-        operands = self.q, self.k, self.v, *self.gates, self.c_start, self.n_start
-        reads = fused_reads(*operands, self.precision) if self.fused else chunk_reads(*operands)
-        return self._with_n_values(self.q, *reads)
+        if "raw" not in self._found:
+            operands = self.q, self.k, self.v, *self.gates, self.c_start, self.n_start
+            reads = fused_reads(*operands, self.precision) if self.fused else chunk_reads(*operands)
+            self._found["raw"] = self._with_n_values(self.q, *reads)
+        return self._found["raw"]
 
     def ask(self, q: Tensor) -> Reading:
         """The raw reading of other queries, (N, L, D), in their dtype."""
@@ -114,9 +117,9 @@ class Chunk:
 
     def _read_positions(self, read) -> Reading:
         size, a, w = self.head_size, self.gates.log_decay.exp(), self.gates.log_weights.exp()
-        memory = _memories(self.k, self.v, self.gates, self.c_start, size)
+        memory = memories(self.k, self.v, self.gates, self.c_start, size)
         if self.keys is not None:
-            memory = torch.cat([memory, _memories(*self.keys, size)], -1)
+            memory = torch.cat([memory, memories(*self.keys, size)], -1)
         k = self.k.double() if self.n_value is None else self.k * self.n_value.double()[..., None]
         n_state = a[..., None] * self.n_start[:, None] + w @ k
         return read(memory, n_state[..., :size], self.q[..., :size].double())
@@ -147,11 +150,22 @@ class Chunk:
                 return change(value)
             return type(value)(*map(of, value)) if isinstance(value, ChunkGates | KeyMemory) else value
 
-        return Chunk(**{f.name: of(getattr(self, f.name)) for f in dataclasses.fields(self)})
+        return Chunk(**{f.name: of(getattr(self, f.name)) for f in dataclasses.fields(self) if f.init})
 
 
-def _memories(left: Tensor, right: Tensor, gates: ChunkGates, start: Tensor, size: int) -> Tensor:
-    """a_t start + sum_{u <= t} w_tu left_u right_u^T at every position, (N, L, size, size), float64."""
+def memories(left: Tensor, right: Tensor, gates: ChunkGates, start: Tensor, size: int) -> Tensor:
+    """What is in the memory after every position: a_t start + sum_{u <= t} w_tu left_u right_u^T.
+
+    Args:
+        left: (N, L, D).
+        right: (N, L, D).
+        gates: a and w, by their logs.
+        start: what was there before the chunks, (N, D, D).
+        size: DH, at most D: how many rows and columns of it are wanted.
+
+    Returns:
+        (N, L, DH, DH), float64.
+    """
     left, right = left[..., :size].double(), right[..., :size].double()
     added = torch.einsum("ntu,nud,nue->ntde", gates.log_weights.exp(), left, right)
     return gates.log_decay.exp()[..., None, None] * start[:, None, :size, :size] + added

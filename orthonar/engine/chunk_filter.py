@@ -31,12 +31,15 @@ from torch import Tensor
 from .backends import fused_filter
 from .blocks import blocks_of
 from .by_hand import HandWritten
-from .chunk import Chunk, Reading
+from .chunk import Chunk, Reading, memories
+from .gates import ChunkGates
 from .looking import known
 
 # Writes that cancel each other leave a memory much smaller than they were, and what is shared by a chunk is squared:
 # rounding is magnified by (sum of the writes' squared norms) / ||C||^2. Chunks beyond this are read by the plain form.
 _LARGEST_CANCELLATION = 16.0
+# Chunks of which a graph forms all memory matrices at the same time.
+_MEMORIES_AT_ONCE = 32
 
 
 def filtered_reading(
@@ -78,6 +81,9 @@ def filtered_reading(
     shared = torch.cat([gram, kc, v], 1)
     y = chunk_filter(numerator * (-log_norm).exp(), shared, kk, log_a - log_norm, log_w - log_norm, coefficients)
     cancelled = cancelled.any(-1)
+    if torch.compiler.is_dynamo_compiling():  # decided as the graph runs
+        operands = chunk.q, k, v, *chunk.gates, chunk.c_start
+        return Reading(_Reread.of(y, cancelled, *operands, coefficients, eps), n_dot_q)
     found = known(cancelled.any())
     if found:
         y = _reread(y, cancelled.nonzero()[:, 0], chunk, plainly)
@@ -89,6 +95,86 @@ def filtered_reading(
 def _reread(y: Tensor, indices: Tensor, chunk: Chunk, plainly: Callable) -> Tensor:
     """y with the chunks of these indices replaced by the plain form's result, computed in float64."""
     return y.index_copy(0, indices, chunk[indices].read_by_matrices(plainly).numerator.to(y.dtype))
+
+
+class _Reread(HandWritten):
+    """The same by the series, of memories formed in float64, for graphs: they can hold numbers but no plain form."""
+
+    operator = (
+        "reread(Tensor y, Tensor cancelled, Tensor q, Tensor k, Tensor v, Tensor log_input, Tensor peak, "
+        "Tensor peak_start, Tensor c_start, float[] coefficients, float eps) -> Tensor"
+    )
+
+    @staticmethod
+    def forward(y, cancelled, *args):
+        *chunk, coefficients, eps = args
+        y = y.clone()
+        for some in _some_of(cancelled):
+            y[some] = _by_memories(*(x[some] for x in chunk), coefficients, eps).to(y.dtype)
+        return y
+
+    @staticmethod
+    def saved(args, outputs):
+        return args[1:-2], args[-2:]
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad):
+        (cancelled, *chunk), grads = tensors, [torch.zeros_like(x) for x in tensors[1:]]
+        for some in _some_of(cancelled):
+            here = (x[some] for x in chunk)
+            y, pull_back = torch.func.vjp(lambda *chunk: _by_memories(*chunk, *other), *here)
+            for whole, part in zip(grads, pull_back(grad[some].to(y.dtype)), strict=True):
+                whole[some] = part
+        return grad.masked_fill(cancelled[:, None, None], 0), None, *grads, None, None
+
+    @staticmethod
+    def outputs_like(y, *args):
+        return y
+
+    @staticmethod
+    def gradients_like(tensors, other):
+        cancelled, q, *rest = tensors
+        return q, cancelled, q, *rest
+
+
+def _some_of(cancelled: Tensor) -> list[Tensor]:
+    """The numbers of the chunks whose writes cancel, so many at a time that their memories can be formed."""
+    indices = cancelled.nonzero()[:, 0]
+    return list(indices.split(_MEMORIES_AT_ONCE)) if len(indices) else []
+
+
+def _by_memories(q, k, v, log_input, peak, peak_start, c_start, coefficients, eps) -> Tensor:
+    """g(A_t) X_t^T q_t by the memories of every position, (N, L, D), float64."""
+    memory = memories(k, v, ChunkGates(log_input, peak, peak_start), c_start, q.shape[-1])
+    x = memory / torch.linalg.vector_norm(memory, dim=(-2, -1), keepdim=True).clamp_min(eps)
+    return filtered_vector(x, q.double(), coefficients)
+
+
+def filtered_vector(x: Tensor, q: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    """g(X^T X) X^T q for single matrices: products of matrices and vectors.
+
+    Args:
+        x: matrices of norm at most 1, (..., D, D).
+        q: vectors, (..., D).
+        coefficients: c_0 ... c_n of g, see `chunk_filter`.
+
+    Returns:
+        (..., D).
+    """
+    # V_0 = 1, V_1 = 2 s - 1 and V_{k+1} = 2 s V_k - V_{k-1} at s = 2 A - I. With V_{-1} = V_0 the recurrence gives
+    # V_1 too.
+    previous = current = transpose_matvec(x, q)
+    y = coefficients[0] * current
+    for c in coefficients[1:]:
+        applied = transpose_matvec(x, (x @ current[..., None])[..., 0])
+        previous, current = current, 4 * applied - 2 * current - previous
+        y = y + c * current
+    return y
+
+
+def transpose_matvec(matrix: Tensor, q: Tensor) -> Tensor:
+    """M^T q for matrices (..., M, N) and vectors (..., M)."""
+    return (q[..., None, :] @ matrix)[..., 0, :]
 
 
 def chunk_filter(
@@ -112,34 +198,54 @@ def chunk_filter(
     """
     # The gradient by z alone needs none of the vectors: the adjoint of g(A) is g(A).
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (shared, kk, log_a, log_w))
-    return _ChunkFilter.apply(z, shared, kk, log_a, log_w, coefficients, keep)[0]
+    together = torch.compiler.is_dynamo_compiling()
+    return _ChunkFilter.of(z, shared, kk, log_a, log_w, coefficients, keep, together)[0]
 
 
 class _ChunkFilter(HandWritten):
+    """What is kept, if anything is, are tensors of one block of chunks each; together, one tensor of all chunks."""
+
+    operator = (
+        "chunk_filter(Tensor z, Tensor shared, Tensor kk, Tensor log_a, Tensor log_w, float[] coefficients, bool keep, "
+        "bool together) -> (Tensor, Tensor)"
+    )
+
     @staticmethod
-    def forward(z, shared, kk, log_a, log_w, coefficients, keep):
-        y, kept = _filter(z, *_operands(shared, kk, log_a, log_w), coefficients, keep)
-        return y, *kept
+    def forward(z, shared, kk, log_a, log_w, coefficients, keep, together):
+        room = z.new_empty((len(coefficients) - 1) * keep, *z.shape) if together else None
+        y, kept = _filter(z, *_operands(shared, kk, log_a, log_w), coefficients, keep, room)
+        return (y, room) if together else (y, *kept)
 
     @staticmethod
     def saved(args, outputs):
-        z, *chunk, coefficients, keep = args
+        z, *chunk, coefficients, keep, together = args
         y, *kept = outputs
-        return (*chunk, y, *(kept if keep else [z])), (coefficients, keep)
+        return (*chunk, y, *(kept if keep else [z])), (coefficients, keep, together)
+
+    @staticmethod
+    def outputs_like(z, shared, kk, log_a, log_w, coefficients, keep, together):
+        return z, z.new_empty((len(coefficients) - 1) * keep, *z.shape)
+
+    @staticmethod
+    def gradients_like(tensors, other):
+        *chunk, y = tensors[:5]
+        return y, *chunk
 
     @staticmethod
     def gradients(tensors, other, needs, grad_y):
-        (*chunk, _), kept, (coefficients, keep) = tensors[:5], tensors[5:], other
+        (*chunk, _), kept, (coefficients, keep, together) = tensors[:5], tensors[5:], other
         operands = _operands(*chunk)
         if not any(needs[1:]):
-            return _filter(grad_y, *operands, coefficients, keep=False)[0], *6 * [None]
+            return _filter(grad_y, *operands, coefficients, keep=False)[0], *7 * [None]
         if not keep:
             _, kept = _filter(kept[0], *operands, coefficients, keep=True)
+        elif together:
+            kept = [kept[0][:, block] for block in _blocks(operands[0])]
         grads = [torch.empty_like(t) for t in (grad_y, *operands)]
         for block, vectors in zip(_blocks(operands[0]), kept, strict=True):
             here = [t[block] for t in operands]
             _adjoint([g[block] for g in grads], grad_y[block], vectors, *here, coefficients)
-        return *grads, None, None
+        return *grads, None, None, None
 
 
 def _operands(shared, kk, log_a, log_w) -> tuple[Tensor, ...]:
@@ -147,14 +253,16 @@ def _operands(shared, kk, log_a, log_w) -> tuple[Tensor, ...]:
     return shared, kk, 2 * log_a.exp(), 2 * log_w.exp()
 
 
-def _filter(z, shared, kk, a, w, coefficients, keep) -> tuple[Tensor, list[Tensor]]:
-    """y, and the vectors r_0 ... r_{n-1} if they are to be kept, a tensor for each block of chunks."""
+def _filter(z, shared, kk, a, w, coefficients, keep, room=None) -> tuple[Tensor, list[Tensor]]:
+    """y, and the vectors r_0 ... r_{n-1} if they are to be kept, a tensor for each block of chunks; of room, if any."""
     y = z * coefficients[0]
     # A tensor per block: an allocator hands moderate sizes out again without fetching fresh memory.
     kept = []
     for block in _blocks(shared):
         here = [t[block] for t in (y, z, shared, kk, a, w)]
-        vectors = z.new_empty(len(coefficients) - 1, *here[1].shape) if keep else None
+        vectors = None
+        if keep:
+            vectors = z.new_empty(len(coefficients) - 1, *here[1].shape) if room is None else room[:, block]
         _recur(*here, coefficients, vectors)
         if keep:
             kept.append(vectors)

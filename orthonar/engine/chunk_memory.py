@@ -29,7 +29,7 @@ def chunk_writes(k: Tensor, v: Tensor, log_w: Tensor, dtype: torch.dtype) -> tup
     Returns:
         (N, D, E) in dtype, and (N, D) in float64.
     """
-    return _ChunkWrites.apply(k, v, log_w, dtype)
+    return _ChunkWrites.of(k, v, log_w, dtype)
 
 
 def chunk_reads(
@@ -57,11 +57,12 @@ def chunk_reads(
     Returns:
         (N, L, D) in the dtype of q, and (N, L) in float64.
     """
-    return _ChunkReads.apply(q, k, v, log_input, peak, peak_start, c_start, n_start)
+    return _ChunkReads.of(q, k, v, log_input, peak, peak_start, c_start, n_start)
 
 
 class _ChunkWrites(HandWritten):
     results = 2
+    operator = "chunk_writes(Tensor k, Tensor v, Tensor log_w, ScalarType dtype) -> (Tensor, Tensor)"
 
     @staticmethod
     def forward(k, v, log_w, dtype):
@@ -76,7 +77,12 @@ class _ChunkWrites(HandWritten):
 
     @staticmethod
     def saved(args, outputs):
-        return args[:3], ()
+        return args[:3], args[3:]
+
+    @staticmethod
+    def outputs_like(k, v, log_w, dtype):
+        n, _, d = k.shape
+        return k.new_empty(n, d, v.shape[-1], dtype=dtype), log_w.new_empty(n, d)
 
     @staticmethod
     def gradients(tensors, other, needs, grad_c, grad_n):
@@ -94,6 +100,10 @@ class _ChunkWrites(HandWritten):
 
 class _ChunkReads(HandWritten):
     results = 2
+    operator = (
+        "chunk_reads(Tensor q, Tensor k, Tensor v, Tensor log_input, Tensor peak, Tensor peak_start, Tensor c_start, "
+        "Tensor n_start) -> (Tensor, Tensor)"
+    )
 
     @staticmethod
     def forward(q, k, v, log_input, peak, peak_start, c_start, n_start):
@@ -112,6 +122,10 @@ class _ChunkReads(HandWritten):
     @staticmethod
     def saved(args, outputs):
         return args, ()
+
+    @staticmethod
+    def outputs_like(q, k, v, log_input, peak, peak_start, c_start, n_start):
+        return q, peak
 
     @staticmethod
     def gradients(tensors, other, needs, grad_numerator, grad_n_dot_q):

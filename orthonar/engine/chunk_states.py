@@ -24,7 +24,7 @@ def chunk_states(decay: Tensor, update: Tensor, initial: Tensor, scan: Callable 
         starts (N, ...) and end (R, ...), in the dtype of update.
     """
     rows, chunks = decay.shape
-    scan = _Scan.apply if scan is None else scan
+    scan = _Scan.of if scan is None else scan
     starts, end = scan(decay.to(update.dtype), update.reshape(rows, chunks, -1), initial.reshape(rows, -1))
     return starts.reshape(update.shape), end.reshape(initial.shape)
 
@@ -33,6 +33,7 @@ class _Scan(HandWritten):
     """A loop over chunks that keeps one copy of the states and none of its steps."""
 
     results = 2
+    operator = "chunk_states(Tensor decay, Tensor update, Tensor initial) -> (Tensor, Tensor)"
 
     @staticmethod
     def forward(decay, update, initial):
@@ -45,6 +46,15 @@ class _Scan(HandWritten):
     @staticmethod
     def saved(args, outputs):
         return (args[0], outputs[0]), ()
+
+    @staticmethod
+    def outputs_like(decay, update, initial):
+        return update, initial
+
+    @staticmethod
+    def gradients_like(tensors, other):
+        decay, starts = tensors
+        return decay, starts, starts[:, 0]
 
     @staticmethod
     def gradients(tensors, other, needs, grad_starts, grad_end):

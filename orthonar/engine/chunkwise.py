@@ -74,7 +74,8 @@ def chunkwise(
     heads, batch, length, size = q.shape
     dtype = q.dtype
     chunk_size = _chunk_size(read, length, chunk_size)
-    missing = -length % chunk_size
+    count = (length + chunk_size - 1) // chunk_size
+    missing = count * chunk_size - length
     trial = q.device, size, chunk_size, read.precise, precision
     if fused is None:
         fused = can_fuse(*trial)
@@ -84,13 +85,13 @@ def chunkwise(
 
     def chunks(x: Tensor, padding: float = 0.0) -> Tensor:
         """(NH, B, S) in chunks, (R, NC, L)."""
-        return _pad(x, (0, missing), padding).reshape(heads * batch, -1, chunk_size)
+        return _pad(x, (0, missing), padding).reshape(heads * batch, count, chunk_size)
 
     # Padding positions write nothing and keep what is there.
     logs = gate_logs(igate_preact, fgate_preact, m_initial)
     # The keys' factor 1/sqrt(DH) goes to the weights of their writes: it only ever meets them as a product.
     log_input = chunks(logs.log_input - 0.5 * math.log(size) if added.gated else logs.peak, -torch.inf)
-    peak = torch.cat([logs.peak, logs.peak[..., -1:].expand(-1, -1, missing)], -1).reshape(log_input.shape)
+    peak = torch.cat([logs.peak, logs.peak[..., -1:].repeat(1, 1, missing)], -1).reshape(log_input.shape)
     peak_start = torch.cat([m_initial.double().reshape(-1, 1), peak[:, :-1, -1]], 1)
     decay = (peak_start - peak[..., -1]).exp()
     gates = ChunkGates(log_input.flatten(0, 1), peak.flatten(0, 1), peak_start.reshape(-1, 1))
@@ -155,7 +156,7 @@ def _key_memory(kind, k, size, gates, decay, initial, scan) -> tuple[KeyMemory, 
 def _chunk_size(read, length: int, asked: int | None = None) -> int:
     if asked is None:
         asked = _CHUNK_FOR_FILTER if read.precise else _CHUNK_FOR_RAW
-    return min(asked, length)
+    return asked if length >= asked else length  # no `min`: `torch.compile` would carry it through all shapes
 
 
 def _pad(x: Tensor, amounts: tuple[int, ...], value: float = 0.0) -> Tensor:

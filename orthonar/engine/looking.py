@@ -1,7 +1,18 @@
 """Looking at numbers on the way: what cannot be done where tensors only stand for others, traced or under `vmap`."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+
+def called_while_traced(function: Callable) -> Callable:
+    """The function, which `torch.compile` calls with what it is given, no tensors, and whose result is a constant.
+
+    What `torch.compiler.assume_constant_result` makes of it, which would import the compiler, seconds of it.
+    """
+    function._dynamo_marked_constant = True
+    return function
 
 
 def known(flag: Tensor) -> bool | None:

@@ -47,6 +47,14 @@ class MLSTMState(NamedTuple):
     n_state: Tensor  #: n exp(-m), (B, NH, DH).
     m_state: Tensor  #: the log-scale m, (B, NH).
 
+    def detach(self) -> "MLSTMState":
+        """The same state, through which no gradient flows: for truncated backpropagation."""
+        return MLSTMState(*(x.detach() for x in self))
+
+    def to(self, *args, **options) -> "MLSTMState":
+        """The same state on another device or of another dtype; arguments as of `torch.Tensor.to`."""
+        return MLSTMState(*(x.to(*args, **options) for x in self))
+
     @classmethod
     def zeros(
         cls, batch: int, heads: int, head_size: int, *, read: Read | None = None, dtype=torch.float32, device=None
@@ -87,10 +95,13 @@ def mlstm_sequence(
 
     The chunkwise and fused forms can be differentiated once, in reverse, `torch.func` and `torch.vmap` included; they
     say so where more is asked for. `torch.export` takes any form, for inference: what it exports has no gradients.
+    `torch.compile` takes them into its graph, for all lengths, with the additive write and with reads that are
+    `traceable` (raw, filters, and what is made of those); and the recurrent form for one position. All else it calls
+    between two graphs. `torch.func.grad` goes around a compiled function, not into one.
 
     Numbers are float32 inside, or float64 if q is, and autocast is off; bfloat16 and float16 are converted on the way
     in and out, so that their results are float32's, rounded once. Where entries of the memory might pass 1e12 it is
-    float64 all through, on a CPU.
+    float64 all through, on a CPU and not in a graph.
 
     Args:
         q: queries, (B, NH, S, DH), float32, float64, bfloat16 or float16.
@@ -118,7 +129,8 @@ def mlstm_sequence(
     Raises:
         ValueError: naming the argument whose shape, dtype or value does not fit.
     """
-    run = _run_between_graphs if torch.compiler.is_dynamo_compiling() else _run
+    apart = torch.compiler.is_dynamo_compiling() and not _traceable(q, read, write, form)
+    run = _run_between_graphs if apart else _run
     arguments = (read, write, form, chunk_size, precision, initial_state, position)
     h, state = run(q, k, v, igate_preact, fgate_preact, *arguments)
     return (h, state) if return_state else h
@@ -154,11 +166,18 @@ def _run(
         return h, MLSTMState(*(x.to(_inside(q.dtype)) for x in state))
 
 
-def _between_graphs(function: Callable) -> Callable:
-    """The function as it is, for `torch.compile` to call between two graphs: the one break that the cell makes.
+def _traceable(q: Tensor, read: Read, write: Write, form: str) -> bool:
+    """Whether the cell can be a part of a graph, and of one for all lengths; the plain forms go through positions."""
+    known = isinstance(q, Tensor) and q.ndim == 4 and isinstance(read, Read) and isinstance(write, Write)
+    if not known or not (form in ("chunkwise", "fused") or (form == "recurrent" and q.shape[2] == 1)):
+        return False
+    return write.traceable and all(leaf.traceable for leaf in read.leaves)
 
-    It looks at its numbers to choose its way, and its gradients are written by hand. What `torch.compiler.disable`
-    makes of a function would import the compiler, seconds of it, with this package.
+
+def _between_graphs(function: Callable) -> Callable:
+    """The function as it is, for `torch.compile` to call between two graphs: a break, but one alone.
+
+    What `torch.compiler.disable` makes of a function would import the compiler, seconds of it, with this package.
     """
     return torch._disable_dynamo(function)
 

@@ -7,7 +7,6 @@ Axes: B batch, S sequence, E width of the residual stream, I inner width (192 fo
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -22,21 +21,19 @@ from ..mixer import Mixer, MixerLayer
 from ..reads.base import RawRead, Read
 from ..settings import checked_integer, choice, integer, number, settings, variant
 from .cell import FORMS, MLSTMState, mlstm_sequence
+from .parts import (
+    BlockDiagonal,
+    CausalConv,
+    HeadwiseNorm,
+    LayerNorm,  # noqa: F401 (known by this name too)
+    headwise,
+    narrow,
+    small_init_std,
+    unset,
+    untouched,
+)
+from .rows import OPEN, check_mask, emptied, kind_of, moved, pieces
 from .writes import AdditiveWrite, Write, check_write
-
-# Pre-activations of forget gates that keep nothing and all: the exponential of either log gate is exactly 0 or 1.
-_CLOSED, _OPEN = -1e4, 1e4
-
-
-def small_init_std(width: int) -> float:
-    """Standard deviation sqrt(2 / (5 width)) of small initial weights (Nguyen and Salazar 2019, arXiv 1910.05895).
-
-    `xlstm` draws its projections so, and in language models the embedding too; the study's embedding is N(0, 1).
-
-    Args:
-        width: width of the residual stream; 94 gives 0.065.
-    """
-    return math.sqrt(2 / (5 * width))
 
 
 @settings
@@ -109,124 +106,14 @@ class LayerState(NamedTuple):
 
     def detach(self) -> "LayerState":
         """The same state, through which no gradient flows: for truncated backpropagation."""
-        return LayerState(self.conv.detach(), MLSTMState(*(x.detach() for x in self.memory)), self.position)
+        return LayerState(self.conv.detach(), self.memory.detach(), self.position)
 
     def to(self, *args, **options) -> "LayerState":
         """The same state on another device or of another dtype; arguments as of `torch.Tensor.to`."""
-        memory = MLSTMState(*(x.to(*args, **options) for x in self.memory))
-        return LayerState(self.conv.to(*args, **options), memory, self.position)
+        return LayerState(self.conv.to(*args, **options), self.memory.to(*args, **options), self.position)
 
 
 add_safe_globals([LayerState, MLSTMState])
-
-
-class LayerNorm(nn.Module):
-    """LayerNorm without bias; its weight is stored as the difference from 1, as in `xlstm`.
-
-    So weight decay pulls the weight towards 1, not towards 0.
-    """
-
-    def __init__(self, size: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(size))
-
-    def reset_parameters(self) -> None:
-        """Set the weight to 1."""
-        nn.init.zeros_(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (..., size)."""
-        return F.layer_norm(x, x.shape[-1:], 1 + self.weight, eps=1e-5)
-
-
-class HeadwiseNorm(LayerNorm):
-    """Normalises every head's read on its own, (B, NH, S, DH) to (B, S, I)."""
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Normalise h (B, NH, S, DH)."""
-        # The cell's heads come first in memory: normalised as they lie there, they are moved once.
-        h = F.layer_norm(h.transpose(0, 1), h.shape[-1:], eps=1e-5)
-        return h.permute(1, 2, 0, 3).flatten(2) * (1 + self.weight)
-
-
-class CausalConv(nn.Module):
-    """Depthwise convolution over the current and the past positions."""
-
-    def __init__(self, size: int, kernel_size: int):
-        super().__init__()
-        self.conv = unset(nn.Conv1d, size, size, kernel_size, groups=size)
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw taps and biases as PyTorch's convolution does, U(-b, b) with b = 1 / sqrt(kernel size)."""
-        bound = 1 / math.sqrt(self.conv.kernel_size[0])
-        nn.init.uniform_(self.conv.weight, -bound, bound, generator)
-        nn.init.uniform_(self.conv.bias, -bound, bound, generator)
-
-    def forward(
-        self, x: Tensor, past: Tensor, sequence: Tensor | None = None, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Filter the inputs of a row and those before them.
-
-        Args:
-            x: inputs, (B, S, I).
-            past: the inputs before them, (B, kernel_size - 1, I); zeros at the start.
-            sequence: number of the sequence that each input belongs to, (B, S), never decreasing; those before belong
-                to number 0. An output sees the inputs of its own sequence alone. None: all are of one.
-            lengths: how many of a row's inputs, the first ones, there really are, (B,); None is all.
-
-        Returns:
-            (B, S, I), and the past of what comes next, of the last sequence alone.
-        """
-        x, length = torch.cat([past, x], 1), x.shape[1]
-        before = past.shape[1]
-        if sequence is not None:
-            sequence = torch.cat([sequence.new_zeros(len(x), before), sequence], 1)
-        return self._filtered(x, sequence, length), self._last(x, sequence, lengths, before)
-
-    def _filtered(self, x: Tensor, sequence: Tensor | None, length: int) -> Tensor:
-        if sequence is not None:
-            # Every output has a window of its own, in which inputs of other sequences are zero.
-            size = x.shape[1] - length + 1
-            windows, of = x.unfold(1, size, 1), sequence.unfold(1, size, 1)
-            windows = windows.where((of == of[..., -1:])[:, :, None], 0)
-            if untouched(self.conv, nn.Conv1d):
-                return (windows * self.conv.weight[:, 0]).sum(-1) + self.conv.bias
-            return self.conv(windows.flatten(0, 1)).reshape(len(x), length, -1)
-        if not untouched(self.conv, nn.Conv1d):
-            return self.conv(x.mT).mT
-        # As an image of height 1: PyTorch's two-dimensional depthwise convolution is several times faster on a CPU.
-        image, taps = x.mT[:, :, None], self.conv.weight[:, :, None]
-        return F.conv2d(image, taps, self.conv.bias, groups=x.shape[-1])[:, :, 0].mT
-
-    @staticmethod
-    def _last(x: Tensor, sequence: Tensor | None, lengths: Tensor | None, count: int) -> Tensor:
-        """The last `count` real inputs of every row, (B, count, I)."""
-        if sequence is None and lengths is None:
-            return x[:, x.shape[1] - count :]
-        end = x.shape[1] - count if lengths is None else lengths[:, None]
-        at = (end + torch.arange(count, device=x.device)).expand(len(x), -1)
-        last = x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
-        return last if sequence is None else last.where((sequence.gather(1, at) == sequence[:, -1:])[..., None], 0)
-
-
-class BlockDiagonal(nn.Module):
-    """Linear map without bias whose matrix is block-diagonal; the weight holds the blocks."""
-
-    def __init__(self, size: int, block_size: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(size // block_size, block_size, block_size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Project x (..., size), block by block."""
-        count, _, block_size = self.weight.shape
-        return torch.einsum("...ni,noi->...no", x.unflatten(-1, (count, block_size)), self.weight).flatten(-2)
-
-    def by_head(self, heads: int) -> Tensor:
-        """The matrix of every head, (NH, DH, DH): a few dense products are faster than many 4 x 4 ones."""
-        blocks = self.weight.unflatten(0, (heads, -1))
-        _, count, block_size, _ = blocks.shape
-        place = torch.eye(count, dtype=blocks.dtype, device=blocks.device)
-        return (blocks[..., None, :] * place[:, None, :, None]).reshape(heads, count * block_size, -1)
 
 
 class MLSTMCell(nn.Module):
@@ -262,8 +149,8 @@ class MLSTMCell(nn.Module):
         weight, bias = torch.cat([self.igate.weight, self.fgate.weight]), torch.cat([self.igate.bias, self.fgate.bias])
         by_q, by_k, by_v = weight.unflatten(1, (3, len(of_q), -1)).permute(1, 2, 0, 3)
         of_convolved, of_x = by_q @ of_q + by_k @ of_k, by_v @ of_v
-        preacts = _narrow(convolved, of_convolved.transpose(0, 1).flatten(1), bias)
-        preacts = preacts + _narrow(x, of_x.transpose(0, 1).flatten(1))
+        preacts = narrow(convolved, of_convolved.transpose(0, 1).flatten(1), bias)
+        preacts = preacts + narrow(x, of_x.transpose(0, 1).flatten(1))
         return preacts.transpose(1, 2).chunk(2, dim=1)
 
     def forward(
@@ -293,14 +180,14 @@ class MLSTMCell(nn.Module):
         if padding is not None:
             k = k.masked_fill(padding[:, None, :, None], 0)
             igate_preact = igate_preact.masked_fill(padding[:, None], -torch.inf)
-            fgate_preact = fgate_preact.masked_fill(padding[:, None], _OPEN)
+            fgate_preact = fgate_preact.masked_fill(padding[:, None], OPEN)
         if reset is not None and self.mixer.read.keys is None:
-            k, igate_preact, fgate_preact = _emptied(k, igate_preact, fgate_preact, reset[:, None])
+            k, igate_preact, fgate_preact = emptied(k, igate_preact, fgate_preact, reset[:, None])
             reset = None
         h = []
-        for start, stop, emptied in _pieces(reset, q.shape[2]):
-            if emptied is not None and state is not None:
-                state = MLSTMState(*(x.masked_fill(emptied.view(-1, *[1] * (x.ndim - 1)), 0) for x in state))
+        for start, stop, rows in pieces(reset, q.shape[2]):
+            if rows is not None and state is not None:
+                state = MLSTMState(*(x.masked_fill(rows.view(-1, *[1] * (x.ndim - 1)), 0) for x in state))
             part, state = mlstm_sequence(
                 *(x[:, :, start:stop] for x in (q, k, v, igate_preact, fgate_preact)),
                 read=self.mixer.read, write=self.mixer.write, form=form, precision=self.mixer.precision,
@@ -308,34 +195,6 @@ class MLSTMCell(nn.Module):
             )  # fmt: skip
             h.append(part)
         return self.outnorm(h[0] if len(h) == 1 else torch.cat(h, 2)), state
-
-
-def _emptied(k: Tensor, igate_preact: Tensor, fgate_preact: Tensor, reset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and gates under which the memory is empty before some positions.
-
-    A closed forget gate empties it. An empty memory also has the log-scale 0, which orthogonalized reads depend on: m
-    becomes max(log f, i) and not i. So the input gate is that, and the key so much smaller.
-
-    Args:
-        k: (B, NH, S, DH).
-        igate_preact, fgate_preact: (B, NH, S).
-        reset: (B, 1, S).
-    """
-    kept = F.logsigmoid(fgate_preact)
-    scale = torch.where(igate_preact >= kept, igate_preact, kept)  # as the cell decides where both are equal
-    k = torch.where(reset[..., None], k * (igate_preact - scale).exp()[..., None], k)
-    return k, torch.where(reset, scale, igate_preact), fgate_preact.masked_fill(reset, _CLOSED)
-
-
-def _pieces(reset: Tensor | None, length: int) -> Iterator[tuple[int, int, Tensor | None]]:
-    """Where to start and stop so that resets stand at starts alone, and the rows that are reset there, (B,).
-
-    For reads that keep keys, which gates do not empty; the host must wait for where the resets are.
-    """
-    starts = [] if reset is None else reset.any(0).nonzero().flatten().tolist()
-    bounds = sorted({0, *starts, length})
-    for start, stop in zip(bounds, bounds[1:]):
-        yield start, stop, None if reset is None else reset[:, start]
 
 
 class MLSTMLayer(MixerLayer):
@@ -426,7 +285,7 @@ class MLSTMLayer(MixerLayer):
             # What is there moves to the front of each row, so that it follows the state, and back in the end.
             order = padding.byte().argsort(dim=1, stable=True)
             back = order.argsort(1)
-            x = _moved(x.masked_fill(padding[..., None], 0), order)
+            x = moved(x.masked_fill(padding[..., None], 0), order)
             padding, lengths = padding.gather(1, order), (~padding).sum(1)
             if sequence is not None:
                 sequence = torch.where(padding, sequence[:, -1:], sequence.gather(1, order))
@@ -440,7 +299,7 @@ class MLSTMLayer(MixerLayer):
         h, memory = self.mlstm_cell(q, k, v, *gates, form, memory, position, reset, padding)
         h = (h + self.learnable_skip * convolved) * F.silu(z)
         y, state = self.proj_down(h), LayerState(conv_state, memory, position + q.shape[2])
-        return (y if back is None else _moved(y, back)), state
+        return (y if back is None else moved(y, back)), state
 
     def _projected(self, convolved: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values (B, NH, S, DH), gate pre-activations (B, NH, S)."""
@@ -449,7 +308,7 @@ class MLSTMLayer(MixerLayer):
         plain = all(untouched(p, BlockDiagonal) for p in projections)
         if plain and untouched(cell.igate, nn.Linear) and untouched(cell.fgate, nn.Linear):
             of_q, of_k, of_v = (p.by_head(heads) for p in projections)
-            q, k, v = _headwise(convolved, of_q), _headwise(convolved, of_k), _headwise(x, of_v)
+            q, k, v = headwise(convolved, of_q), headwise(convolved, of_k), headwise(x, of_v)
             return q, k, v, *cell.gates(convolved, x, of_q, of_k, of_v)
         q, k, v = self.q_proj(convolved), self.k_proj(convolved), self.v_proj(x)
         of_all = torch.cat([q, k, v], -1)
@@ -462,7 +321,7 @@ class MLSTMLayer(MixerLayer):
         """The state, as a `LayerState`; ValueError naming the argument that does not fit."""
         shape, like = f"(B, S, {self.width}), none of them 0", self.learnable_skip
         if not isinstance(x, Tensor):
-            raise ValueError(f"x must be a tensor {shape}, not {_kind(x)}")
+            raise ValueError(f"x must be a tensor {shape}, not {kind_of(x)}")
         if x.ndim != 3 or x.shape[2] != self.width or 0 in x.shape:
             raise ValueError(f"x must have the shape {shape}, not {tuple(x.shape)}")
         exact = not autocast_is_on(x.device)  # autocast changes dtypes as it likes
@@ -481,11 +340,11 @@ class MLSTMLayer(MixerLayer):
     def _checked_state(self, state: LayerState, x: Tensor, exact: bool) -> LayerState:
         wanted = "state must be a LayerState (conv, memory, position), as this layer returned it"
         if not isinstance(state, tuple | list) or not 2 <= len(state) <= 3:
-            raise ValueError(f"{wanted}, not {_kind(state)}")
+            raise ValueError(f"{wanted}, not {kind_of(state)}")
         conv, memory, position = (*state, 0)[:3]
         parts = memory if isinstance(memory, tuple | list) else ()
         if len(parts) != 3 or not all(isinstance(part, Tensor) for part in (conv, *parts)):
-            raise ValueError(f"{wanted}, not {_kind(state)} of {', '.join(map(_kind, state))}")
+            raise ValueError(f"{wanted}, not {kind_of(state)} of {', '.join(map(kind_of, state))}")
         heads, inner, batch = self.mixer.num_heads, len(self.learnable_skip), len(x)
         size = inner // heads
         columns = size if self.mixer.read.keys is None else 2 * size
@@ -505,78 +364,3 @@ class MLSTMLayer(MixerLayer):
                     f"state.{name} must be {x.dtype} on {x.device} like x, not {part.dtype} on {part.device}"
                 )
         return LayerState(conv, MLSTMState(*parts), checked_integer("state.position", position, 0))
-
-
-def check_mask(name: str, mask: Tensor | None, like: Tensor) -> None:
-    """ValueError if a mask is neither None nor of booleans (B, S), on the device of a tensor (B, S, ...)."""
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        raise ValueError(f"{name} must be a tensor of torch.bool, not {_kind(mask)}")
-    if mask.shape != like.shape[:2]:
-        raise ValueError(f"{name} must have the shape {tuple(like.shape[:2])}, not {tuple(mask.shape)}")
-    if mask.device != like.device:
-        raise ValueError(f"{name} must be on {like.device}, not on {mask.device}")
-
-
-def _kind(value: object) -> str:
-    """What a value is, for an error."""
-    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-
-
-def _moved(x: Tensor, order: Tensor) -> Tensor:
-    """The positions of x (B, S, E) in the order (B, S) of each row."""
-    return x.gather(1, order[..., None].expand_as(x))
-
-
-def untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module does what its class does and nothing else, so that another way to the same may be taken.
-
-    It is exactly of that class (a parametrization or a wrapper makes it another one) and has neither hooks (pruning and
-    `weight_norm` are such) nor a forward of its own. Hooks that PyTorch holds for all modules at once do not count.
-
-    Args:
-        module: the module.
-        kind: the class.
-    """
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return type(module) is kind and not any(hooks) and "forward" not in vars(module)
-
-
-def by_sequence(device: torch.device) -> bool:
-    """Whether small matrices are multiplied with each sequence by itself, here or on some device.
-
-    Their gradients are sums over all positions of the batch. A CPU takes them in one product; a GPU, which gives every
-    result to one of its processors, leaves the others idle, and takes a sum of one product a sequence: of a training
-    step of the raw read on an H100 the one product was 40 %.
-    """
-    return device.type == "cuda"
-
-
-def _narrow(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (B, S, I) times the transpose of a weight of few rows (O, I), and the bias (O)."""
-    if not by_sequence(x.device):
-        return F.linear(x, weight, bias)
-    y = x @ weight.mT.expand(len(x), -1, -1)
-    return y if bias is None else y + bias
-
-
-def _headwise(x: Tensor, maps: Tensor) -> Tensor:
-    """Project x (B, S, I) head by head with maps (NH, DH, DH); (B, NH, S, DH), in memory heads first."""
-    if by_sequence(x.device):
-        return (x.unflatten(-1, (len(maps), -1)).permute(2, 0, 1, 3) @ maps.mT[:, None]).transpose(0, 1)
-    heads = x.flatten(0, 1).unflatten(-1, (len(maps), -1)).transpose(0, 1)
-    return (heads @ maps.mT).unflatten(1, x.shape[:2]).transpose(0, 1)
-
-
-def unset(module: type[nn.Module], *args, **options) -> nn.Module:
-    """A PyTorch module on the device and dtype in force whose weights are yet to be drawn.
-
-    Args:
-        module: its class.
-        args, options: of its constructor.
-    """
-    built = module(*args, **options, device="meta")
-    for name, parameter in list(built.named_parameters(recurse=False)):
-        setattr(built, name, nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype)))
-    return built

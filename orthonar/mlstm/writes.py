@@ -34,6 +34,8 @@ class Write(Settings, ABC):
 
     #: Whether keys can be kept beside C, for reads that want the memory [C, K].
     takes_keys: ClassVar[bool] = False
+    #: Whether `torch.compile` can trace `additions`, without steps that depend on the length.
+    traceable: ClassVar[bool] = False
 
     @abstractmethod
     def additions(self, k: Tensor, v: Tensor, igate_preact: Tensor, fgate_preact: Tensor, state) -> Additions:
@@ -67,6 +69,7 @@ class AdditiveWrite(Write):
     """The mLSTM's own write, C_t = f_t C_{t-1} + i_t k_t v_t^T (Beck et al. 2024, arXiv 2405.04517, equation 19)."""
 
     takes_keys: ClassVar[bool] = True
+    traceable: ClassVar[bool] = True
 
     def additions(self, k, v, igate_preact, fgate_preact, state):
         return Additions(k, v)

@@ -10,6 +10,7 @@ This file holds the kinds and the raw read, the files beside it one kind of read
 these is a read: nothing has to be registered.
 """
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -22,9 +23,9 @@ import torch
 from torch import Tensor
 
 from ..engine.chunk import Chunk, Reading
-from ..engine.chunk_filter import filtered_reading
-from ..engine.looking import largest
-from ..settings import Settings, number, settings
+from ..engine.chunk_filter import filtered_reading, filtered_vector, transpose_matvec
+from ..engine.looking import called_while_traced, largest
+from ..settings import Settings, number, settings, variant_settings
 from .chebyshev import odd_chebyshev
 from .singular_values import map_singular_values
 
@@ -77,6 +78,8 @@ class LeafRead(Read):
     #: Whether it looks at what it computes on the way, iterates until that is good enough, say: on a GPU the host must
     #: wait for it, and no CUDA graph can be captured.
     waits_for_host: ClassVar[bool] = False
+    #: Whether `torch.compile` can trace `read_chunk` and `vector`; else it calls the cell between two graphs.
+    traceable: ClassVar[bool] = False
 
     @property
     def leaves(self) -> tuple["LeafRead", ...]:
@@ -140,6 +143,7 @@ class RawRead(LeafRead):
     """The mLSTM's own read, C^T q (Beck et al. 2024, arXiv 2405.04517, equation 21)."""
 
     needs_precision: ClassVar[bool] = False
+    traceable: ClassVar[bool] = True
 
     def matrix(self, memory: Tensor) -> Tensor:
         """The memory itself, (..., DH, DH)."""
@@ -163,9 +167,17 @@ class FilterRead(LeafRead):
             dtype, less than the rounding of the plain form.
     """
 
+    traceable: ClassVar[bool] = True
+
     _: KW_ONLY
     eps: float = number(1e-6, above=0)
     tolerance: float | None = number(None, above=0, below=1, optional=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        values = variant_settings(self)
+        del values["name"]
+        object.__setattr__(self, "_as_text", json.dumps(values, default=str))
 
     @abstractmethod
     def scalar_map(self, s: Tensor) -> Tensor:
@@ -181,24 +193,23 @@ class FilterRead(LeafRead):
 
     def vector(self, memory: Tensor, q: Tensor) -> Tensor:
         """The read for memories (..., DH, DH) and queries (..., DH): matrix-vector products only."""
-        dtype = self.working_dtype(q.dtype)
-        x, c = self.normalised(memory.to(dtype)), self.coefficients(q.dtype)
-        # Chebyshev polynomials of the third kind: V_0 = 1, V_1 = 2 s - 1 and V_{k+1} = 2 s V_k - V_{k-1} at
-        # s = 2 A - I. With V_{-1} = V_0 the recurrence gives V_1 too.
-        previous = current = transpose_matvec(x, q.to(dtype))
-        y = c[0] * current
-        for c_k in c[1:]:
-            applied = transpose_matvec(x, (x @ current[..., None])[..., 0])
-            previous, current = current, 4 * applied - 2 * current - previous
-            y = y + c_k * current
-        return y.to(q.dtype)
+        dtype, c, _ = self._prepared(q.dtype)
+        x = self.normalised(memory.to(dtype))
+        return filtered_vector(x, q.to(dtype), c).to(q.dtype)
 
     def read_chunk(self, chunk: Chunk) -> Reading:
         """The reading by the Chebyshev series, no memory formed; where writes cancel, by `matrix` in float64."""
         dtype = chunk.q.dtype
-        chunk = chunk.to(self.working_dtype(dtype))
-        numerator, n_dot_q = filtered_reading(chunk, self.coefficients(dtype), self.eps, self.read_plainly)
+        working_dtype, coefficients, eps = self._prepared(dtype)
+        chunk = chunk.to(working_dtype)
+        numerator, n_dot_q = filtered_reading(chunk, coefficients, eps, self.read_plainly)
         return Reading(numerator.to(dtype), n_dot_q)
+
+    def _prepared(self, dtype: torch.dtype) -> tuple[torch.dtype, tuple[float, ...], float]:
+        """The working dtype and the coefficients for queries of a dtype, and eps."""
+        if torch.compiler.is_dynamo_compiling():  # to which neither an object nor its numbers are constants
+            return _prepared_of(type(self), self._as_text, dtype)
+        return self.working_dtype(dtype), self.coefficients(dtype), self.eps
 
     def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """float64 for maps so steep that they magnify float32 rounding too much, whatever the dtype."""
@@ -224,9 +235,11 @@ def normalised(x: Tensor, eps: float) -> Tensor:
     return x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).maximum(smallest)
 
 
-def transpose_matvec(matrix: Tensor, q: Tensor) -> Tensor:
-    """M^T q for matrices (..., M, N) and vectors (..., M)."""
-    return (q[..., None, :] @ matrix)[..., 0, :]
+@called_while_traced
+def _prepared_of(
+    kind: type[FilterRead], as_text: str, dtype: torch.dtype
+) -> tuple[torch.dtype, tuple[float, ...], float]:
+    return kind(**json.loads(as_text))._prepared(dtype)
 
 
 @lru_cache(maxsize=256)

@@ -92,7 +92,7 @@ class StraightThroughRead(CompositeRead):
     def combine(self, *results: Tensor) -> Tensor:
         value, other = results
         # Detached, or the backward pass would run through the first read too, with zeros.
-        return _WithGradientsOf.apply(value.detach(), other)
+        return _WithGradientsOf.of(value.detach(), other)
 
 
 @settings
@@ -128,24 +128,30 @@ class MatrixStraightThroughRead(LeafRead):
     def waits_for_host(self) -> bool:
         return self.forward.waits_for_host or self.backward.waits_for_host
 
+    @property
+    def traceable(self) -> bool:
+        return self.forward.traceable and self.backward.traceable
+
     def matrix(self, memory: Tensor) -> Tensor:
         """The forward read's matrix, (..., DH, DH), with the gradients of the backward read's."""
-        return _WithGradientsOf.apply(self.forward.matrix(memory.detach()), self.backward.matrix(memory))
+        return _WithGradientsOf.of(self.forward.matrix(memory.detach()), self.backward.matrix(memory))
 
     def vector(self, memory: Tensor, q: Tensor) -> Tensor:
         """C_read^T q for memories (..., DH, DH) and queries (..., DH)."""
-        return _WithGradientsOfBoth.apply(
+        return _WithGradientsOfBoth.of(
             self.forward.vector(memory.detach(), q), self.backward.vector(memory, q.detach())
         )
 
     def read_chunk(self, chunk: Chunk) -> Reading:
         value = self.forward.read_chunk(chunk.without_gradients_of_the_memory()).numerator
         other = self.backward.read_chunk(chunk.without_gradients_of_the_queries()).numerator
-        return Reading(_WithGradientsOfBoth.apply(value, other), chunk.raw.n_dot_q)
+        return Reading(_WithGradientsOfBoth.of(value, other), chunk.raw.n_dot_q)
 
 
 class _WithGradientsOf(HandWritten):
     """The first as it is, with all gradients to the second."""
+
+    operator = "with_gradients_of(Tensor value, Tensor other) -> Tensor"
 
     @staticmethod
     def forward(value, other):
@@ -154,6 +160,14 @@ class _WithGradientsOf(HandWritten):
     @staticmethod
     def saved(args, outputs):
         return outputs, ()
+
+    @staticmethod
+    def outputs_like(value, other):
+        return value
+
+    @staticmethod
+    def gradients_like(tensors, other):
+        return 2 * tuple(tensors)
 
     @staticmethod
     def gradients(tensors, other, needs, grad):
@@ -163,6 +177,8 @@ class _WithGradientsOf(HandWritten):
 class _WithGradientsOfBoth(HandWritten):
     """The first as it is, with the same gradients to both: their sum, less the second's value."""
 
+    operator = "with_gradients_of_both(Tensor value, Tensor other) -> Tensor"
+
     @staticmethod
     def forward(value, other):
         return value.clone()
@@ -170,6 +186,14 @@ class _WithGradientsOfBoth(HandWritten):
     @staticmethod
     def saved(args, outputs):
         return outputs, ()
+
+    @staticmethod
+    def outputs_like(value, other):
+        return value
+
+    @staticmethod
+    def gradients_like(tensors, other):
+        return 2 * tuple(tensors)
 
     @staticmethod
     def gradients(tensors, other, needs, grad):

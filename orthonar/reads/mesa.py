@@ -95,8 +95,8 @@ class MesaRead(LeafRead):
         system = _System(k, k_written, a, w, self._penalty(trace), h_start)
         fixed = _System(*(x.detach() for x in system))
         most = _iterations(1 + 1 / self.ridge)
-        x = _Solution.apply(q.detach().double(), q.dtype, most, *fixed)
-        return _ByResidual.apply(q - system.matvec(x), x, q.dtype, most, *fixed)
+        x = _Solution.of(q.detach().double(), q.dtype, most, *fixed)
+        return _ByResidual.of(q - system.matvec(x), x, q.dtype, most, *fixed)
 
 
 class _System(NamedTuple):

@@ -36,7 +36,7 @@ def map_singular_values(x: Tensor, scalar_map: Callable[[Tensor], Tensor]) -> Te
     """
     if x.ndim < 2 or x.shape[-1] != x.shape[-2] or x.dtype != torch.float64:
         raise ValueError(f"x must be square float64 matrices (..., N, N), not {x.dtype} {tuple(x.shape)}")
-    return _MapSingularValues.apply(x, scalar_map)[0]
+    return _MapSingularValues.of(x, scalar_map)[0]
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from ..mlstm.layer import small_init_std
+from ..mlstm.parts import small_init_std
 from ..mlstm.writes import DeltaWrite, FullDeltaWrite, WriteBack
 from ..reads.base import RawRead
 from ..reads.composites import BlendRead, MatrixStraightThroughRead, StraightThroughRead

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
-from ..mlstm.layer import small_init_std
+from ..mlstm.parts import small_init_std
 
 #: Version of the record's layout; a change of meaning raises it.
 SCHEMA = 1

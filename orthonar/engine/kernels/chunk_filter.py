@@ -80,10 +80,16 @@ def fused_chunk_filter(
     """
     chunk = (z, k, v, log_input, peak, peak_start, c_start)
     operands = (t.contiguous() for t in chunk)
-    return _ChunkFilter.apply(*operands, coefficients, eps, largest_cancellation, precision)[0]
+    return _ChunkFilter.of(*operands, coefficients, eps, largest_cancellation, precision)[0]
 
 
 class _ChunkFilter(HandWritten):
+    operator = (
+        "fused_chunk_filter(Tensor z, Tensor k, Tensor v, Tensor log_input, Tensor peak, Tensor peak_start, "
+        "Tensor c_start, float[] coefficients, float eps, float largest_cancellation, str precision) "
+        "-> (Tensor, Tensor)"
+    )
+
     @staticmethod
     def forward(z, k, v, log_input, peak, peak_start, c_start, coefficients, eps, largest_cancellation, precision):
         inputs = z, k, v, log_input, peak, peak_start, c_start
@@ -104,6 +110,10 @@ class _ChunkFilter(HandWritten):
     @staticmethod
     def saved(args, outputs):
         return (*args[:7], outputs[1]), args[7:]
+
+    @staticmethod
+    def outputs_like(z, k, *rest):
+        return k, k.new_empty(len(k), dtype=torch.int32)
 
     @staticmethod
     def gradients(tensors, other, needs, grad_y):

@@ -55,11 +55,15 @@ def fused_chunk_reads(
         (N, L, D) in the dtype of c_start, and (N, L) in float64.
     """
     chunk = (q, k, v, log_input, peak, peak_start, c_start, n_start)
-    return _ChunkReads.apply(*(t.contiguous() for t in chunk), precision)
+    return _ChunkReads.of(*(t.contiguous() for t in chunk), precision)
 
 
 class _ChunkReads(HandWritten):
     results = 2
+    operator = (
+        "fused_chunk_reads(Tensor q, Tensor k, Tensor v, Tensor log_input, Tensor peak, Tensor peak_start, "
+        "Tensor c_start, Tensor n_start, str precision) -> (Tensor, Tensor)"
+    )
 
     @staticmethod
     def forward(q, k, v, log_input, peak, peak_start, c_start, n_start, precision):
@@ -71,6 +75,10 @@ class _ChunkReads(HandWritten):
     @staticmethod
     def saved(args, outputs):
         return args[:-1], args[-1:]
+
+    @staticmethod
+    def outputs_like(q, k, v, log_input, peak, peak_start, c_start, n_start, precision):
+        return q.new_empty(q.shape, dtype=c_start.dtype), peak
 
     @staticmethod
     def gradients(inputs, other, needs, grad_numerator, grad_n_dot_q):

@@ -21,11 +21,12 @@ def fused_scan(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, 
     Returns:
         starts (R, NC, K) and end (R, K).
     """
-    return _Scan.apply(decay.contiguous(), update.contiguous(), initial.contiguous())
+    return _Scan.of(decay.contiguous(), update.contiguous(), initial.contiguous())
 
 
 class _Scan(HandWritten):
     results = 2
+    operator = "fused_chunk_states(Tensor decay, Tensor update, Tensor initial) -> (Tensor, Tensor)"
 
     @staticmethod
     def forward(decay, update, initial):
@@ -37,6 +38,15 @@ class _Scan(HandWritten):
     @staticmethod
     def saved(args, outputs):
         return (args[0], outputs[0]), ()
+
+    @staticmethod
+    def outputs_like(decay, update, initial):
+        return update, initial
+
+    @staticmethod
+    def gradients_like(tensors, other):
+        decay, starts = tensors
+        return decay, starts, starts[:, 0]
 
     @staticmethod
     def gradients(tensors, other, needs, grad_starts, grad_end):

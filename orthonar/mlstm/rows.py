@@ -1,0 +1,75 @@
+"""Where sequences start and end within rows: resets, and positions that are not there.
+
+Axes: B batch, S sequence, E width of the residual stream, NH heads, DH head size.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: Pre-activations of forget gates that keep nothing and all: the exponential of either log gate is exactly 0 or 1.
+CLOSED, OPEN = -1e4, 1e4
+
+
+def emptied(k: Tensor, igate_preact: Tensor, fgate_preact: Tensor, reset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and gates under which the memory is empty before some positions.
+
+    A closed forget gate empties it. An empty memory also has the log-scale 0, which orthogonalized reads depend on: m
+    becomes max(log f, i) and not i. So the input gate is that, and the key so much smaller.
+
+    Args:
+        k: (B, NH, S, DH).
+        igate_preact, fgate_preact: (B, NH, S).
+        reset: the positions, (B, 1, S).
+
+    Returns:
+        The keys and both pre-activations, of the same shapes.
+    """
+    kept = F.logsigmoid(fgate_preact)
+    scale = torch.where(igate_preact >= kept, igate_preact, kept)  # as the cell decides where both are equal
+    k = torch.where(reset[..., None], k * (igate_preact - scale).exp()[..., None], k)
+    return k, torch.where(reset, scale, igate_preact), fgate_preact.masked_fill(reset, CLOSED)
+
+
+def pieces(reset: Tensor | None, length: int) -> Iterator[tuple[int, int, Tensor | None]]:
+    """Where to start and stop so that resets stand at starts alone, and the rows that are reset there.
+
+    For reads that keep keys, which gates do not empty; the host must wait for where the resets are.
+
+    Args:
+        reset: where sequences start, (B, S); None is nowhere.
+        length: S.
+
+    Returns:
+        Starts, stops and rows, (B,).
+    """
+    if reset is None:
+        yield 0, length, None
+        return
+    bounds = sorted({0, *reset.any(0).nonzero().flatten().tolist(), length})
+    for start, stop in zip(bounds, bounds[1:]):
+        yield start, stop, reset[:, start]
+
+
+def check_mask(name: str, mask: Tensor | None, like: Tensor) -> None:
+    """Raise a ValueError if a mask is neither None nor of booleans (B, S), on the device of a tensor (B, S, ...)."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise ValueError(f"{name} must be a tensor of torch.bool, not {kind_of(mask)}")
+    if mask.shape != like.shape[:2]:
+        raise ValueError(f"{name} must have the shape {tuple(like.shape[:2])}, not {tuple(mask.shape)}")
+    if mask.device != like.device:
+        raise ValueError(f"{name} must be on {like.device}, not on {mask.device}")
+
+
+def moved(x: Tensor, order: Tensor) -> Tensor:
+    """The positions of x, (B, S, E), in the order of each row, (B, S)."""
+    return x.gather(1, order[..., None].expand_as(x))
+
+
+def kind_of(value: object) -> str:
+    """What a value is, for an error."""
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
