@@ -20,7 +20,7 @@ export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/var/jupyter/runtime
 export IPYTHONDIR := $(CURDIR)/.venv/var/ipython
 export MPLCONFIGDIR := $(CURDIR)/.venv/var/matplotlib
 
-.PHONY: help venv test lint format reproduce notebooks clean distclean
+.PHONY: help venv test lint format reproduce verify checksums notebooks clean distclean
 
 help: ## this list
 	@echo "make TARGET [PYTHON=python3.12]"
@@ -56,6 +56,12 @@ format: $(STAMP) ## let ruff rewrite what lint complains of
 
 reproduce: $(STAMP) ## run the notebooks and print the table; SCALE=pocket (CPU) or paper (GPU), NOTEBOOKS='03*' for some
 	$(PY) -m orthonar.reproduce --scale $(SCALE) $(if $(NOTEBOOKS),--notebooks '$(NOTEBOOKS)')
+
+verify: $(STAMP) ## every published number beside the recorded one; checksums; a few runs trained again, in seconds
+	$(PY) -m orthonar.verify
+
+checksums: $(STAMP) ## list the result files as they are now, in results/SHA256SUMS
+	$(PY) -m orthonar.verify --write-checksums
 
 notebooks: $(STAMP) ## execute the committed notebooks in place, at their saved defaults, and clean their metadata
 	$(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 \
