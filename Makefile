@@ -55,7 +55,7 @@ format: $(STAMP) ## let ruff rewrite what lint complains of
 	$(PY) -m ruff format $(LINTED)
 
 reproduce: $(STAMP) ## run the notebooks and print the table; SCALE=pocket (CPU) or paper (GPU), NOTEBOOKS='03*' for some
-	$(PY) -m orthonar.reproduce --scale $(SCALE) $(if $(NOTEBOOKS),--notebooks '$(NOTEBOOKS)')
+	$(PY) -m orthonar.reproduce --scale $(SCALE) $(if $(NOTEBOOKS),'$(NOTEBOOKS)')
 
 verify: $(STAMP) ## every published number beside the recorded one; checksums; a few runs trained again, in seconds
 	$(PY) -m orthonar.verify
