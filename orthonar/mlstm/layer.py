@@ -8,7 +8,7 @@ Axes: B batch, S sequence, E width of the residual stream, I inner width (192 fo
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from .writes import AdditiveWrite, Write, check_write
 
 # Pre-activations of forget gates that keep nothing and all: the exponential of either log gate is exactly 0 or 1.
 _CLOSED, _OPEN = -1e4, 1e4
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 def small_init_std(width: int) -> float:
@@ -569,7 +571,7 @@ def _headwise(x: Tensor, maps: Tensor) -> Tensor:
     return (heads @ maps.mT).unflatten(1, x.shape[:2]).transpose(0, 1)
 
 
-def unset(module: type[nn.Module], *args, **options) -> nn.Module:
+def unset(module: type[_Module], *args, **options) -> _Module:
     """A PyTorch module on the device and dtype in force whose weights are yet to be drawn.
 
     Args:

@@ -71,7 +71,7 @@ class Claim:
 def worked_example() -> Claim:
     """The token that is scored in the post's worked example: made again here, so it is exact on every machine."""
     example = NoisyRecall(vocab_size=16, seq_len=14, noise_vocab_size=4, frac_noise=0.4)
-    targets = example.evaluation_targets([0, 9, 3, 10, 12, 13, 15, 14, 0, 9, 5, 8, 2, 9])
+    targets = example.evaluation_targets(np.array([0, 9, 3, 10, 12, 13, 15, 14, 0, 9, 5, 8, 2, 9]))
     scored = " ".join(str(target) for target in targets if target != IGNORE_INDEX)
     verdict = AGREES if scored == "9" else DIFFERS
     return Claim("the task", "token scored in the worked example", "9", "post", "", "any", scored,

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import papermill
@@ -38,7 +39,7 @@ POCKET, DEFAULTS = "pocket", "defaults"
 _ROOM = 4 << 20
 
 # What the values of a parameter may be, by the type written in the notebook's parameters cell.
-_YAML_TYPES = {
+_YAML_TYPES: dict[str, Any] = {
     "int": int,
     "float": (int, float),
     "bool": bool,
@@ -107,7 +108,7 @@ def find_notebooks(*names: str) -> list[Path]:
         ParameterError: naming what fits no notebook.
     """
     folder = paths.project_root() / "notebooks"
-    found = {}
+    found: dict[Path, None] = {}
     for name in names or ("*",):
         patterns = [str(folder / f"{name}*")] if "/" not in name else [name, f"{name}.ipynb"]
         matching = [Path(name)] if Path(name).is_file() else [Path(p) for p in sum(map(glob.glob, patterns), [])]

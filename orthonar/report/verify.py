@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,14 +61,14 @@ class Again:
 
     run: str
     step: int
-    accuracy: float
+    accuracy: float | None
     accuracy_here: float | None
-    loss: float
+    loss: float | None
     loss_here: float | None
     seconds: float
 
     def __str__(self) -> str:
-        if self.loss_here is None or self.accuracy_here is None:
+        if self.loss is None or self.loss_here is None or self.accuracy is None or self.accuracy_here is None:
             return f"{self.run}: step {self.step}: the loss is not finite here"
         accuracy = f"accuracy {100 * self.accuracy_here:.1f} % (recorded {100 * self.accuracy:.1f})"
         apart = abs(self.loss_here - self.loss) / abs(self.loss)
@@ -87,7 +88,8 @@ def whole_counts(record: RunRecord) -> str | None:
         None if they are; else what is wrong, in one sentence.
     """
     config = RunConfig.from_settings(record.settings | {"device": "cpu", "engine": "auto"})
-    batches = config.task.validation_set(config.seed, config.validation_sequences, config.batch_size, "cpu")
+    sequences: Any = config.validation_sequences  # a number, once the settings are made
+    batches = config.task.validation_set(config.seed, sequences, config.batch_size, "cpu")
     scored = sum(int((targets != IGNORE_INDEX).sum()) for _, targets in batches)
     for line in record.trace:
         if line.accuracy is None:

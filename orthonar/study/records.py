@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -82,7 +83,7 @@ def run_table(records: Iterable[RunRecord]) -> pd.DataFrame:
     """
     rows = []
     for r in records:
-        settings = {}
+        settings: dict[str, Any] = {}
         for name, value in complete_settings(r.settings).items():
             settings |= _columns(name, value) if isinstance(value, dict) else {name: value}
         where = (r.device, r.versions.get("torch"), r.revision, r.started, r.identity)
@@ -94,7 +95,7 @@ def run_table(records: Iterable[RunRecord]) -> pd.DataFrame:
 
 def _columns(prefix: str, variant: dict) -> dict:
     """A read's or write's settings as columns."""
-    columns = {}
+    columns: dict[str, Any] = {}
     for name, value in variant.items():
         column = prefix if name == "name" else f"{prefix}.{name}"
         columns |= _columns(column, value) if isinstance(value, dict) else {column: value}
