@@ -20,11 +20,11 @@ export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/var/jupyter/runtime
 export IPYTHONDIR := $(CURDIR)/.venv/var/ipython
 export MPLCONFIGDIR := $(CURDIR)/.venv/var/matplotlib
 
-.PHONY: help venv test lint format reproduce verify checksums docs notebooks clean distclean
+.PHONY: help venv test test-lab test-colab lint format reproduce verify checksums docs notebooks clean distclean
 
 help: ## this list
 	@echo "make TARGET [PYTHON=python3.12]"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
 
 venv: $(STAMP) ## the pinned environment, .venv, and nothing else
 
@@ -44,6 +44,12 @@ $(STAMP): requirements.lock pyproject.toml
 test: lint ## ruff, the tests, and every notebook replayed against its saved outputs
 	$(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests $(wildcard notebooks)
+
+test-lab: $(STAMP) ## every notebook in JupyterLab in a real browser, Chromium with its driver; pictures in build/lab
+	$(PY) -m pytest -q tests/lab.py
+
+test-colab: $(STAMP) ## the wheel in an environment like Colab's, which is downloaded; ORTHONAR_COLAB_TORCH=2.13.0 for another torch
+	$(PY) -m pytest -q tests/colab.py
 
 lint: $(STAMP) ## ruff, types, that imports go downwards, and the workflows against their schema
 	$(PY) -m ruff check $(LINTED) $(wildcard notebooks)

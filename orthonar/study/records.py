@@ -1,6 +1,7 @@
 """The run records of a folder, and tables of them. A record is never changed and never overwritten."""
 
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..paths import results_dir
 from ..training.record import Evaluation, RunRecord, complete_settings
 from .jsonl import Damage, append_line, check_writable, files_in, read_lines
 
@@ -41,6 +43,12 @@ class RunStore:
         Raises:
             OSError: the folder itself cannot be read.
         """
+        if not self.folder.is_dir() and self.folder == results_dir():
+            warnings.warn(
+                f"no records: there is no folder {self.folder}; the recorded runs lie in results/ of the project's "
+                "source, copy that here or let ORTHONAR_HOME name the folder that it lies in",
+                stacklevel=2,
+            )
         damaged: list[Damage] = []
         found: dict[str, RunRecord] = {}
         for path in files_in(self.folder):
