@@ -48,6 +48,7 @@ window.jupyterapp.commands.execute('notebook:run-all-cells')
   .then(() => { window.ended = 'all ran'; }, error => { window.ended = String(error); });
 """
 ENDED = "return window.ended;"
+SHUT_DOWN = "window.jupyterapp.shell.currentWidget.sessionContext.shutdown();"
 
 
 def free_port() -> int:
@@ -99,7 +100,8 @@ def lab(tmp_path_factory, pictures):
     ]
     command += [f"--ServerApp.{name}={value}" for name, value in options.items()]
     command += [f"--IdentityProvider.token={TOKEN}", f"--LabApp.user_settings_dir={settings}"]
-    env = {**os.environ, "ORTHONAR_FIGURES": str(pictures / "figures")}
+    # One thread, which small tensors like best, on a busy machine above all.
+    env = {**os.environ, "ORTHONAR_FIGURES": str(pictures / "figures"), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log) as server:
         try:
             wait_for(f"http://127.0.0.1:{port}/api?token={TOKEN}", server)
@@ -149,6 +151,7 @@ def test_it_runs_in_jupyterlab(notebook, lab, browser, pictures):
     browser.execute_script(RUN_ALL)
     ended = WebDriverWait(browser, LONGEST, poll_frequency=2).until(lambda page: page.execute_script(ENDED))
     assert ended == "all ran"
+    browser.execute_script(SHUT_DOWN)
 
     shown = browser.find_element(By.CSS_SELECTOR, ".jp-NotebookPanel:not(.lm-mod-hidden)")
     height = browser.execute_script("return arguments[0].querySelector('.jp-WindowedPanel-outer').scrollHeight", shown)
