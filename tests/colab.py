@@ -3,8 +3,10 @@
 A new environment, build/colab, gets the versions that Colab has, then the wheel with the dependencies of a study, as
 the notebooks' first cell installs it. Nothing that was there may be replaced, and the notebooks that need no training
 run from an empty folder. It downloads torch; ORTHONAR_COLAB_TORCH names another version than Colab's, such as 2.13.0.
+The environment is kept for the next call, as long as it is to have the same versions.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -33,8 +35,13 @@ NOTEBOOKS = ("01_task", "02_orthogonalized_read")
 VERSIONS = "import importlib.metadata as m, sys; print(*(m.version(name) for name in sys.argv[1:]))"
 
 
+#: Nothing of this checkout is to be seen there, nor where the other tests let figures go.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("ORTHONAR_", "PYTHONPATH"))}
+ENVIRONMENT |= {"OMP_NUM_THREADS": "1"}
+
+
 def run(*command: object, **options) -> str:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
+    done = subprocess.run([str(w) for w in command], capture_output=True, text=True, env=ENVIRONMENT, **options)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
@@ -42,11 +49,15 @@ def run(*command: object, **options) -> str:
 @pytest.fixture(scope="module")
 def python() -> Path:
     folder = paths.build_dir() / "colab"
+    python, made = folder / "bin" / "python", folder / "made-of.json"
+    if made.is_file() and json.loads(made.read_text()) == THERE:
+        run(python, "-m", "pip", "uninstall", "-q", "-y", "orthonar")
+        return python
     shutil.rmtree(folder, ignore_errors=True)
     run(sys.executable, "-m", "venv", folder)
-    python = folder / "bin" / "python"
     pins = [name if version == "*" else f"{name}=={version}" for name, version in THERE.items()]
     run(python, "-m", "pip", "install", "-q", *pins)
+    made.write_text(json.dumps(THERE))
     return python
 
 
@@ -78,7 +89,7 @@ def test_a_notebook_runs_from_an_empty_folder(installed, name, tmp_path):
 
 def test_where_the_records_are_is_said(installed, tmp_path):
     program = "import orthonar.paths as p, orthonar.study.records as r; print(r.RunStore(p.results_dir()).records())"
-    done = subprocess.run([installed[0], "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([installed[0], "-c", program], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.stdout == "[]\n" and "ORTHONAR_HOME" in done.stderr
 
 
