@@ -9,7 +9,7 @@ NOTEBOOKS ?=
 PY := .venv/bin/python
 # The name carries the folder: a copied or moved checkout must not import the package from where it was.
 STAMP := .venv/ready-$(shell pwd | cksum | cut -d' ' -f1)
-LINTED := $(wildcard orthonar tests benchmarks conftest.py)
+LINTED := $(wildcard orthonar tests benchmarks docs conftest.py)
 
 # A user's own Jupyter, IPython and matplotlib settings are no part of what is reproduced, and the home may be read-only.
 unexport PYTHONPATH PYTHONHOME JUPYTER_PATH JUPYTER_CONFIG_PATH
@@ -20,11 +20,11 @@ export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/var/jupyter/runtime
 export IPYTHONDIR := $(CURDIR)/.venv/var/ipython
 export MPLCONFIGDIR := $(CURDIR)/.venv/var/matplotlib
 
-.PHONY: help venv test lint format reproduce notebooks clean distclean
+.PHONY: help venv test test-lab test-colab lint format reproduce verify checksums docs notebooks clean distclean
 
 help: ## this list
 	@echo "make TARGET [PYTHON=python3.12]"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
 
 venv: $(STAMP) ## the pinned environment, .venv, and nothing else
 
@@ -45,17 +45,32 @@ test: lint ## ruff, the tests, and every notebook replayed against its saved out
 	$(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests $(wildcard notebooks)
 
-lint: $(STAMP) ## ruff, and that imports go downwards
+test-lab: $(STAMP) ## every notebook in JupyterLab in a real browser, Chromium with its driver; pictures in build/lab
+	$(PY) -m pytest -q tests/lab.py
+
+test-colab: $(STAMP) ## the wheel in an environment like Colab's, which is downloaded; ORTHONAR_COLAB_TORCH=2.13.0 for another torch
+	$(PY) -m pytest -q tests/colab.py
+
+lint: $(STAMP) ## ruff, types, that imports go downwards, and the workflows against their schema
 	$(PY) -m ruff check $(LINTED) $(wildcard notebooks)
 	$(PY) -m ruff format --check $(LINTED)
 	.venv/bin/lint-imports --no-cache
+	$(PY) -m mypy
+	$(PY) -m check_jsonschema --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*.yml)
+	$(PY) -m check_jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 format: $(STAMP) ## let ruff rewrite what lint complains of
 	$(PY) -m ruff check --fix $(LINTED) $(wildcard notebooks)
 	$(PY) -m ruff format $(LINTED)
 
 reproduce: $(STAMP) ## run the notebooks and print the table; SCALE=pocket (CPU) or paper (GPU), NOTEBOOKS='03*' for some
-	$(PY) -m orthonar.reproduce --scale $(SCALE) $(if $(NOTEBOOKS),--notebooks '$(NOTEBOOKS)')
+	$(PY) -m orthonar.reproduce --scale $(SCALE) $(if $(NOTEBOOKS),'$(NOTEBOOKS)')
+
+verify: $(STAMP) ## every published number beside the recorded one; checksums; a few runs trained again, in seconds
+	$(PY) -m orthonar.verify
+
+checksums: $(STAMP) ## list the result files as they are now, in results/SHA256SUMS
+	$(PY) -m orthonar.verify --write-checksums
 
 notebooks: $(STAMP) ## execute the committed notebooks in place, at their saved defaults, and clean their metadata
 	$(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 \
@@ -64,6 +79,9 @@ notebooks: $(STAMP) ## execute the committed notebooks in place, at their saved 
 	$(PY) -m nbconvert --to notebook --inplace --coalesce-streams notebooks/$(or $(NOTEBOOKS),*).ipynb
 	$(PY) -m nbstripout --keep-output --keep-count --keep-id --extra-keys \
 	  "metadata.papermill metadata.widgets metadata.language_info.version cell.metadata.papermill" notebooks/$(or $(NOTEBOOKS),*).ipynb
+
+docs: $(STAMP) ## the pages of docs/, the notebooks and every public name as a site: build/docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
 clean: ## remove build/ and the caches
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis

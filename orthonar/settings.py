@@ -15,15 +15,17 @@ import inspect
 import math
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
 import numpy as np
 
 #: Largest whole number that every reader of JSON takes for itself.
 _LARGEST = 2**53
 
+_Kind = TypeVar("_Kind")
 
-def checked_integer(name: str, value: int, least: int, most: int = _LARGEST) -> int:
+
+def checked_integer(name: str, value: int | None, least: int, most: int = _LARGEST) -> int:
     """The value as a plain int, NumPy's included; ValueError naming the setting if it is not one within the bounds."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or not least <= value <= most:
         bounds = f"at least {least}" if most == _LARGEST else f"from {least} to {most}"
@@ -33,7 +35,7 @@ def checked_integer(name: str, value: int, least: int, most: int = _LARGEST) -> 
 
 def checked_number(
     name: str,
-    value: float,
+    value: float | None,
     least: float = -math.inf,
     most: float = math.inf,
     *,
@@ -107,7 +109,7 @@ def choice(default: str, options: tuple[str, ...]) -> Any:
     return _field(default, plain)
 
 
-def variant(default: Callable[[], Any], kind: type) -> Any:
+def variant(default: Callable[..., Any], kind: type) -> Any:
     """A field that holds a settings object of one kind, taken whole: a read, a write.
 
     Args:
@@ -117,7 +119,7 @@ def variant(default: Callable[[], Any], kind: type) -> Any:
     return dataclasses.field(default_factory=default, metadata={"plain": _of_kind(kind)})
 
 
-def part(default: Callable[[], Any], kind: type) -> Any:
+def part(default: Callable[..., Any], kind: type) -> Any:
     """A field that holds a settings object whose own settings can be named in its owner's place.
 
     Args:
@@ -156,7 +158,8 @@ class Settings:
 
     def __getattr__(self, name: str) -> Any:
         # Asked only for what the object has not itself.
-        for field in dataclasses.fields(self) if dataclasses.is_dataclass(self) else ():
+        fields: tuple[Any, ...] = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        for field in fields:
             held = self.__dict__.get(field.name) if field.metadata.get("part") else None
             if held is not None and name in setting_names(held, {}):
                 return getattr(held, name)
@@ -164,20 +167,21 @@ class Settings:
 
 
 @dataclass_transform(field_specifiers=(integer, number, flag, choice, variant, part, dataclasses.field))
-def settings(kind: type) -> type:
+def settings(kind: type[_Kind]) -> type[_Kind]:
     """Make a class a frozen dataclass whose constructor takes the settings of its parts too, and names unknown ones."""
-    kind = dataclasses.dataclass(frozen=True)(kind)
-    construct = kind.__init__
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+    made: Any = dataclasses.dataclass(frozen=True)(kind)
+    construct = made.__init__
+    fields = {f.name: f for f in dataclasses.fields(made)}
     parts = [f for f in fields.values() if f.metadata.get("part")]
 
     @functools.wraps(construct)
-    def init(self, *args, **given):
+    def init(self: Any, *args: Any, **given: Any) -> None:
         named = {name: given.pop(name) for name in list(given) if name not in fields}
         for field in parts:
             if not named:
                 break
-            held = field.metadata["plain"](field.name, given.get(field.name, field.default_factory()))
+            default: Any = field.default_factory
+            held = field.metadata["plain"](field.name, given.get(field.name, default()))
             names = setting_names(held, named)
             its = {name: named.pop(name) for name in list(named) if name in names}
             given[field.name] = dataclasses.replace(held, **its) if its else held
@@ -186,9 +190,10 @@ def settings(kind: type) -> type:
             raise ValueError(f"{name} is not a setting of {kind.__name__}" + (f": {near[0]}?" if near else ""))
         construct(self, *args, **given)
 
-    init.__signature__ = inspect.signature(construct)
-    kind.__init__ = init
-    return kind
+    told: Any = init
+    told.__signature__ = inspect.signature(construct)
+    made.__init__ = told
+    return made
 
 
 def setting_names(owner: Any, given: dict[str, Any]) -> list[str]:
@@ -202,7 +207,8 @@ def setting_names(owner: Any, given: dict[str, Any]) -> list[str]:
     for field in dataclasses.fields(owner):
         names.append(field.name)
         if field.metadata.get("part"):
-            held = field.default_factory() if isinstance(owner, type) else getattr(owner, field.name)
+            default: Any = field.default_factory
+            held = default() if isinstance(owner, type) else getattr(owner, field.name)
             names += setting_names(field.metadata["plain"](field.name, given.get(field.name, held)), given)
     return names
 
@@ -221,7 +227,7 @@ def flat_settings(owner: Any) -> dict[str, Any]:
     Args:
         owner: a settings object.
     """
-    flat = {}
+    flat: dict[str, Any] = {}
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name)
         if field.metadata.get("part"):
@@ -285,5 +291,5 @@ def kind_named(what: str, base: type, name: str | None) -> type:
 
 
 def _subclasses(kind: type) -> list[type]:
-    direct = kind.__subclasses__()
+    direct: list[type] = kind.__subclasses__()
     return direct + [below for child in direct for below in _subclasses(child)]

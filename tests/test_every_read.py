@@ -331,17 +331,17 @@ def test_reads_are_frozen():
             read.anything = 1.0
 
 
-def readme_example() -> str:
-    """The Python block of the README's section on adding a read."""
-    section = (ROOT / "README.md").read_text().split("### Adding a read\n")[1]
+def example_of_the_page() -> str:
+    """The Python block of the section on adding a read."""
+    section = (ROOT / "docs" / "reads.md").read_text().split("## Adding a read\n")[1]
     return section.split("```python\n")[1].split("```")[0]
 
 
-def test_a_read_is_added_as_the_readme_says():
-    code = readme_example()
+def test_a_read_is_added_as_its_page_says():
+    code = example_of_the_page()
     assert len(code.splitlines()) < 20
-    names = {"__name__": "readme"}
-    exec(compile(code, "README.md", "exec"), names)
+    names = {"__name__": "page"}
+    exec(compile(code, "reads.md", "exec"), names)
     read = names["TanhRead"]()
     assert isinstance(read, Read)
 
@@ -357,8 +357,8 @@ def test_a_read_is_added_as_the_readme_says():
     assert again == config and again.identity == config.identity
 
 
-def test_every_read_is_in_the_readme():
-    table = (ROOT / "README.md").read_text()
+def test_every_read_is_in_the_table():
+    table = (ROOT / "docs" / "reads.md").read_text()
     for kind in {type(read) for read in READS.values()} | {RawRead}:
         assert f"| `{kind.__name__}(" in table
 

@@ -331,12 +331,13 @@ def test_when_the_small_matrices_are_multiplied_first(monkeypatch):
     assert not untouched(nn.Linear(2, 2), nn.Module)
 
 
-def test_a_model_of_two_layers_as_the_readme_has_it_trains():
-    text = (Path(__file__).parents[1] / "README.md").read_text().split("### A layer in a model of your own\n")[1]
-    names = {"__name__": "readme"}
+def test_a_model_of_two_layers_as_its_page_has_it_trains():
+    page = Path(__file__).parents[1] / "docs" / "your-own-model.md"
+    text = page.read_text().split("## A layer in a model of your own\n")[1]
+    names = {"__name__": "page"}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        exec(compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec"), names)
+        exec(compile(text.split("```python\n")[1].split("```")[0], "your-own-model.md", "exec"), names)
     assert names["loss"] < 0.05  # 0.5 by predicting nothing
     model, waves = names["model"], names["waves"]
     with torch.no_grad():

@@ -290,6 +290,13 @@ def test_the_store_finds_runs_in_any_file_and_the_first_of_two(tmp_path):
     assert len(store.records()) == 2
 
 
+def test_where_the_records_are_is_said_where_there_are_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("orthonar.study.records.results_dir", lambda: tmp_path / "results")
+    with pytest.warns(UserWarning, match="ORTHONAR_HOME"):
+        assert RunStore(tmp_path / "results").records() == []
+    assert RunStore(tmp_path / "other").records() == []  # one that was asked for may well be new
+
+
 def test_the_store_reports_damage_anew_at_every_reading(tmp_path):
     store = RunStore(tmp_path)
     store.add(record(), "a")

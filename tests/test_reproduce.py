@@ -152,11 +152,12 @@ class TestNothingIsRun:
     @pytest.mark.parametrize(
         ("text", "named"),
         [
-            ("2_second: {stesp: 3}", ["2_second", "'stesp'", "steps"]),
+            ("2_second: {stesp: 3}", ["2_second", "'stesp'", "did you mean 'steps'?"]),
             ("2_second: {lr: 1e-4}", ["2_second", "'lr'", "1.0e-4"]),
             ("2_second: {steps: 2.5}", ["2_second", "'steps'"]),
             ("2_second: {steps: true}", ["2_second", "'steps'"]),
             ("2_second: {seeds: 3}", ["2_second", "'seeds'"]),
+            ("2_second: {seeds: [1, a]}", ["2_second", "'seeds'", "list[int]"]),
             ("2_second: [steps]", ["pocket.yml"]),
             ("3_third: {}", ["'3_third'"]),
             ("1_first: {", ["pocket.yml"]),
@@ -181,6 +182,36 @@ class TestNothingIsRun:
             assert reproduce.main(command(folder, option, str(tmp_path / "file"))) == 2
             assert capsys.readouterr().err.startswith("nothing was run: ")
 
+    @pytest.mark.parametrize(
+        ("given", "named"),
+        [
+            ("stesp=3", ["unknown parameter 'stesp'; did you mean 'steps'?"]),
+            ("steps=three", ["'steps' is int, got 'three'"]),
+            ("steps=2.5", ["'steps' is int, got 2.5"]),
+            ("steps", ["-p steps: not of the form name=value"]),
+            ("seeds=[1]", ["1_first", "unknown parameter 'seeds'"]),  # only the other notebook takes it
+        ],
+    )
+    def test_a_wrong_parameter_on_the_command_line(self, folder, capsys, given, named):
+        scale_file(folder, "{}")
+        assert reproduce.main(command(folder, "-p", given)) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("nothing was run: ") and message.count("\n") == 1
+        assert all(word in message for word in named), message
+
+    def test_a_missing_gpu(self, folder, capsys):
+        write(folder, "3_third", "pass", parameters='device: str = "cpu"  # where')
+        scale_file(folder, "3_third: {device: 'cuda:77'}")
+        assert reproduce.main(command(folder)) == 2
+        message = capsys.readouterr().err
+        assert "3_third.ipynb: device: 'cuda:77' cannot be used here" in message and message.count("\n") == 1
+
+    def test_a_full_disk(self, folder, small_disk, capsys):
+        scale_file(folder, "{}")
+        assert reproduce.main(command(folder, "--build", str(small_disk / "build"))) == 2
+        message = capsys.readouterr().err
+        assert f"the disk of {small_disk / 'build'} is full" in message and message.count("\n") == 1
+
     def test_no_such_notebook(self, folder, capsys):
         assert reproduce.main(["--notebooks", f"{folder}/9*"]) == 2
         assert "9*" in capsys.readouterr().err
@@ -192,6 +223,49 @@ class TestNothingIsRun:
             {"figures": "/f"},
             {"figures": "/f", "steps": 5, "lr": 1, "seeds": [4]},
         ]
+
+    def test_the_command_line_comes_before_the_scale(self, folder):
+        scale_file(folder, "2_second: {steps: 5, seeds: [4]}")
+        given = {"steps": "6", "lr": "1e-4", "figures": "1e-4", "seeds": "None"}
+        [job] = reproduce.plan([folder / "2_second.ipynb"], None, None, given)
+        assert job.parameters == {"steps": 6, "lr": 1e-4, "figures": "1e-4", "seeds": None}
+        assert job.scale == "pocket"
+
+    def test_beside_a_notebook_without_scales_its_saved_defaults_hold(self, folder, capsys):
+        [job] = reproduce.plan([folder / "2_second.ipynb"], None, None, {"steps": "6"})
+        assert (job.parameters, job.scale) == ({"steps": 6}, "defaults")
+        assert reproduce.main(command(folder, "--scale", "pocket")) == 2
+        assert "no scale 'pocket' in" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_and_a_path_with_spaces(tmp_path, small_disk, monkeypatch, capsys):
+    """The last state that could be saved is kept, whole; the next notebook runs."""
+    monkeypatch.setattr(reproduce, "_ROOM", 0)
+    folder = tmp_path / "my notebooks [1]"
+    write(folder, "1 grows", "print('kept')", "print('x' * 200_000)", "print('never')")
+    write(folder, "2 fits", "print('fits')")
+    files = [str(folder / name) for name in ("1 grows.ipynb", "2 fits.ipynb")]
+    assert reproduce.main([*files, "--build", str(small_disk / "a build")]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED: its copy cannot be saved any more (No space left on device)" in out
+    partial = small_disk / "a build" / "1 grows.defaults.partial.ipynb"
+    assert f"what it did until then is in {partial}" in out
+    assert "kept" in str(nbformat.read(partial, 4).cells[1].outputs)
+    assert (small_disk / "a build" / "2 fits.defaults.ipynb").is_file()
+    assert len(list((small_disk / "a build").iterdir())) == 2
+
+
+def test_records_that_cannot_be_written_or_read_are_named(tmp_path, monkeypatch, capsys):
+    """In the notebook that wants to write them, and before any notebook runs."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "half.jsonl").write_text('{"schema": 1, "sett')
+    monkeypatch.setattr(paths, "results_dir", lambda: tmp_path / "results")
+    writes = "from orthonar.study.records import RunStore\nRunStore('/dev/null').check_writable('x')"
+    notebook = write(tmp_path / "notebooks", "1_writes", writes)
+    assert reproduce.main([str(notebook), "--build", str(tmp_path / "build")]) == 1
+    out, err = capsys.readouterr()
+    assert "OSError: results: /dev/null/x.jsonl cannot be written (" in out
+    assert "half.jsonl, line 1: not a run record" in err
 
 
 # In a job that a script put into the background, Ctrl-C is ignored, and in every process that it starts.

@@ -64,6 +64,7 @@ def functions_by_hand() -> dict[str, type]:
     """All of the package's classes of functions with gradients of their own, by module and name."""
     # Reports are no place for gradients, and take long to import.
     skipped = ["orthonar.report", "orthonar.reproduce", "orthonar.contents", "orthonar.sweep", "orthonar.study"]
+    skipped.append("orthonar.verify")
     if not _can_interpret():
         skipped.append("orthonar.engine.kernels.")
     for module in pkgutil.walk_packages(orthonar.__path__, "orthonar."):

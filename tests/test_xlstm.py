@@ -93,10 +93,11 @@ def test_an_orthogonalized_read_is_put_in_trained_through_and_taken_out(stack, x
     assert torch.equal(stack(x), stock[0]) and torch.equal(step_by_step(stack, x), stock[1])
 
 
-def test_the_readmes_example_runs():
-    text = (Path(__file__).parents[1] / "README.md").read_text().split("### In an existing `xlstm` model\n")[1]
-    names = {"__name__": "readme"}
-    exec(compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec"), names)
+def test_the_example_of_its_page_runs():
+    page = Path(__file__).parents[1] / "docs" / "your-own-model.md"
+    text = page.read_text().split("## In an existing `xlstm` model\n")[1]
+    names = {"__name__": "page"}
+    exec(compile(text.split("```python\n")[1].split("```")[0], "your-own-model.md", "exec"), names)
     assert all(parameter.grad is not None for parameter in names["model"].parameters())
 
 

@@ -37,17 +37,18 @@ class NoisyRecall(Task):
 
     A value is scored if its key was shown before, so that it can be known: above, key 0 comes back and its 9
     is scored. (The row is an excerpt: a sequence that ended here would query 0, 3 or 5, and the answer would
-    be scored.) Targets are aligned with the inputs, the target at i being the token at i + 1:
-
-    >>> task = NoisyRecall(vocab_size=16, seq_len=14, noise_vocab_size=4, frac_noise=0.4)
-    >>> task.keys, task.values, task.distractors
-    (range(0, 6), range(6, 12), range(12, 16))
-    >>> task.evaluation_targets([0, 9, 3, 10, 12, 13, 15, 14, 0, 9, 5, 8, 2, 9])
-    array([-100, -100, -100, -100, -100, -100, -100, -100,    9, -100, -100,
-           -100, -100])
+    be scored.) Targets are aligned with the inputs, the target at i being the token at i + 1.
 
     The task is from Poli et al. 2024, "Mechanistic Design and Scaling of Hybrid Architectures", arXiv
     2403.17844.
+
+    Examples:
+        >>> task = NoisyRecall(vocab_size=16, seq_len=14, noise_vocab_size=4, frac_noise=0.4)
+        >>> task.keys, task.values, task.distractors
+        (range(0, 6), range(6, 12), range(12, 16))
+        >>> task.evaluation_targets([0, 9, 3, 10, 12, 13, 15, 14, 0, 9, 5, 8, 2, 9])
+        array([-100, -100, -100, -100, -100, -100, -100, -100,    9, -100, -100,
+               -100, -100])
 
     Args:
         vocab_size: number of tokens, all kinds together; must leave at least one key and one value.

@@ -6,10 +6,14 @@ Axes: B batch, S sequence, I inner width, NH heads, DH head size.
 """
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 def small_init_std(width: int) -> float:
@@ -189,7 +193,7 @@ def headwise(x: Tensor, maps: Tensor) -> Tensor:
     return (heads @ maps.mT).unflatten(1, x.shape[:2]).transpose(0, 1)
 
 
-def unset(module: type[nn.Module], *args, **options) -> nn.Module:
+def unset(module: type[_Module], *args, **options) -> _Module:
     """A PyTorch module on the device and dtype in force whose weights are yet to be drawn.
 
     Args:

@@ -93,8 +93,8 @@ def report(
     Raises:
         ValueError: naming the argument that is missing or cannot be shown.
     """
-    if isinstance(seeds, Integral):
-        seeds = [seeds]
+    if isinstance(seeds, int | Integral):
+        seeds = [int(seeds)]
     for name, text in (("artefact", artefact), ("scale", scale), ("device", str(device))):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{name}: a row needs one, got {text!r}")

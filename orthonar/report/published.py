@@ -6,6 +6,7 @@ as such; None was not published.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 POST = "Tambde, Matrix Orthogonalization Improves Memory in Recurrent Models, 30 June 2026"
 FOLLOW_UP = "Aquino-Michaels, The Orthogonalized Read Is a Removable Training Scaffold, arXiv 2607.19390, July 2026"
@@ -61,7 +62,7 @@ def _both(baseline, orthogonalized) -> dict:
 
 
 # Of the post's text at hand only the numbers of solved seeds are the post's own; its means are from reports about it.
-_SECOND_HAND = {"second_hand": True}
+_SECOND_HAND: dict[str, Any] = {"second_hand": True}
 #: The post's table.
 HEADLINE = (
     PublishedCell(80, 512, _both(69.1, 87.5), **_SECOND_HAND),
@@ -69,7 +70,7 @@ HEADLINE = (
     PublishedCell(96, 1024, _both((22, 23), (68, 69)), _both(4, 16), **_SECOND_HAND),
 )
 
-_FOLLOW_UP = {"source": FOLLOW_UP, "short": "follow-up"}
+_FOLLOW_UP: dict[str, Any] = {"source": FOLLOW_UP, "short": "follow-up"}
 #: The follow-up's runs at batch 16: learning rate 3e-3, seeds 11 to 26. Its log-rank p-value is of length 512 alone.
 REPLICATION = (
     PublishedCell(

@@ -175,7 +175,7 @@ def read_lines(path: str | os.PathLike, parse: Callable[[str], Any], damaged: li
         parse: makes a record of a line; a ValueError says that it is none.
         damaged: takes the lines that are no records; None warns of each instead.
     """
-    records = []
+    records: list[Any] = []
 
     def report(number: int, reason: str) -> None:
         damage = Damage(str(path), number, reason)

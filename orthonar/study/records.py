@@ -1,12 +1,15 @@
 """The run records of a folder, and tables of them. A record is never changed and never overwritten."""
 
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from ..paths import results_dir
 from ..training.record import Evaluation, RunRecord, complete_settings
 from .jsonl import Damage, append_line, check_writable, files_in, read_lines
 
@@ -40,6 +43,12 @@ class RunStore:
         Raises:
             OSError: the folder itself cannot be read.
         """
+        if not self.folder.is_dir() and self.folder == results_dir():
+            warnings.warn(
+                f"no records: there is no folder {self.folder}; the recorded runs lie in results/ of the project's "
+                "source, copy that here or let ORTHONAR_HOME name the folder that it lies in",
+                stacklevel=2,
+            )
         damaged: list[Damage] = []
         found: dict[str, RunRecord] = {}
         for path in files_in(self.folder):
@@ -82,7 +91,7 @@ def run_table(records: Iterable[RunRecord]) -> pd.DataFrame:
     """
     rows = []
     for r in records:
-        settings = {}
+        settings: dict[str, Any] = {}
         for name, value in complete_settings(r.settings).items():
             settings |= _columns(name, value) if isinstance(value, dict) else {name: value}
         where = (r.device, r.versions.get("torch"), r.revision, r.started, r.identity)
@@ -94,7 +103,7 @@ def run_table(records: Iterable[RunRecord]) -> pd.DataFrame:
 
 def _columns(prefix: str, variant: dict) -> dict:
     """A read's or write's settings as columns."""
-    columns = {}
+    columns: dict[str, Any] = {}
     for name, value in variant.items():
         column = prefix if name == "name" else f"{prefix}.{name}"
         columns |= _columns(column, value) if isinstance(value, dict) else {column: value}

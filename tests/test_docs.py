@@ -1,0 +1,61 @@
+"""The pages: what they link to is there, every figure is shown and described, and the site knows every page."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "results" / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+
+
+def text_of(page: Path) -> str:
+    """A page without its code, in which brackets are no links."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page can be linked to by."""
+    heads = re.findall(r"^#+ (.*)$", text_of(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_is_linked_is_there(page):
+    for image, words, target in LINK.findall(text_of(page)):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        assert linked.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors(linked), target
+        assert not image or len(words) > 20, f"{target}: it needs an alternative text"
+
+
+def test_every_figure_is_in_the_gallery_once():
+    shown = [Path(target).name for image, _, target in LINK.findall(text_of(ROOT / "docs" / "gallery.md")) if image]
+    assert sorted(shown) == sorted(path.name for path in ROOT.glob("figures/*.png"))
+
+
+def leaves(tree) -> list[str]:
+    """The pages that a navigation names."""
+    if isinstance(tree, str):
+        return [tree]
+    return [leaf for part in (tree.values() if isinstance(tree, dict) else tree) for leaf in leaves(part)]
+
+
+def test_the_site_has_every_page():
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    there = [page.relative_to(ROOT / "docs").as_posix() for page in ROOT.glob("docs/**/*.md")]
+    assert sorted(leaves(site["nav"])) == sorted([*there, "readme.md"])  # which docs/site.py adds
+
+
+def test_the_reference_names_modules_that_are_there():
+    named = [name for page in ROOT.glob("docs/api/*.md") for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)]
+    assert len(named) > 20
+    assert [name for name in named if find_spec(name) is None] == []
