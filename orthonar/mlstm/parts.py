@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
