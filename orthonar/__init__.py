@@ -1,5 +1,6 @@
 """orthonar: the mLSTM with an orthogonalized read, its task, and the experiments that compare them."""
 
+from .data.mqar import MQAR
 from .data.noisy_recall import NoisyRecall
 from .mlstm.cell import MLSTMState, mlstm_sequence
 from .mlstm.layer import MLSTM, LayerState, MLSTMLayer
@@ -40,6 +41,7 @@ __all__ = [
     "MLSTMLayer",
     "MLSTMModel",
     "MLSTMState",
+    "MQAR",
     "MatrixStraightThroughRead",
     "MesaRead",
     "ModelConfig",

@@ -1,7 +1,7 @@
 """One training step of the study's recipe: done operator by operator, or captured once as a CUDA graph and replayed.
 
-Both do the same: a fresh batch from the run's own generator, forward, cross-entropy of all next tokens, backward, the
-gradient's norm clipped, AdamW, the schedule. Neither waits for the host, unless the read does.
+Both do the same: a fresh batch from the run's own generator, forward, cross-entropy of the task's targets, backward,
+the gradient's norm clipped, the optimizer, the schedule. Neither waits for the host, unless the read does.
 """
 
 from contextlib import AbstractContextManager, nullcontext
