@@ -2,6 +2,7 @@
 
 from .data.mqar import MQAR
 from .data.noisy_recall import NoisyRecall
+from .mixers.attention import Attention
 from .mlstm.cell import MLSTMState, mlstm_sequence
 from .mlstm.layer import MLSTM, LayerState, MLSTMLayer
 from .mlstm.writes import AdditiveWrite, DeltaWrite, FullDeltaWrite, WriteBack
@@ -27,6 +28,7 @@ __version__ = VERSION
 __all__ = [
     "AdamW",
     "AdditiveWrite",
+    "Attention",
     "BlendRead",
     "Constant",
     "Cosine",

@@ -20,8 +20,8 @@ class MQAR(Task):
     A sequence begins with P different keys, each followed by its value, no two values alike (`num_passes` times the
     same). What is left of it are G places of two tokens, at the first of which a key may stand again: every key does
     once, and the prediction there is scored. In the order of the keys, each takes a place that none before it took,
-    place g = 1, ..., G with a probability proportional to g^(power_a - 1): a power law that leaves most queries near the
-    pairs where power_a is small, and a uniform law at 1. All other tokens are fillers: any token at all, or 0.
+    place g = 1, ..., G with a probability proportional to g^(power_a - 1): a power law that leaves most queries near
+    the pairs where power_a is small, and a uniform law at 1. All other tokens are fillers: any token at all, or 0.
 
         vocab_size=12, num_kv_pairs=2, seq_len=14: keys 1-5, values 6-11, filler 0
 

@@ -21,8 +21,9 @@ def train(config: RunConfig, on_evaluation: Callable[[Evaluation], None] | None 
     """Train one model and return its run record.
 
     The cross-entropy of the task's training targets, all next tokens in the study's, a fresh batch each step, the
-    gradient's norm clipped; evaluated on a fixed validation set at the scored positions. Two configurations that differ in the read alone start from the same
-    weights and see the same batches. A loss that is not finite ends the run at the next evaluation, as diverged.
+    gradient's norm clipped; evaluated on a fixed validation set at the scored positions. Two configurations that differ
+    in the read alone start from the same weights and see the same batches. A loss that is not finite ends the run at
+    the next evaluation, as diverged.
 
     Args:
         config: the settings.
