@@ -18,7 +18,7 @@ from .reads.singular_values import orthogonal_blocks
 from .training.anneals import FixedAnneal, GatedAnneal
 from .training.config import RunConfig
 from .training.evaluation import evaluate
-from .training.optimizers import AdamW
+from .training.optimizers import AdamW, Muon
 from .training.record import RunRecord
 from .training.schedules import Constant, Cosine, LongCosine, WarmUp
 from .training.train import train
@@ -47,6 +47,7 @@ __all__ = [
     "MatrixStraightThroughRead",
     "MesaRead",
     "ModelConfig",
+    "Muon",
     "MuonRead",
     "NewtonSchulzRead",
     "NoisyRecall",
