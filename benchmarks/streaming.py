@@ -3,10 +3,10 @@
     python -m benchmarks.streaming                          # in blocks: two minutes on a CPU
     python -m benchmarks.streaming --tokens 10000 1000000 --forms steps --reads raw    # half an hour
 
-A model reads one stream of random tokens; at each number of tokens given, the seconds so far and the resident memory
-are noted, and, with --check, the logits there are compared with those of the same stream in blocks of another length.
-Every form and read runs in a fresh process. The run is appended as one line of JSON to streaming.jsonl in
-results/benchmarks.
+A model reads one stream of random tokens; at each number of tokens given, the seconds so far, those that the CPU was at
+work among them, and the resident memory are noted, and, with --check, the logits there are compared with those of the
+same stream in blocks of another length. Every form and read runs in a fresh process. The run is appended as one line of
+JSON to streaming.jsonl in results/benchmarks.
 """
 
 import argparse
@@ -56,19 +56,27 @@ def measure(form: str, read: str, stops: list[int], size: int, sizes: dict, thre
     torch.set_num_threads(threads)
     model, vocab_size = make_model(read, **sizes), sizes["vocab_size"]
     _read_on(form, model, token_blocks(vocab_size, [_WARM_UP], size), None)
-    rows, state, done, seconds = [], None, 0, 0.0
+    rows, state, done, seconds, cpu_seconds = [], None, 0, 0.0, 0.0
     tokens = token_blocks(vocab_size, stops, size)
     for stop in stops:
-        begin = time.perf_counter()
+        begin, begin_cpu = time.perf_counter(), time.process_time()
         while done < stop:
             block = next(tokens)
             logits, state = _read_on(form, model, [block], state)
             done += block.shape[1]
         seconds += time.perf_counter() - begin
+        cpu_seconds += time.process_time() - begin_cpu
         held = sum(x.untyped_storage().nbytes() for x in (state.conv, *state.memory))
-        row = {"tokens": stop, "seconds": seconds, "resident": resident("VmRSS"), "state": held}
+        row = {
+            "tokens": stop,
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            "resident": resident("VmRSS"),
+            "state": held,
+        }
         rows.append(row | {"logits": logits[0].tolist()})
-        print(f"    {form}, {read}: {stop:9,d} tokens, {seconds:8.1f} s, {row['resident'] / 2**20:.1f} MiB", flush=True)
+        spent, held = f"{seconds:8.1f} s ({cpu_seconds:.1f} of CPU)", f"{row['resident'] / 2**20:.1f} MiB"
+        print(f"    {form}, {read}: {stop:9,d} tokens, {spent}, {held}", flush=True)
     return rows
 
 

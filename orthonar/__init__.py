@@ -1,5 +1,6 @@
 """orthonar: the mLSTM with an orthogonalized read, its task, and the experiments that compare them."""
 
+from .data.key_door import KeyDoor
 from .data.mqar import MQAR
 from .data.noisy_recall import NoisyRecall
 from .mixers.attention import Attention
@@ -36,6 +37,7 @@ __all__ = [
     "FixedAnneal",
     "FullDeltaWrite",
     "GatedAnneal",
+    "KeyDoor",
     "LayerState",
     "LongCosine",
     "MLSTM",

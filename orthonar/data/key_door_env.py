@@ -21,8 +21,8 @@ class KeyDoorEnv(gymnasium.Env):
     door and then, a step later, its key, drawn uniformly (two doors may have the same). At the end the agent comes to
     every door once. What it does there is its key, or 0, to walk on, which opens nothing; it then sees whether the door
     is open, with a reward of 1 if so, and goes on to the next. Anywhere else whatever it does makes it walk on. It is
-    the T-maze of Bakker 2002 ("Reinforcement learning with long short-term memory") with several junctions, of which the
-    signs stand at the start.
+    the T-maze of Bakker 2002 ("Reinforcement learning with long short-term memory") with several junctions, whose signs
+    all stand at the start.
 
     `info["opens"]` is the action that opens the door ahead, 0 where there is none: for whoever records, not for agents.
 
