@@ -16,6 +16,7 @@ TINY = {name: value for name, value in SETTINGS.items() if name not in ("noise_v
 TASK = MQAR(vocab_size=20, seq_len=16, num_kv_pairs=2)
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch before 2.9 has no Muon")
 def test_another_task_mixer_and_optimizer_in_one_run():
     config = RunConfig(task=TASK, mixer=Attention(num_heads=2, rotary=True), optimizer=Muon(), **TINY)
     record = train(config)

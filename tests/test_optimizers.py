@@ -14,6 +14,7 @@ from orthonar.training.optimizers import is_layer_matrix
 from orthonar.training.record import RunRecord
 from orthonar.training.step import TrainingStep, takes_graph
 
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch before 2.9 has no Muon")
 TINY = SETTINGS | {"vocab_size": 16, "seq_len": 16}
 CPU = torch.device("cpu")
 
@@ -35,6 +36,7 @@ def quintic(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+@needs_muon
 def test_matrices_of_the_layer_are_orthogonalized_and_all_else_is_adamws():
     muon, adamw = (TrainingStep(RunConfig(optimizer=kind(lr=0.01), **TINY), CPU) for kind in (Muon, AdamW))
     matrices = {name: p for name, p in muon.model.named_parameters() if is_layer_matrix(name, p)}
@@ -66,6 +68,7 @@ def test_matrices_of_the_layer_are_orthogonalized_and_all_else_is_adamws():
                 assert (update.norm() / wanted.norm()).item() == pytest.approx(1, abs=0.1)
 
 
+@needs_muon
 def test_a_saved_optimizer_goes_on():
     config = RunConfig(optimizer=Muon(), **TINY)
     whole, first, second = (TrainingStep(config, CPU) for _ in range(3))
@@ -79,6 +82,7 @@ def test_a_saved_optimizer_goes_on():
         assert torch.equal(p, parameters(second)[name]), name
 
 
+@needs_muon
 def test_a_run_with_muon_is_recorded_and_told_from_others():
     others = TINY | {"qk_lr_factor": 2.0, "read": NewtonSchulzRead(), "schedule": WarmUp(warm_up=2)}
     config = RunConfig(optimizer=Muon(lr=0.01, momentum=0.9), **others)
@@ -90,6 +94,7 @@ def test_a_run_with_muon_is_recorded_and_told_from_others():
     assert "Muon" in describe(config)
 
 
+@needs_muon
 def test_muon_learns():
     model = {name: value for name, value in SETTINGS.items() if name not in ("noise_vocab_size", "num_heads")}
     config = RunConfig(
@@ -100,7 +105,7 @@ def test_muon_learns():
 
 def test_where_torch_has_no_muon_it_says_so(monkeypatch):
     config = RunConfig(optimizer=Muon(), **TINY)
-    monkeypatch.delattr(torch.optim, "Muon")
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
     with pytest.raises(ValueError, match="optimizer: Muon needs PyTorch 2.9"):
         train(config)
 
