@@ -3,10 +3,10 @@
     python -m benchmarks.streaming                          # in blocks: two minutes on a CPU
     python -m benchmarks.streaming --tokens 10000 1000000 --forms steps --reads raw    # half an hour
 
-A model reads one stream of random tokens; at each number of tokens given, the seconds so far, those that the CPU was at
-work among them, and the resident memory, then and at most, are noted, and, with --check, the logits there are compared with those of the
-same stream in blocks of another length. Every form and read runs in a fresh process. The run is appended as one line of
-JSON to streaming.jsonl in results/benchmarks.
+A model reads one stream of random tokens; at each number of tokens given, the seconds so far (those that the CPU was at
+work too) and the resident memory (then, and at most so far) are noted, and, with --check, the logits there are compared
+with those of the same stream in blocks of another length. Every form and read runs in a fresh process. The run is
+appended as one line of JSON to streaming.jsonl in results/benchmarks.
 """
 
 import argparse
