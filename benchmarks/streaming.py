@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="where to note")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["blocks"])
     parser.add_argument("--reads", nargs="+", choices=READS, default=list(READS))
-    parser.add_argument("--block-size", type=int, default=4096)
+    parser.add_argument("--block-size", type=int, default=1024)
     parser.add_argument("--check", action="store_true", help="compare with blocks of another length")
     parser.add_argument("--vocab-size", type=int, default=56)
     parser.add_argument("--width", type=int, default=64)

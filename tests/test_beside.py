@@ -4,11 +4,22 @@ import json
 
 import pytest
 import torch
-from tiny import SETTINGS
+from tiny import SETTINGS, record_of
 
-from orthonar import MQAR, Attention, ModelConfig, Muon, NewtonSchulzRead, NoisyRecall, RunConfig, SequenceModel, train
+from orthonar import (
+    MQAR,
+    Attention,
+    KeyDoor,
+    ModelConfig,
+    Muon,
+    NewtonSchulzRead,
+    NoisyRecall,
+    RunConfig,
+    SequenceModel,
+    train,
+)
 from orthonar.study.records import run_table
-from orthonar.study.runs import describe
+from orthonar.study.runs import describe, estimate
 from orthonar.training.record import RunRecord
 from orthonar.training.streaming import recall_by_delay
 
@@ -51,6 +62,17 @@ def test_noise_is_an_axis_of_a_sweep():
     assert RunConfig(**SETTINGS, vocab_size=16, seq_len=16, lr=0.01).identity == runs[8].identity
     for run in (runs[0], runs[9]):
         assert RunConfig.from_settings(train(run).settings) == run
+
+
+def test_durations_are_told_from_runs_of_the_same_mixer_and_optimizer():
+    """Also of tasks whose length is no setting of theirs."""
+    doors = KeyDoor(doors=1, corridor=0)
+    asked = RunConfig(task=doors, mixer=Attention(num_heads=2), **TINY)
+    others = [RunConfig(task=TASK, mixer=Attention(num_heads=2), **TINY | {"steps": steps}) for steps in (4, 8)]
+    records = [record_of(config, seconds=config.steps * 1.0) for config in others]
+    assert estimate(asked, records) == pytest.approx(asked.steps * doors.seq_len / TASK.seq_len)
+    assert estimate(RunConfig(task=doors, num_heads=2, **TINY), records) is None
+    assert estimate(RunConfig(task=doors, mixer=Attention(num_heads=2), optimizer=Muon(), **TINY), records) is None
 
 
 def test_recall_over_delays_of_a_model_with_a_cache():

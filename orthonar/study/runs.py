@@ -63,8 +63,9 @@ def estimate(config: RunConfig, records: list[RunRecord]) -> float | None:
     complete = [r for r in records if r.outcome != "diverged" and {"steps", "batch_size", "seq_len"} <= {*r.settings}]
     if same := [r.wall_seconds for r in complete if kind(r.settings) == kind(mine)]:
         return statistics.median(same)
-    alike = ("read", "write", "embedding_dim", "num_heads", "form")
+    alike = ("mixer", "optimizer", "read", "write", "embedding_dim", "num_heads", "form")
     near = [r for r in complete if all(identifying_settings(r.settings).get(k) == mine.get(k) for k in alike)]
     if near:
-        return statistics.median(r.wall_seconds / tokens(r.settings) for r in near) * tokens(mine)
+        per_token = statistics.median(r.wall_seconds / tokens(r.settings) for r in near)
+        return per_token * config.steps * config.batch_size * config.task.seq_len  # a setting of some tasks alone
     return None

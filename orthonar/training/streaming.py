@@ -13,8 +13,8 @@ from ..data.noisy_recall import NoisyRecall
 from ..model import SequenceModel
 from ..settings import checked_integer
 
-#: Tokens of a block: the time per token hardly falls with longer ones, and their intermediate results take megabytes.
-_BLOCK = 4096
+#: Tokens of a block: with more, the time per token does not fall, and intermediate results take more memory.
+_BLOCK = 1024
 
 
 def stream(
