@@ -69,6 +69,18 @@ def test_matrices_of_the_layer_are_orthogonalized_and_all_else_is_adamws():
 
 
 @needs_muon
+@pytest.mark.parametrize("name", ["layer.weight", "head.weight"])
+def test_either_may_have_nothing_to_step(name):
+    weight = nn.Parameter(torch.eye(3))
+    optimizer = Muon().build([{"params": [weight], "names": [name], "lr": 0.1}])
+    weight.square().sum().backward()
+    optimizer.step()
+    assert (weight.diagonal() < 0.99).all()
+    optimizer.zero_grad()
+    assert weight.grad is None
+
+
+@needs_muon
 def test_a_saved_optimizer_goes_on():
     config = RunConfig(optimizer=Muon(), **TINY)
     whole, first, second = (TrainingStep(config, CPU) for _ in range(3))

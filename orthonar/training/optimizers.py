@@ -119,12 +119,13 @@ class MuonAndAdamW(torch.optim.Optimizer):
                     parameters = [matrix for weight in parameters for matrix in self._matrices_of(weight, chosen)]
                     kind.append(group | {"params": parameters, "names": list(names)})
         betas, decay = (config.beta1, config.beta2), config.weight_decay
-        muon = torch.optim.Muon(
-            matrices, momentum=config.momentum, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-        )  # fmt: skip
-        adamw = torch.optim.AdamW(others, betas=betas, weight_decay=decay, fused=True, **options)
-        self._both = [(muon, len(matrices)), (adamw, len(others))]
-        super().__init__([*muon.param_groups, *adamw.param_groups], {})
+        self._both: list[torch.optim.Optimizer] = []
+        if matrices:
+            of_muon = {"momentum": config.momentum, "adjust_lr_fn": "match_rms_adamw"}
+            self._both.append(torch.optim.Muon(matrices, weight_decay=decay, **of_muon))
+        if others:
+            self._both.append(torch.optim.AdamW(others, betas=betas, weight_decay=decay, fused=True, **options))
+        super().__init__([group for optimizer in self._both for group in optimizer.param_groups], {})
         self._share()
 
     def _matrices_of(self, weight: nn.Parameter, split: bool) -> list[nn.Parameter]:
@@ -136,7 +137,8 @@ class MuonAndAdamW(torch.optim.Optimizer):
     def _share(self) -> None:
         """Let both have the groups and the state that this has."""
         done = 0
-        for optimizer, count in self._both:
+        for optimizer in self._both:
+            count = len(optimizer.param_groups)
             optimizer.param_groups, optimizer.state = self.param_groups[done : done + count], self.state
             done += count
 
@@ -156,5 +158,5 @@ class MuonAndAdamW(torch.optim.Optimizer):
             grads = [None] * len(matrices) if weight.grad is None else weight.grad.flatten(0, -3).unbind()
             for matrix, place, grad in zip(matrices, weight.flatten(0, -3).unbind(), grads):
                 matrix.data, matrix.grad = place, grad  # wherever the weight lies by now
-        for optimizer, _ in self._both:
+        for optimizer in self._both:
             optimizer.step()
