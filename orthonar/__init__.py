@@ -1,6 +1,9 @@
 """orthonar: the mLSTM with an orthogonalized read, its task, and the experiments that compare them."""
 
+from .data.key_door import KeyDoor
+from .data.mqar import MQAR
 from .data.noisy_recall import NoisyRecall
+from .mixers.attention import Attention
 from .mlstm.cell import MLSTMState, mlstm_sequence
 from .mlstm.layer import MLSTM, LayerState, MLSTMLayer
 from .mlstm.writes import AdditiveWrite, DeltaWrite, FullDeltaWrite, WriteBack
@@ -16,7 +19,7 @@ from .reads.singular_values import orthogonal_blocks
 from .training.anneals import FixedAnneal, GatedAnneal
 from .training.config import RunConfig
 from .training.evaluation import evaluate
-from .training.optimizers import AdamW
+from .training.optimizers import AdamW, Muon
 from .training.record import RunRecord
 from .training.schedules import Constant, Cosine, LongCosine, WarmUp
 from .training.train import train
@@ -26,6 +29,7 @@ __version__ = VERSION
 __all__ = [
     "AdamW",
     "AdditiveWrite",
+    "Attention",
     "BlendRead",
     "Constant",
     "Cosine",
@@ -33,6 +37,7 @@ __all__ = [
     "FixedAnneal",
     "FullDeltaWrite",
     "GatedAnneal",
+    "KeyDoor",
     "LayerState",
     "LongCosine",
     "MLSTM",
@@ -40,9 +45,11 @@ __all__ = [
     "MLSTMLayer",
     "MLSTMModel",
     "MLSTMState",
+    "MQAR",
     "MatrixStraightThroughRead",
     "MesaRead",
     "ModelConfig",
+    "Muon",
     "MuonRead",
     "NewtonSchulzRead",
     "NoisyRecall",

@@ -20,7 +20,10 @@ class Task(Settings, ABC):
     def sample(
         self, batch_size: int, generator: torch.Generator | None = None, device: torch.device | str | None = None
     ) -> tuple[Tensor, Tensor]:
-        """A fresh training batch on the device: inputs and targets (B, S), targets all next tokens."""
+        """A fresh training batch on the device: inputs and the targets that training is judged by, (B, S).
+
+        Those of `orthonar.NoisyRecall` are all next tokens; where a target is `IGNORE_INDEX`, nothing is learnt.
+        """
 
     @abstractmethod
     def validation_set(

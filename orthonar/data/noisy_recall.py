@@ -326,6 +326,23 @@ class NoisyRecall(Task):
         np.put_along_axis(first, order[..., 1:], ordered[..., 1:] != ordered[..., :-1], axis=-1)
         return first & (leading < len(self.keys))
 
+    def showings(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Count how often the key of each pair is shown.
+
+        Args:
+            tokens: whole sequences, integers of shape (..., num_tokens).
+
+        Returns:
+            so far, in all: integer arrays of shape (..., P), over all pairs, the query among them; 0 for noise. The
+            first counts the pairs up to and including this one, the second all of the sequence.
+
+        Raises:
+            ValueError: the last axis is not `num_tokens` long.
+        """
+        is_key = self._leading_tokens(tokens)[..., None] == np.arange(len(self.keys))
+        so_far = is_key.cumsum(-2)
+        return (so_far * is_key).sum(-1), (so_far[..., -1:, :] * is_key).sum(-1)
+
     def evaluation_targets(self, tokens: np.ndarray) -> np.ndarray:
         """Label the tokens that are scored: the values of keys that were shown before.
 

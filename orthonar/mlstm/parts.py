@@ -108,7 +108,7 @@ class CausalConv(nn.Module):
     def _last(x: Tensor, sequence: Tensor | None, lengths: Tensor | None, count: int) -> Tensor:
         """The last `count` real inputs of every row, (B, count, I)."""
         if sequence is None and lengths is None:
-            return x[:, x.shape[1] - count :]
+            return x[:, x.shape[1] - count :].clone()  # a view would keep the whole segment alive
         end = x.shape[1] - count if lengths is None else lengths[:, None]
         at = (end + torch.arange(count, device=x.device)).expand(len(x), -1)
         last = x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))

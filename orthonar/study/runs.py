@@ -3,27 +3,38 @@
 import dataclasses
 import statistics
 
+from ..data.base import Task
+from ..data.noisy_recall import NoisyRecall
 from ..mlstm.writes import AdditiveWrite
 from ..training.anneals import NoAnneal
 from ..training.config import RunConfig
+from ..training.optimizers import AdamW
 from ..training.record import RunRecord, identifying_settings
 from ..training.schedules import Constant, Cosine
 
 
 def describe(config: RunConfig) -> str:
-    """A run in a few words: read, what else is not the study's, task, learning rate, seed."""
-    model, task, mixer = config.model, config.task, config.model.mixer
+    """A run in a few words: read or mixer, what else is not the study's, task, learning rate, seed."""
+    model, task, mixer, optimizer = config.model, config.task, config.model.mixer, config.optimizer
     words = [_in_words(getattr(mixer, "read", mixer))]
     words += [_in_words(mixer.write)] if getattr(mixer, "write", AdditiveWrite()) != AdditiveWrite() else []
     words += [] if model.embedding_std == 1 else [f"embedding std {model.embedding_std:.2g}"]
     words += {Cosine(): [], Constant(): ["constant lr"]}.get(config.schedule, [_in_words(config.schedule)])
     words += [] if config.anneal == NoAnneal() else [_in_words(config.anneal)]
+    words += [] if isinstance(optimizer, AdamW) else [_in_words(optimizer)]
     words += [f"{config.steps} steps"]
     words += ["orthogonal keys"] if config.orthogonal_keys else []
     words += ["frozen keys"] if config.frozen_keys else []
     words += [f"queries and keys lr x {config.qk_lr_factor:g}"] if config.qk_lr_factor != 1 else []
-    words += [f"vocabulary {task.vocab_size}, length {task.seq_len}"]
-    return f"{', '.join(words)}, lr {config.optimizer.lr:g}, seed {config.seed}"
+    words += [] if isinstance(task, NoisyRecall) else [_in_words(task)]
+    words += [f"vocabulary {task.vocab_size}, length {task.seq_len}", *_changed(task)]
+    return f"{', '.join(words)}, lr {optimizer.lr:g}, seed {config.seed}"
+
+
+def _changed(task: Task) -> list[str]:
+    """What is not the default of a task's class, its sizes aside, by the names of the settings."""
+    own = [f for f in dataclasses.fields(task) if f.name not in ("vocab_size", "seq_len", "noise_vocab_size")]
+    return [f"{f.name} {getattr(task, f.name)}" for f in own if getattr(task, f.name) != f.default]
 
 
 def _in_words(variant) -> str:
@@ -52,8 +63,9 @@ def estimate(config: RunConfig, records: list[RunRecord]) -> float | None:
     complete = [r for r in records if r.outcome != "diverged" and {"steps", "batch_size", "seq_len"} <= {*r.settings}]
     if same := [r.wall_seconds for r in complete if kind(r.settings) == kind(mine)]:
         return statistics.median(same)
-    alike = ("read", "write", "embedding_dim", "num_heads", "form")
+    alike = ("mixer", "optimizer", "read", "write", "embedding_dim", "num_heads", "form")
     near = [r for r in complete if all(identifying_settings(r.settings).get(k) == mine.get(k) for k in alike)]
     if near:
-        return statistics.median(r.wall_seconds / tokens(r.settings) for r in near) * tokens(mine)
+        per_token = statistics.median(r.wall_seconds / tokens(r.settings) for r in near)
+        return per_token * config.steps * config.batch_size * config.task.seq_len  # a setting of some tasks alone
     return None

@@ -6,6 +6,7 @@ import torch
 
 from ..data.base import Task
 from ..data.noisy_recall import NoisyRecall
+from ..mlstm.layer import MLSTM
 from ..model import ModelConfig
 from ..reads.base import RawRead
 from ..settings import Settings, choice, flag, flat_settings, integer, number, part, settings
@@ -79,6 +80,11 @@ class RunConfig(Settings):
         if self.probes and self.validation_sequences < LEAST_SEQUENCES:
             least = f"at least {LEAST_SEQUENCES} with probes"
             raise ValueError(f"validation_sequences must be {least}, not {self.validation_sequences}")
+        asked_of_memory = [name for name in ("probes", "orthogonal_keys") if getattr(self, name)]
+        if asked_of_memory and not isinstance(self.model.mixer, MLSTM):
+            raise ValueError(f"{asked_of_memory[0]}: only an mLSTM has what it asks for, not {self.model.mixer!r}")
+        if self.probes and not isinstance(self.task, NoisyRecall):
+            raise ValueError(f"probes: they ask for values of NoisyRecall, not of {self.task!r}")
         self._check_anneal()
         if _device(self.device).type != "cuda" and self.engine == "graph":
             raise ValueError(f"engine: 'graph' needs a CUDA device, not {self.device!r}")

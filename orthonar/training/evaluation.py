@@ -1,10 +1,14 @@
 """How a model is judged, and what it is asked when its training is over."""
 
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..data.noisy_recall import NoisyRecall
+from ..data.noisy_recall import IGNORE_INDEX, NoisyRecall
 from ..model import SequenceModel
 from ..reads.base import RawRead
 from ..reads.newton_schulz import NewtonSchulzRead
@@ -37,24 +41,80 @@ def evaluate(model: SequenceModel, batches: list[tuple[Tensor, Tensor]]) -> tupl
     Raises:
         ValueError: there is no batch, or one is not a pair of tensors of one shape.
     """
+    right = loss = scored = 0
+    for _, targets, logits in _judged(model, batches):
+        here = targets != IGNORE_INDEX
+        right = right + ((logits.argmax(-1) == targets) & here).sum()
+        loss = loss + cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").double()
+        scored = scored + here.sum()
+    return (right / scored).item(), (loss / scored).item()
+
+
+def _judged(model: SequenceModel, batches: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Tokens, targets and the model's logits, batch by batch, in evaluation mode; ValueError before the first."""
     batches = list(batches)
     if not batches:
         raise ValueError("batches must be pairs of tokens and targets, at least one")
     for batch in batches:
         _check_batch(batch)
-    right = loss = scored = 0
     training = model.training
     model.eval()
     try:
         for tokens, targets in batches:
-            logits = model(tokens)
-            here = targets != -100
-            right = right + ((logits.argmax(-1) == targets) & here).sum()
-            loss = loss + cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").double()
-            scored = scored + here.sum()
+            yield tokens, targets, model(tokens)
     finally:
         model.train(training)
-    return (right / scored).item(), (loss / scored).item()
+
+
+class OccurrenceRecall(NamedTuple):
+    """How well keys that occur equally often were recalled."""
+
+    occurrences: int  #: how often the key occurs.
+    scored: int  #: scored positions of such keys.
+    right: int  #: those answered with the value.
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the scored positions that are right."""
+        return self.right / self.scored
+
+
+@torch.no_grad()
+def recall_by_occurrences(
+    model: SequenceModel, task: NoisyRecall, batches: list[tuple[Tensor, Tensor]], *, count: str = "before"
+) -> list[OccurrenceRecall]:
+    """Accuracy at the scored positions, split by how often the key that is asked for occurs: recall of the tail.
+
+    Args:
+        model: the model; it is judged in evaluation mode.
+        task: the task of the batches.
+        batches: its validation set, see `NoisyRecall.validation_set`.
+        count: "before": how often the key was shown before it is asked for, at least once, so the same key counts
+            differently from query to query; "sequence": how often its sequence shows it in all, the last query
+            included, so at least twice.
+
+    Returns:
+        One `OccurrenceRecall` a number of occurrences that is there, ascending; `scored` and `right` add up to those of
+        all scored positions.
+
+    Raises:
+        ValueError: there is no such count, or no batch, or one is not a pair of tensors of one shape.
+    """
+    if count not in ("before", "sequence"):
+        raise ValueError(f"count must be 'before' or 'sequence', not {count!r}")
+    scored, right = Counter(), Counter()
+    for inputs, targets, logits in _judged(model, batches):
+        # Where nothing is scored at the end, the last token is not among the targets, and is not needed.
+        whole = torch.cat([inputs, targets[:, -1:]], 1).cpu().numpy()
+        so_far, in_all = task.showings(whole)
+        occurrences = so_far - 1 if count == "before" else in_all
+        # The prediction of a pair's second token is made at its first.
+        at = [*range(0, task.seq_len - 2, 2), inputs.shape[1] - 1]
+        here = (targets[:, at] != IGNORE_INDEX).cpu().numpy()
+        is_right = (logits.argmax(-1) == targets)[:, at].cpu().numpy()
+        scored.update(occurrences[here].tolist())
+        right.update(occurrences[here & is_right].tolist())
+    return [OccurrenceRecall(n, scored[n], right[n]) for n in sorted(scored)]
 
 
 def _check_batch(batch: tuple[Tensor, Tensor]) -> None:

@@ -35,7 +35,7 @@ class Evaluation:
         step: training steps done.
         accuracy: share of the validation set's scored positions that are right; None if the loss is not finite.
         loss: mean cross-entropy at the scored positions of the validation set, in nats; None likewise.
-        train_loss: mean training loss since the line before, over all positions, in nats; None likewise.
+        train_loss: mean training loss since the line before, over all training targets, in nats; None likewise.
         seconds: wall time since the run began.
         probes: what else was asked of the model, by name, see `orthonar.training.probes`; None if nothing was. A value
             that is not finite is null in a record.

@@ -1,7 +1,7 @@
 """One training step of the study's recipe: done operator by operator, or captured once as a CUDA graph and replayed.
 
-Both do the same: a fresh batch from the run's own generator, forward, cross-entropy of all next tokens, backward, the
-gradient's norm clipped, AdamW, the schedule. Neither waits for the host, unless the read does.
+Both do the same: a fresh batch from the run's own generator, forward, cross-entropy of the task's targets, backward,
+the gradient's norm clipped, the optimizer, the schedule. Neither waits for the host, unless the read does.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -48,13 +48,14 @@ class TrainingStep:
             projections = [self.model.layer.q_proj.weight, self.model.layer.k_proj.weight]
         if config.frozen_keys:
             projections.pop().requires_grad_(False)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [{"params": trained, "factor": 1.0}]
-        if config.qk_lr_factor != 1:
-            others = [p for p in trained if all(p is not q for q in projections)]
-            groups = [{"params": others, "factor": 1.0}, {"params": projections, "factor": config.qk_lr_factor}]
-        for group in groups:
-            group["lr"] = self._first_rate(group["factor"])
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        faster = {name for name, p in trained.items() if any(p is q for q in projections) and config.qk_lr_factor != 1}
+        groups = []
+        for names, factor in ((trained.keys() - faster, 1.0), (faster, config.qk_lr_factor)):
+            if names:
+                names = [name for name in trained if name in names]
+                group = {"params": [trained[name] for name in names], "names": names, "factor": factor}
+                groups.append(group | {"lr": self._first_rate(factor)})
         return config.optimizer.build(groups, **self._options)
 
     #: What else the optimizer is to be told.
@@ -156,16 +157,16 @@ def takes_graph(config, device: torch.device) -> bool:
     """Whether a run's steps are captured as a CUDA graph: "auto" does so on CUDA devices wherever it is possible.
 
     Raises:
-        ValueError: a graph was asked for, and the cell looks at its results on the way.
+        ValueError: a graph was asked for, and the mixer or the optimizer waits for the host on the way.
     """
     if device.type != "cuda" or config.engine == "eager" or config.anneal != NoAnneal():
         return False
-    waits = config.model.mixer.needs_host_sync(config.model.embedding_dim, config.task.seq_len, device)
-    if waits and config.engine == "graph":
-        raise ValueError(
-            f"engine: no graph can be captured of {config.model.mixer!r} on {device}, which looks at results on the way"
-        )
-    return not waits
+    sizes = config.model.embedding_dim, config.task.seq_len
+    waiting = [config.model.mixer] if config.model.mixer.needs_host_sync(*sizes, device) else []
+    waiting += [] if config.optimizer.capturable else [config.optimizer]
+    if waiting and config.engine == "graph":
+        raise ValueError(f"engine: no graph can be captured of {waiting[0]!r} on {device}, which waits for the host")
+    return not waiting
 
 
 def scheduled_rate(config, step: int) -> float:

@@ -20,9 +20,10 @@ from .step import generator, make_training_step
 def train(config: RunConfig, on_evaluation: Callable[[Evaluation], None] | None = None) -> RunRecord:
     """Train one model and return its run record.
 
-    AdamW on the cross-entropy of all next tokens, a fresh batch each step, the gradient's norm clipped; evaluated on a
-    fixed validation set at the scored positions. Two configurations that differ in the read alone start from the same
-    weights and see the same batches. A loss that is not finite ends the run at the next evaluation, as diverged.
+    The cross-entropy of the task's training targets, all next tokens in the study's, a fresh batch each step, the
+    gradient's norm clipped; evaluated on a fixed validation set at the scored positions. Two configurations that differ
+    in the read alone start from the same weights and see the same batches. A loss that is not finite ends the run at
+    the next evaluation, as diverged.
 
     Args:
         config: the settings.

@@ -1,0 +1,1 @@
+"""Mixers that the mLSTM stands beside in the study's shell."""
