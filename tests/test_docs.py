@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orthonar.report.tables import headline
+from orthonar.study.presets import PRESETS, find_study, preset_names
+from orthonar.study.records import RunStore
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "results" / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
@@ -59,3 +63,19 @@ def test_the_reference_names_modules_that_are_there():
     named = [name for page in ROOT.glob("docs/api/*.md") for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)]
     assert len(named) > 20
     assert [name for name in named if find_spec(name) is None] == []
+
+
+def test_the_presets_are_named_with_their_sizes():
+    row = re.compile(r"^\| (`[^|]*`) \| [^|]+ \| ([\d, ]+) \|$", re.M)
+    told = {}
+    for names, sizes in row.findall((ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")):
+        told |= dict(zip(re.findall("`([^`]+)`", names), map(int, sizes.split(", ")), strict=True))
+    assert told == {name: find_study(name)[1].size() for name in preset_names()}
+
+
+def test_the_readme_says_what_the_records_say():
+    records, readme = RunStore(ROOT / "results").records(), " ".join(text_of(ROOT / "README.md").split())
+    pocket = headline.answers(PRESETS["headline"]["pocket"], records)
+    small, read, *_ = headline.answers(PRESETS["initialisation"]["paper"], records)
+    for sentence in (small, read, *pocket):
+        assert sentence in readme, sentence
