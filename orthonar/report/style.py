@@ -94,7 +94,7 @@ def save(fig: Figure, name: str, folder: Path | str | None = None) -> tuple[Path
     if width > WIDTH + 1e-6:
         raise ValueError(f"{name}: a figure is at most {WIDTH} inches wide, not {width:g}")
     for text in fig.findobj(Text):
-        if text.get_visible() and text.get_text().strip() and text.get_fontsize() < SMALLEST:
+        if text.get_visible() and text.get_text().strip() and float(text.get_fontsize()) < SMALLEST:
             raise ValueError(f"{name}: {text.get_text()!r} is {text.get_fontsize():g} points, not at least {SMALLEST}")
     folder = paths.figures_dir() if folder is None else Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

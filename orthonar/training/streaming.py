@@ -137,4 +137,4 @@ def recall_by_delay(
 def _right(model: SequenceModel, state: Any, keys: Tensor, values: Tensor) -> int:
     """How many of the values (B, P) are the model's answers to their keys (B, P), each asked from the same state."""
     answers = [model.step(key, state)[0].argmax(-1) for key in keys.unbind(1)]
-    return (torch.stack(answers, 1) == values).sum().item()
+    return int((torch.stack(answers, 1) == values).sum())
