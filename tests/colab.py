@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import nbformat
@@ -91,10 +90,3 @@ def test_where_the_records_are_is_said(installed, tmp_path):
     program = "import orthonar.paths as p, orthonar.study.records as r; print(r.RunStore(p.results_dir()).records())"
     done = subprocess.run([installed[0], "-c", program], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.stdout == "[]\n" and "ORTHONAR_HOME" in done.stderr
-
-
-def test_every_notebook_installs_what_the_project_names():
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["orthonar"]["colab-install"]
-    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        first = next(cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code")
-        assert f"%pip install -q {wanted}\n" in first.source + "\n", notebook.name

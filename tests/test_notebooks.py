@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 
 import nbformat
 import papermill
@@ -64,6 +65,8 @@ def test_opens_with_words(notebook):
 def test_first_code_cell_installs_on_colab_only(code):
     assert "nbval-skip" in tags(code[0])
     assert '"google.colab" in sys.modules' in code[0].source
+    wanted = tomllib.loads((paths.project_root() / "pyproject.toml").read_text())["tool"]["orthonar"]["colab-install"]
+    assert code[0].source.endswith(f"    %pip install -q {wanted}"), "the one setting that says from where"
 
 
 def test_one_parameters_cell_that_papermill_understands(path, code):

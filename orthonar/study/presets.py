@@ -4,10 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from ..data.base import Task
+from ..data.key_door import KeyDoor
+from ..data.mqar import MQAR
 from ..training.config import RunConfig
 from ..training.record import RunRecord
 from ..training.schedules import Constant
 from .sides import (
+    ATTENTION,
     BASELINE,
     CONSTANT,
     COSINE_4000,
@@ -16,9 +20,12 @@ from .sides import (
     FRONTIER,
     GATED_ANNEAL,
     HEADLINE,
+    MUON,
     ORTHOGONALIZED,
     ORTHOGONALIZED_CONSTANT,
+    ORTHOGONALIZED_MUON,
     ORTHOGONALIZED_SMALL_EMBEDDING,
+    ROTARY_ATTENTION,
     SMALL_EMBEDDING,
     Side,
     by_name,
@@ -152,6 +159,8 @@ def _follow_up(vocab_size: int, seq_len: int, compared: Mapping[str, Side]) -> S
 _POCKET_TASKS = (_task(56, 320), _task(64, 320))
 # Standard deviations of the initial embedding: the study's, and down to half of what the layer's projections have.
 _EMBEDDINGS = (1.0, 0.3, 0.1, 0.03)
+# Shares of noise, from none to more than the study's 0.8.
+_NOISE = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9)
 # The post's smallest rate is left out: in so few steps nothing would leave chance with it.
 _POCKET_RATES = RATES[1:]
 _POCKET = MappingProxyType(
@@ -164,6 +173,13 @@ _POCKET = MappingProxyType(
 
 def _pocket(seeds: Iterable[int], compared: Mapping[str, Side], tasks=_POCKET_TASKS[:1]) -> Study:
     return Study("pocket", tasks, _POCKET, _FOLLOW_UP_RATE, (), tuple(seeds), compared)
+
+
+def _other_task(task: Task, compared: Mapping[str, Side]) -> Study:
+    settings = {**_POCKET, "batch_size": 8, "probes": False}
+    return Study(
+        "pocket", (MappingProxyType({"task": task}),), settings, _FOLLOW_UP_RATE, (), tuple(range(12)), compared
+    )
 
 
 def _map(scale: str, tasks: Iterable[Mapping], settings: Mapping) -> Study:
@@ -224,6 +240,14 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
     },
     # As the ablation, with enough seeds to compare hazards of escape.
     "frontier": {"pocket": _pocket(range(24), FRONTIER)},
+    # Beside the study: attention, how much noise there is, the optimizer, and two other tasks.
+    "attention": {"pocket": _pocket(range(12), by_name(*HEADLINE.values(), ATTENTION, ROTARY_ATTENTION))},
+    "noise": {"pocket": _pocket(range(12), HEADLINE, tuple(_POCKET_TASKS[0] | {"frac_noise": f} for f in _NOISE))},
+    "muon": {"pocket": _pocket(range(12), by_name(*HEADLINE.values(), MUON, ORTHOGONALIZED_MUON))},
+    "mqar": {
+        "pocket": _other_task(MQAR(64, 128, 28, random_non_queries=False), by_name(*HEADLINE.values(), ATTENTION)),
+    },
+    "world": {"pocket": _other_task(KeyDoor(doors=6, keys=6), HEADLINE)},
 }
 
 

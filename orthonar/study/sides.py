@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from ..mixers.attention import Attention
 from ..mlstm.parts import small_init_std
 from ..mlstm.writes import DeltaWrite, FullDeltaWrite, WriteBack
 from ..reads.base import RawRead
@@ -17,6 +18,7 @@ from ..reads.mesa import MesaRead
 from ..reads.newton_schulz import NewtonSchulzRead
 from ..reads.rls import RLSRead
 from ..training.anneals import FixedAnneal, GatedAnneal
+from ..training.optimizers import Muon
 from ..training.schedules import Constant
 
 _BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -241,4 +243,20 @@ FIXED_ANNEAL = _reading(
 GATED_ANNEAL = _reading(
     "anneal, gated", "orthogonalized read, taken down from the escape on", Look(_BLUE, "^", ":"),
     NewtonSchulzRead(steps=5), schedule=Constant(), anneal=GatedAnneal(),
+)  # fmt: skip
+
+#: What the post sets beside recurrent networks: attention, with as many parameters as the mLSTM.
+ATTENTION = Side(
+    "attention", MappingProxyType({"mixer": Attention(num_heads=2), "probes": False}),
+    "softmax attention, no positions", Look(_GREEN, "P", (0, (1, 1))),
+)  # fmt: skip
+ROTARY_ATTENTION = Side(
+    "attention, rotary", MappingProxyType({"mixer": Attention(num_heads=2, rotary=True), "probes": False}),
+    "softmax attention, rotary positions", Look(_GREEN, "X", (0, (3, 1, 1, 1))),
+)  # fmt: skip
+#: Where the idea comes from: the update orthogonalized instead of the read, and both.
+MUON = _reading("baseline, Muon", "raw read, trained by Muon", Look(_ORANGE, "*", "-."), RawRead(), optimizer=Muon())
+ORTHOGONALIZED_MUON = _reading(
+    "orthogonalized, Muon", "orthogonalized read, trained by Muon", Look(_BLUE, "*", "-."), NewtonSchulzRead(steps=5),
+    optimizer=Muon(),
 )  # fmt: skip

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ...data.noisy_recall import NoisyRecall
 from ...study.presets import Study
 from ...training.config import RunConfig
 from ...training.record import RunRecord
@@ -368,6 +369,8 @@ _STUDY = ("noise_vocab_size", "frac_noise", "multi_query", "embedding_dim", "num
 
 def _published(study: Study, task: Mapping) -> list[PublishedCell]:
     config = study.run(task, next(iter(study.sides)), study.rates[0], 0)
-    if any(getattr(config, name) != getattr(RunConfig(), name) for name in _STUDY):
+    if not isinstance(config.task, NoisyRecall) or any(
+        getattr(config, name) != getattr(RunConfig(), name) for name in _STUDY
+    ):
         return []
     return published_cells(config.vocab_size, config.seq_len, config.batch_size)

@@ -113,5 +113,6 @@ def _label(study: Study, task: Mapping) -> str:
     """A task in a few words: its sizes, and what else tells it from the study's other tasks."""
     config = study.run(task, next(iter(study.sides)), study.rates[0], 0)
     sizes = {"vocab_size": config.task.vocab_size, "seq_len": config.task.seq_len, "batch_size": config.batch_size}
-    others = [f"{name.replace('_', ' ')} {value:g}" for name, value in task.items() if name not in sizes]
-    return ", ".join([task_label(**sizes), *others])
+    others = [f"{name.replace('_', ' ')} {value:g}" for name, value in task.items() if name not in (*sizes, "task")]
+    kind = [] if isinstance(config.task, NoisyRecall) else [type(config.task).__name__]
+    return ", ".join([*kind, task_label(**sizes), *others])
