@@ -15,7 +15,9 @@ from orthonar.study.presets import PRESETS
 from orthonar.study.records import RunStore, read_records
 
 RESULTS = paths.results_dir()
-FILE = "headline-pocket.jsonl"
+FILE = "headline.jsonl"
+#: Records that stay as they are.
+SETTLED = RESULTS / "small-embedding"
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def folder(tmp_path):
     """A results folder of one file, with its list, its name not a plain one."""
     folder = tmp_path / "my results"
     folder.mkdir()
-    shutil.copy(RESULTS / FILE, folder)
+    shutil.copy(SETTLED / FILE, folder)
     assert checksums.write_list(folder).name == "SHA256SUMS"
     return folder
 
@@ -82,7 +84,7 @@ def test_a_number_that_no_run_can_have_is_named_even_under_a_new_list(folder, ca
 
 @pytest.mark.parametrize("what", ["the file", "the list", "a line of the list"])
 def test_what_is_missing_is_named(folder, capsys, what):
-    shutil.copy(RESULTS / "pocket.jsonl", folder)  # so that there is something to verify
+    shutil.copy(SETTLED / "notebook-03.jsonl", folder)  # so that there is something to verify
     if what == "the file":
         (folder / FILE).unlink()
     elif what == "the list":
@@ -109,7 +111,7 @@ def test_training_again_gives_the_run_again():
 
 
 def test_both_reads_are_trained_again_the_cheapest_first():
-    chosen = verify.to_train_again(read_records(RESULTS / FILE), 2)
+    chosen = verify.to_train_again(read_records(SETTLED / FILE), 2)
     assert [record.settings["read"]["name"] for record in chosen] == ["RawRead", "NewtonSchulzRead"]
     assert all(record.trace[0].seconds < 10 for record in chosen)
     assert verify.to_train_again(chosen, 0) == []
