@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from tiny import record_of
 
@@ -11,6 +12,8 @@ from orthonar import MesaRead, NewtonSchulzRead, RawRead
 from orthonar.report import stats, style, words
 from orthonar.report.figures import frontier as plots
 from orthonar.report.tables import frontier as tables
+from orthonar.report.tables.ablation import probed_runs
+from orthonar.report.tables.runs import in_seconds
 from orthonar.study.presets import PRESETS
 from orthonar.study.sides import DEGREES
 from orthonar.training.record import Evaluation
@@ -84,13 +87,20 @@ def test_tables_and_figures_of_some_runs():
     assert text.loc["ns1", "hazard to ns5"] == "no escape" and text.loc["orthogonalized", "hazard to ns5"] == "1"
     assert style.text_width(text) <= words.PAGE
     assert "(so far: 1 of 6 reads have too few runs)" in tables.answer(table)
-    runs = tables.timed_runs(STUDY, some)
-    curves = {name: stats.survival(tables.in_seconds(of)) for name, of in runs.groupby("side", sort=False)}
+    runs = probed_runs(STUDY, some)
+    curves = {name: stats.survival(in_seconds(of)) for name, of in runs.groupby("side", sort=False)}
     figure = plots.frontier(table, curves, STUDY.sides, tables.KEEPS)
     figure.canvas.draw()
     hazards, waiting = figure.axes
     assert len(hazards.containers) == table["ratio"].notna().sum()
     assert len([line for line in waiting.lines if line.get_label() in STUDY.sides]) == len(curves) == 6
+
+
+def test_steps_become_seconds_at_the_median_pace():
+    runs = pd.DataFrame({"steps": 100, "escape_step": [50, np.nan, 20], "wall_seconds": [10.0, 20.0, 900.0]})
+    timed = in_seconds(runs)
+    assert timed["steps"].tolist() == [20.0] * 3, "one run among much else does not count for three"
+    assert timed["escape_step"].tolist()[::2] == [10.0, 4.0] and np.isnan(timed["escape_step"][1])
 
 
 def test_maps_of_every_degree():

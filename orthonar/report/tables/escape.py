@@ -34,8 +34,7 @@ def runs_with_covariates(
 
     Returns:
         `orthonar.report.tables.runs.study_runs` with orthogonalized (1 for five Newton-Schulz steps, 0 for the raw
-        read; other reads are left out), left_step (see `orthonar.report.hazards.left_steps`) and escape_seconds (wall
-        seconds from the start of the run to its escape; NaN without one).
+        read; other reads are left out) and left_step (see `orthonar.report.hazards.left_steps`).
     """
     records = list(records)
     tables = [study_runs(study, records, stage) for study in studies for stage in stages]
@@ -44,12 +43,8 @@ def runs_with_covariates(
     five = runs["read"].eq("NewtonSchulzRead") & runs.get("read.steps", pd.Series(np.nan, runs.index)).eq(5)
     runs = runs[five | runs["read"].eq("RawRead")].reset_index(drop=True)
     lines = trace_table([r for r in records if r.identity in set(runs["identity"])])
-    reached = lines.merge(runs[["identity", "escape_step"]], on="identity").query("step == escape_step")
-    seconds = runs["identity"].map(reached.set_index("identity")["seconds"]).astype(float)
     left = hazards.left_steps(lines, runs)
-    return runs.assign(
-        orthogonalized=runs["read"].eq("NewtonSchulzRead").astype(float), left_step=left, escape_seconds=seconds
-    )
+    return runs.assign(orthogonalized=runs["read"].eq("NewtonSchulzRead").astype(float), left_step=left)
 
 
 def hazard_text(fitted: pd.DataFrame) -> pd.DataFrame:

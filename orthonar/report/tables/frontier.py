@@ -8,12 +8,12 @@ import torch
 
 from ...reads.base import FilterRead, RawRead
 from ...study.presets import Study
-from ...study.records import trace_table
 from ...study.sides import ORTHOGONALIZED, Side
 from ...training.record import RunRecord
 from .. import hazards, stats
 from ..words import NOT_RUN, median_text
 from .ablation import probed_runs
+from .runs import in_seconds
 
 #: A read keeps the effect if the lower bound of its hazard of escape, relative to the study's read, is above this.
 KEEPS = 0.7
@@ -39,33 +39,6 @@ def maps(sides: Mapping[str, Side], s: np.ndarray) -> dict[str, np.ndarray]:
     return {name: read.scalar_map(s).numpy() for name, read in reads.items() if isinstance(read, FilterRead)}
 
 
-def timed_runs(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """Run table of a study's recorded runs with escape_seconds and waited_seconds.
-
-    Args:
-        study: which runs to look for, of one task.
-        records: run records.
-
-    Returns:
-        `orthonar.report.tables.ablation.probed_runs` with wall seconds from the run's start to its escape (NaN without
-        one), and to that or the run's end.
-    """
-    records = list(records)
-    runs = probed_runs(study, records)
-    lines = trace_table(records)
-    lines = lines[lines["identity"].isin(runs["identity"])]
-    end = lines.groupby("identity")["seconds"].max()
-    reached = lines.merge(runs[["identity", "escape_step"]], on="identity").query("step == escape_step")
-    escape = reached.set_index("identity")["seconds"]
-    seconds = runs["identity"].map(escape).astype(float)
-    return runs.assign(escape_seconds=seconds, waited_seconds=seconds.fillna(runs["identity"].map(end).astype(float)))
-
-
-def in_seconds(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of `timed_runs` with wall seconds in the place of steps: for `orthonar.report.stats.survival`."""
-    return runs.assign(escape_step=runs["escape_seconds"], steps=runs["waited_seconds"])
-
-
 def frontier(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     """What each side of a study costs and how soon its runs escape, as numbers.
 
@@ -80,7 +53,7 @@ def frontier(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         the median over runs of a training step's milliseconds, evaluations included; early_rank, the mean effective
         rank of the memory early in training.
     """
-    table = timed_runs(study, records)
+    table = probed_runs(study, records)
     reference = table[table["side"] == ORTHOGONALIZED.name]
     rows = {}
     for name, side in study.sides.items():

@@ -50,6 +50,22 @@ def study_runs(study: Study, records: Iterable[RunRecord], stage: str = "seeds")
     return parts[0].reindex(columns=list(dict.fromkeys([*parts[0], *RunConfig().settings()])))
 
 
+def in_seconds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs of one side with seconds in the place of steps, at the side's pace: for `orthonar.report.stats.survival`.
+
+    The pace is the median over the runs of seconds per step, evaluations included: how fast a single run went says more
+    of what ran beside it than of the read.
+
+    Args:
+        runs: a run table.
+
+    Returns:
+        The same table, its escape_step and steps in seconds.
+    """
+    pace = (runs["wall_seconds"] / runs["steps"]).median()
+    return runs.assign(escape_step=pace * runs["escape_step"], steps=pace * runs["steps"])
+
+
 def shared_rate(study: Study, task: Mapping, records: Mapping[str, RunRecord]) -> float | None:
     """The rate with the highest final accuracy on a task over all sides, chosen as `Study.chosen_rate` does per side.
 
