@@ -91,7 +91,7 @@ def test_every_preset_expands_without_repeats(name, scale):
 
     def accuracy(config):
         side = next(
-            s for s, own in study.sides.items() if all(getattr(config, k) == v for k, v in own.settings.items())
+            s for s, own in study.sides.items() if all(getattr(config, k, None) == v for k, v in own.settings.items())
         )
         return 0.9 if config.lr == best[side] else 0.1
 
