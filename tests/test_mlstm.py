@@ -33,6 +33,8 @@ from orthonar import MLSTMState, NewtonSchulzRead, RawRead, mlstm_sequence
 READS = {"raw": RawRead(), "two_steps": NewtonSchulzRead(steps=2), "five_steps": NewtonSchulzRead(steps=5)}
 STEPS = {"raw": None, "two_steps": 2, "five_steps": 5}
 FORMS = ["parallel", "recurrent", "chunkwise"]
+# The chunkwise form with filters that Numba compiles, which "chunkwise" is here, and with PyTorch's operators instead.
+CHUNKWISE = ["chunkwise", "by_operators"]
 LENGTH = 40  # two chunks and a half
 SHORT = 20  # for the recurrent form, which is slow: the pairs that straddle a chunk's end fit in
 
@@ -48,7 +50,18 @@ examples = settings(max_examples=40, deadline=None, derandomize=True)
 
 def cell(read: str = "raw", form: str = "chunkwise", **options):
     """The cell as a function of its five tensors."""
+    if form == "by_operators":
+        return without_numba(cell(read, "chunkwise", **options))
     return lambda *tensors: mlstm_sequence(*tensors, read=READS[read], form=form, **options)
+
+
+def without_numba(function):
+    def result(*args):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ORTHONAR_NUMBA", "0")
+            return function(*args)
+
+    return result
 
 
 def norm(x) -> float:
@@ -84,7 +97,7 @@ def random_state(heads: int = 2, size: int = 12, batch: int = 1, m: float = 0.5)
 # Outputs and gradients
 
 
-@some_of(3, read=["raw", "five_steps"], form=FORMS, family=FAMILIES)
+@some_of(3, read=["raw", "five_steps"], form=[*FORMS, "by_operators"], family=FAMILIES)
 def test_outputs_are_those_written_out_by_hand(read, form, family):
     length = SHORT if form == "recurrent" else LENGTH
     inputs = inputs_of(family, length)
@@ -93,7 +106,7 @@ def test_outputs_are_those_written_out_by_hand(read, form, family):
     assert norm(h - wanted) <= float64_tolerance(family) * norm(wanted)
 
 
-@some_of(2, read=["raw", "five_steps"], form=["recurrent", "chunkwise"], family=FAMILIES)
+@some_of(2, read=["raw", "five_steps"], form=["recurrent", *CHUNKWISE], family=FAMILIES)
 def test_gradients_are_those_of_the_plain_form(read, form, family):
     length = SHORT if form == "recurrent" else LENGTH
     got = run_with_grads(cell(read, form), inputs_of(family, length))
@@ -101,13 +114,13 @@ def test_gradients_are_those_of_the_plain_form(read, form, family):
     assert max(errors.values()) <= float64_tolerance(family), errors
 
 
-def assert_cell_accurate(inputs: Inputs, read: str, wanted, **options) -> None:
-    assert_accurate(cell(read, "chunkwise", **options), cell(read, "parallel"), inputs, wanted)
+def assert_cell_accurate(inputs: Inputs, read: str, wanted, form: str = "chunkwise", **options) -> None:
+    assert_accurate(cell(read, form, **options), cell(read, "parallel"), inputs, wanted)
 
 
-@some_of(1, read=["raw", "five_steps"], family=FAMILIES)
-def test_float32_is_accurate(read, family):
-    assert_cell_accurate(inputs_of(family, LENGTH), read, reference(family, LENGTH, read))
+@some_of(1, read=["raw", "five_steps"], form=CHUNKWISE, family=FAMILIES)
+def test_float32_is_accurate(read, form, family):
+    assert_cell_accurate(inputs_of(family, LENGTH), read, reference(family, LENGTH, read), form)
 
 
 def fused(read: str, **options):
@@ -198,7 +211,9 @@ def test_fused_form_takes_over_states(read):
 @every_read
 def test_float32_is_accurate_at_the_size_of_the_study(read, family):
     inputs = hostile_inputs(family, length=130, size=48, heads=1)
-    assert_cell_accurate(inputs, read, run_with_grads(cell(read, "parallel"), inputs))
+    wanted = run_with_grads(cell(read, "parallel"), inputs)
+    for form in CHUNKWISE:
+        assert_cell_accurate(inputs, read, wanted, form)
 
 
 # Seeds where n . q happens to pass near zero while exp(-m) is tiny: every error is divided by next to nothing.
@@ -465,7 +480,8 @@ def test_long_sequences(read):
 
 @pytest.fixture
 def reread(monkeypatch) -> list[list[int]]:
-    """Notes which chunks are read by the plain form."""
+    """Notes which chunks are read by the plain form; PyTorch's operators compute all the rest."""
+    monkeypatch.setenv("ORTHONAR_NUMBA", "0")
     original, calls = chunk_filter_module._reread, []
 
     def spy(y, indices, read, plain):
@@ -513,6 +529,7 @@ def test_plain_form_of_cancelled_chunks_is_right(dtype, at_once, reread, monkeyp
 
 def test_guarded_series_stays_finite_without_the_fallback(monkeypatch):
     """Whatever the norm's rounding, the spectrum stays in [0, 1], where the series cannot grow."""
+    monkeypatch.setenv("ORTHONAR_NUMBA", "0")
     monkeypatch.setattr(chunk_filter_module, "_reread", lambda y, indices, read, plain: y)
     for family in (name for name in FAMILIES if "opposite" in name):
         h, grads = run_with_grads(cell("five_steps"), inputs_of(family, LENGTH).to(torch.float32))

@@ -38,18 +38,19 @@ print(*sorted(asked - sys.stdlib_module_names - {"orthonar"}))
 
 EVERYTHING = """
 import builtins, importlib, pkgutil, sys
+COMPILERS = "triton", "numba"
 real = builtins.__import__
 
 def without(name, scope=None, *rest, **options):
     here = (scope or {}).get("__name__", "")
-    if here.startswith("orthonar") and name in ("fcntl", "resource", "pwd", "grp", "termios", "pty", "triton"):
+    if here.startswith("orthonar") and name in ("fcntl", "resource", "pwd", "grp", "termios", "pty", *COMPILERS):
         raise ModuleNotFoundError(f"{here}: no module named {name!r}")
     return real(name, scope, *rest, **options)
 
 builtins.__import__ = without
 import orthonar
 names = [found.name for found in pkgutil.walk_packages(orthonar.__path__, "orthonar.", onerror=lambda name: None)]
-names = [name for name in names if not name.startswith("orthonar.engine.kernels")]  # they are for Triton alone
+names = [name for name in names if not name.startswith("orthonar.engine.kernels")]  # of COMPILERS
 for name in names:
     importlib.import_module(name)
 print(len(names))
@@ -79,7 +80,7 @@ def test_the_core_is_torch_and_numpy():
     assert names(PROJECT["dependencies"]) == {"torch", "numpy"}
     study = names(["orthonar[study]"])
     assert study == {"pandas", "scipy", "matplotlib", "seaborn", "statsmodels", "patsy", "tqdm", "filelock"}
-    imported, asked, _ = output_of(CORE, *study)
+    imported, asked, _ = output_of(CORE, *study, "numba")
     assert (imported, asked) == ("", "numpy torch")
 
 
@@ -88,7 +89,7 @@ def test_outside_a_checkout_there_is_no_revision(monkeypatch, tmp_path):
     assert environment.revision.__wrapped__() is None
 
 
-def test_everything_is_imported_where_there_is_no_posix_and_no_triton():
+def test_everything_is_imported_where_there_is_no_posix_and_no_compiler():
     assert int(output_of(EVERYTHING)[0]) > 50
 
 

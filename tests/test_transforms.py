@@ -66,7 +66,7 @@ def functions_by_hand() -> dict[str, type]:
     skipped = ["orthonar.report", "orthonar.reproduce", "orthonar.contents", "orthonar.sweep", "orthonar.study"]
     skipped.append("orthonar.verify")
     if not _can_interpret():
-        skipped.append("orthonar.engine.kernels.")
+        skipped += [f"orthonar.engine.kernels.{name}" for name in ("chunk_filter", "chunk_reads", "states", "tiles")]
     for module in pkgutil.walk_packages(orthonar.__path__, "orthonar."):
         if not module.name.startswith(tuple(skipped)):
             importlib.import_module(module.name)
@@ -77,6 +77,10 @@ def functions_by_hand() -> dict[str, type]:
             if kind.__module__.startswith("orthonar.") and kind not in (HandWritten, _Gradient):
                 found[f"{kind.__module__.removeprefix('orthonar.')}.{kind.__name__}"] = kind
     return found
+
+
+def _is_of_triton(name: str) -> bool:
+    return "kernels" in name and "cpu" not in name
 
 
 def _can_interpret() -> bool:
@@ -136,6 +140,12 @@ def fused_filter_case(function):
     return operands(*shapes), lambda z, k, v, g, p, s, c: function.apply(z, k, v, *gates(g, p, s), c, *options)[0]
 
 
+def compiled_filter_case(function):
+    shapes = (N, L, D), (N, L, D), (N, L, D), (N, L), (N, L), (N, 1), (N, D, D)
+    options = COEFFICIENTS, 1e-6, 16.0, True
+    return operands(*shapes), lambda z, k, v, g, p, s, c: function.apply(z, k, v, *gates(g, p, s), c, *options)[0]
+
+
 def system_of(k):
     return torch.eye(D, dtype=torch.float64).expand(N, D, D) + k.mT @ k
 
@@ -157,6 +167,7 @@ CASES = {
     ),
     "engine.chunk_states._Scan": lambda f: (operands((N, L), (N, L, D), (N, D)), f.apply),
     "engine.kernels.chunk_filter._ChunkFilter": fused_filter_case,
+    "engine.kernels.cpu_filter._CompiledFilter": compiled_filter_case,
     "engine.kernels.chunk_reads._ChunkReads": lambda f: reads_case(f, "float32"),
     "engine.kernels.states._Scan": lambda f: (operands((N, L), (N, L, D), (N, D)), f.apply),
     "reads.composites._WithGradientsOf": None,
@@ -169,13 +180,13 @@ CASES = {
 
 def test_no_function_by_hand_is_forgotten():
     found = functions_by_hand()
-    wanted = {name for name in CASES if _can_interpret() or "kernels" not in name}
+    wanted = {name for name in CASES if _can_interpret() or not _is_of_triton(name)}
     assert set(found) == wanted
     assert all(issubclass(kind, HandWritten) for kind in found.values())
 
 
 def case_of(name: str, wrapped=lambda function: function):
-    if "kernels" in name and not _can_interpret():
+    if _is_of_triton(name) and not _can_interpret():
         pytest.skip("needs Triton")
     function = wrapped(functions_by_hand()[name])
     if CASES[name] is not None:
@@ -191,7 +202,7 @@ def case_of(name: str, wrapped=lambda function: function):
 
 
 # The kernels are compared with what they stand for in test_chunk_memory.py and test_mlstm.py.
-@pytest.mark.parametrize("name", [name for name in CASES if "kernels" not in name])
+@pytest.mark.parametrize("name", [name for name in CASES if not _is_of_triton(name)])
 def test_gradients_by_hand_are_those_of_finite_differences(name):
     arguments, function = case_of(name)
     if "_ByResidual" in name:  # the identity, whose gradient is halved by the system 2 I
@@ -218,7 +229,7 @@ def test_gradients_by_hand_are_right_once_and_refused_twice(name):
         (grad,) = torch.autograd.grad(of(x), x, create_graph=True)
         with pytest.raises(RuntimeError, match=TWICE):
             torch.autograd.grad(grad.sum(), x, retain_graph=True)
-        if i > 0 or "kernels" in name:  # the interpreter is slow
+        if i > 0 or _is_of_triton(name):  # the interpreter is slow
             continue
         for refused in (
             lambda grad=grad: grad.sum().backward(),
@@ -421,10 +432,10 @@ def test_compiled_model_is_one_graph_and_the_model():
 
 
 def test_compiled_model_takes_all_lengths_by_few_graphs():
-    """One for lengths that fill their chunks and one for the others."""
+    """One for lengths that fill their chunks, of 16 or 32 positions, and one for the others."""
     model, counter = model_of("five_steps"), CompileCounter()
     compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
-    for length in (20, 48, 31, 64, 77):
+    for length in (40, 96, 63, 64, 77):
         torch.testing.assert_close(compiled(tokens_of(length)), model(tokens_of(length)))
     assert counter.frame_count == 2
 

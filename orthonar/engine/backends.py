@@ -1,4 +1,7 @@
-"""The one door to `orthonar.engine.kernels`: whether its kernels can run somewhere, and loading them where they do."""
+"""The one door to `orthonar.engine.kernels`: whether its kernels can run somewhere, and loading them where they do.
+
+ORTHONAR_NUMBA=0 in the environment leaves Numba's aside.
+"""
 
 import importlib.util
 import os
@@ -14,6 +17,8 @@ from .looking import called_while_traced
 PRECISIONS = ("float32", "tf32")
 
 _LARGEST_HEAD = 64
+# Beyond it the matrices of a position leave the caches that a core has for itself.
+_LARGEST_COMPILED_HEAD = 128
 _OLDEST_CAPABILITY = (7, 5)
 # The trial's filter: any coefficients that are not 0 would do.
 _TRIAL_COEFFICIENTS, _TRIAL_EPS = tuple((-1) ** k / (k + 1) ** 2 for k in range(16)), 1e-6
@@ -33,6 +38,13 @@ def fused_filter(z, k, v, log_input, peak, peak_start, c_start, coefficients, ep
     from .kernels.chunk_filter import fused_chunk_filter
 
     return fused_chunk_filter(z, k, v, log_input, peak, peak_start, c_start, coefficients, eps, limit, precision)
+
+
+def compiled_filter(z, k, v, log_input, peak, peak_start, c_start, coefficients, eps, limit):
+    """What a filter makes of the raw numerators z; see `orthonar.engine.kernels.cpu_filter`."""
+    from .kernels.cpu_filter import compiled_filter
+
+    return compiled_filter(z, k, v, log_input, peak, peak_start, c_start, coefficients, eps, limit)
 
 
 def fused_states(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,6 +67,40 @@ def can_fuse(device: torch.device, head_size: int, chunk_size: int, filtered: bo
     if device.type != "cuda":
         return False
     return _fuse_or_warn(device, head_size, chunk_size, filtered, precision)
+
+
+def can_compile(device: torch.device, head_size: int) -> bool:
+    """Whether filters are computed by Numba's kernel on a device; one that is there and fails is warned about once.
+
+    Args:
+        device: where the tensors are.
+        head_size: DH.
+    """
+    # What is exported, or traced with tensors without data, is made of PyTorch's operators.
+    if device.type != "cpu" or head_size > _LARGEST_COMPILED_HEAD or torch.compiler.is_exporting():
+        return False
+    return numba_version() is not None
+
+
+@called_while_traced
+def numba_version() -> str | None:
+    """Version of the Numba that compiles filters for CPUs, None where none does."""
+    return _numba_version() if os.environ.get("ORTHONAR_NUMBA") != "0" else None
+
+
+@cache
+def _numba_version() -> str | None:
+    if importlib.util.find_spec("numba") is None:
+        return None
+    try:
+        import numba
+
+        from .kernels import cpu_filter  # noqa: F401 (Numba looks for a place to keep what it compiles)
+    except Exception as exception:  # whatever a compiler may raise
+        reason = f"{type(exception).__name__}: {exception}"
+        _warn_once(f"orthonar: Numba is installed but cannot be used, PyTorch's operators are slower: {reason}")
+        return None
+    return numba.__version__
 
 
 @called_while_traced

@@ -28,7 +28,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .backends import fused_filter
+from .backends import can_compile, compiled_filter, fused_filter
 from .blocks import blocks_of
 from .by_hand import HandWritten
 from .chunk import Chunk, Reading, memories
@@ -60,6 +60,10 @@ def filtered_reading(
     if chunk.fused:
         operands = numerator, chunk.k, chunk.v, *chunk.gates, chunk.c_start
         return Reading(fused_filter(*operands, coefficients, eps, _LARGEST_CANCELLATION, chunk.precision), n_dot_q)
+
+    if can_compile(chunk.k.device, chunk.k.shape[-1]):
+        operands = numerator, chunk.k, chunk.v, *chunk.gates, chunk.c_start
+        return Reading(compiled_filter(*operands, coefficients, eps, _LARGEST_CANCELLATION), n_dot_q)
 
     k, v, dtype = chunk.k, chunk.v, chunk.q.dtype
     log_a, log_w = chunk.gates.log_decay[..., None].to(dtype), chunk.gates.log_weights.to(dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .backends import can_fuse, fused_states, why_unsupported
+from .backends import can_compile, can_fuse, fused_states, why_unsupported
 from .chunk import Chunk, KeyMemory
 from .chunk_memory import chunk_writes
 from .chunk_states import chunk_states
@@ -19,8 +19,8 @@ from .gates import ChunkGates, gate_logs, normaliser
 from .keys import unit_keys
 
 # Chosen by measurement on CPUs. A filter multiplies with every chunk's start state some fifty times and wants it spread
-# over few positions; the raw read multiplies with it once.
-_CHUNK_FOR_FILTER, _CHUNK_FOR_RAW = 16, 32
+# over few positions; the raw read multiplies with it once, and a compiled filter not at all.
+_CHUNK_FOR_FILTER, _CHUNK_FOR_REST = 16, 32
 # Matrix products of sizes that are multiples of this run up to three times faster.
 _LANES = 16
 
@@ -73,7 +73,7 @@ def chunkwise(
     c_initial, n_initial, m_initial = (x.transpose(0, 1) for x in initial_state)
     heads, batch, length, size = q.shape
     dtype = q.dtype
-    chunk_size = _chunk_size(read, length, chunk_size)
+    chunk_size = _chunk_size(read, q.device, size, length, chunk_size)
     count = (length + chunk_size - 1) // chunk_size
     missing = count * chunk_size - length
     trial = q.device, size, chunk_size, read.precise, precision
@@ -138,7 +138,9 @@ def needs_host_sync(read, device: torch.device, head_size: int, length: int, pre
         length: S.
         precision: of float32 products in the fused kernels.
     """
-    return read.precise and not can_fuse(device, head_size, _chunk_size(read, length), True, precision)
+    return read.precise and not can_fuse(
+        device, head_size, _chunk_size(read, device, head_size, length), True, precision
+    )
 
 
 def _key_memory(kind, k, size, gates, decay, initial, scan) -> tuple[KeyMemory, Tensor]:
@@ -153,9 +155,9 @@ def _key_memory(kind, k, size, gates, decay, initial, scan) -> tuple[KeyMemory, 
     return KeyMemory(left, right, gates, start), end
 
 
-def _chunk_size(read, length: int, asked: int | None = None) -> int:
+def _chunk_size(read, device: torch.device, head_size: int, length: int, asked: int | None = None) -> int:
     if asked is None:
-        asked = _CHUNK_FOR_FILTER if read.precise else _CHUNK_FOR_RAW
+        asked = _CHUNK_FOR_FILTER if read.precise and not can_compile(device, head_size) else _CHUNK_FOR_REST
     return asked if length >= asked else length  # no `min`: `torch.compile` would carry it through all shapes
 
 

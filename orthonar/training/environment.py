@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..engine.backends import numba_version
 from ..paths import project_root
 from ..version import VERSION
 
 
 def versions() -> dict[str, str]:
     """Versions of what a run's numbers depend on."""
+    numba = numba_version()
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        **({} if numba is None else {"numba": numba}),
         "orthonar": VERSION,
     }
 

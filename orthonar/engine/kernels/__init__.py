@@ -1,5 +1,6 @@
-"""The chunkwise mLSTM's inner loops as Triton kernels, for GPUs; imported only where there is one.
+"""The chunkwise mLSTM's inner loops, compiled: by Triton for GPUs, by Numba for CPUs; imported only where they can run.
 
-`tiles` holds what the kernels share; `states`, `chunk_reads` and `chunk_filter` each do on a GPU what the module they
-are tested against does with PyTorch. With TRITON_INTERPRET=1 in the environment they run, slowly, on a CPU.
+`tiles` holds what the Triton kernels share; `states`, `chunk_reads` and `chunk_filter` each do on a GPU what the module
+they are tested against does with PyTorch. With TRITON_INTERPRET=1 in the environment they run, slowly, on a CPU.
+`cpu_filter` does on a CPU what the last of them does on a GPU, with Numba.
 """

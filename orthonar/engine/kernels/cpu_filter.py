@@ -1,0 +1,402 @@
+"""The filter g(A_t) z_t of `orthonar.engine.chunk_filter` position by position, compiled for CPUs by Numba.
+
+Axes: N chunks (of all batch rows and heads), L positions in a chunk, D head size. What the chunkwise form shares
+between positions costs it three products where a position with a matrix of its own needs one, and the matrix of one
+position fits in a processor's nearest cache. So C_t and A_t = C_t^T C_t go along with the positions,
+
+    C_t = alpha C_{t-1} + k v^T        A_t = alpha^2 A_{t-1} + v h^T + h v^T,    h = alpha C_{t-1}^T k + |k|^2 v / 2,
+
+with k the key times its weight exp(G_t - peak_t) and alpha = exp(peak_{t-1} - peak_t); the filter is one product of A_t
+with a vector for each of its degrees. Where writes cancel each other, such an update would keep the rounding of what
+is gone: there C_t is formed anew from the chunk's start, in float64, and A_t from it.
+
+Gradients are the adjoint of just that, backwards through the chunk: the one by A_t is a sum of as many products p r^T
+as the filter has degrees, to which the later positions' is added, decayed; the one by C_t likewise. Of gates there are
+only logs, and to add a number to all of them changes nothing: so a position's gradient by its peak is known without a
+sum over matrices.
+
+Numba compiles for one head size at a time, some seconds each, and keeps what it compiled beside this file.
+"""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..by_hand import HandWritten
+from .vectors import LANES, add_outer_products, add_product, transpose_product
+
+# What a compiler may do with sums; it may not assume that all numbers are finite.
+_FAST = {"reassoc", "contract", "nsz", "arcp"}
+_OPTIONS = {"fastmath": _FAST, "nogil": True, "cache": True}
+
+
+def compiled_filter(
+    z: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_input: Tensor,
+    peak: Tensor,
+    peak_start: Tensor,
+    c_start: Tensor,
+    coefficients: tuple[float, ...],
+    eps: float,
+    largest_cancellation: float,
+) -> Tensor:
+    """g(A_t) X_t^T q_t from z_t = C_t^T q_t, with X_t = C_t / max(||C_t||, eps), A_t = X_t^T X_t. Differentiable once.
+
+    Args:
+        z: raw numerators, (N, L, D), float64 or the dtype of k.
+        k: keys, (N, L, D), float32 or float64: what is computed in.
+        v: values, (N, L, D).
+        log_input: G of `orthonar.engine.gates`, (N, L), float64.
+        peak: (N, L), float64.
+        peak_start: peak of the position before the chunk, (N, 1), float64.
+        c_start: C_0, (N, D, D), float64 or the dtype of k.
+        coefficients: c_0 ... c_n of g, see `orthonar.engine.chunk_filter`.
+        eps: smallest norm of C that is divided by.
+        largest_cancellation: C_t is formed anew where (sum of the writes' squared norms) / ||C||^2 is larger.
+
+    Returns:
+        (N, L, D) in the dtype of k.
+    """
+    # The gradient by z alone needs none of the vectors: the adjoint of g(A) is g(A).
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (k, v, log_input, peak, peak_start, c_start))
+    chunk = (z, k, v, log_input, peak, peak_start, c_start)
+    return _CompiledFilter.of(*chunk, coefficients, eps, largest_cancellation, keep)[0]
+
+
+class _CompiledFilter(HandWritten):
+    operator = (
+        "compiled_filter(Tensor z, Tensor k, Tensor v, Tensor log_input, Tensor peak, Tensor peak_start, "
+        "Tensor c_start, float[] coefficients, float eps, float largest_cancellation, bool keep) -> (Tensor, Tensor)"
+    )
+
+    @staticmethod
+    def forward(z, *args):
+        *chunk, coefficients, eps, limit, keep = args
+        n, length, d = z.shape
+        operands = _operands(*chunk)
+        padded = operands[0].shape[-1]
+        numbers = _numbers(operands[0].dtype, coefficients, eps, limit)
+        y = np.empty_like(operands[0])
+        vectors = np.empty((n, length, (len(coefficients) - 1) * keep, padded), y.dtype)
+        _in_threads(_read, n, _filled(z, padded), *operands, *numbers, y, vectors, padded * (None,))
+        return torch.from_numpy(y)[..., :d].contiguous(), torch.from_numpy(vectors)
+
+    @staticmethod
+    def saved(args, outputs):
+        return (*args[:7], outputs[1]), args[7:]
+
+    @staticmethod
+    def outputs_like(z, k, *rest):
+        *_, coefficients, _, _, keep = rest
+        *shape, d = k.shape
+        return k, k.new_empty(*shape, (len(coefficients) - 1) * keep, -(-d // LANES) * LANES)
+
+    @staticmethod
+    def gradients_like(tensors, other):
+        return tensors[:7]
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad_y):
+        (z, *chunk, vectors), (coefficients, eps, limit, keep) = tensors, other
+        if not any(needs[1:]):
+            y, _ = _CompiledFilter.forward(grad_y, *chunk, coefficients, eps, limit, False)
+            return y.to(z.dtype), *10 * [None]
+        if not keep:
+            _, vectors = _CompiledFilter.forward(z, *chunk, coefficients, eps, limit, True)
+        operands = _operands(*chunk)
+        d, padded = z.shape[-1], operands[0].shape[-1]
+        grads = [np.empty_like(x) for x in (operands[0], operands[0], operands[1], *operands[4:])]
+        given = _filled(grad_y.to(chunk[0].dtype), padded), vectors.numpy(), _filled(z, padded)
+        numbers = _numbers(operands[0].dtype, coefficients, eps, limit)
+        _in_threads(_read_back, len(z), *given, *operands, *numbers, *grads, padded * (None,))
+        of_z, of_k, of_v, of_input, of_peak, of_peak_start, of_c = map(torch.from_numpy, grads)
+        of_z, of_k, of_v = (x[..., :d] for x in (of_z, of_k, of_v))
+        return of_z.to(z.dtype), of_k, of_v, of_input, of_peak, of_peak_start, of_c[:, :d, :d], *4 * [None]
+
+
+def _operands(k, v, log_input, peak, peak_start, c_start) -> tuple[np.ndarray, ...]:
+    """k, v, alpha, beta, G, peak, peak_start and C_0 for the loops."""
+    padded = -(-k.shape[-1] // LANES) * LANES
+    before = torch.cat([peak_start, peak[:, :-1]], 1)
+    gates = ((before - peak).exp().to(k.dtype), (log_input - peak).exp().to(k.dtype))
+    logs = (x.contiguous().numpy() for x in (log_input, peak, peak_start))
+    return _filled(k, padded), _filled(v, padded), *(x.numpy() for x in gates), *logs, _filled(c_start, padded, 2)
+
+
+def _numbers(
+    dtype: np.dtype, coefficients: tuple[float, ...], eps: float, limit: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """1, 1 / 2, eps and the limit; and the coefficients: all in the dtype that is computed in, or Numba widens it."""
+    return np.array([1, 0.5, eps, limit], dtype), np.array(coefficients, dtype)
+
+
+def _filled(x: Tensor, size: int, axes: int = 1) -> np.ndarray:
+    """A tensor whose last axes are filled up with zeros to a size, as an array."""
+    missing = size - x.shape[-1]
+    return (F.pad(x, axes * (0, missing)) if missing else x.contiguous()).numpy()
+
+
+def _in_threads(loop: Callable, count: int, *args) -> None:
+    """The loop over all chunks, shared out to as many threads as PyTorch has."""
+    threads = min(torch.get_num_threads(), count)
+    bounds = [count * i // threads for i in range(threads + 1)] if threads else [0]
+    parts = list(zip(bounds[:-1], bounds[1:]))
+    others = [threading.Thread(target=loop, args=(*part, *args)) for part in parts[1:]]
+    for thread in others:
+        thread.start()
+    if parts:
+        loop(*parts[0], *args)
+    for thread in others:
+        thread.join()
+
+
+# Numba takes the length of a tuple from its type. Loops over a head's numbers are told their length by one, so that
+# they are compiled for this very size: unrolled, in registers, three times faster.
+
+
+@njit(**_OPTIONS)
+def _dot(x, y, sized):
+    total = x[0] * y[0]
+    for i in range(1, len(sized)):
+        total += x[i] * y[i]
+    return total
+
+
+@njit(**_OPTIONS)
+def _copy(x, y, sized):
+    """y = x; assigning slices would look for overlaps."""
+    for i in range(len(sized)):
+        y[i] = x[i]
+
+
+@njit(**_OPTIONS)
+def _decay(decay, m, sized):
+    """M = decay M."""
+    for j in range(len(sized)):
+        for i in range(len(sized)):
+            m[j, i] *= decay
+
+
+@njit(**_OPTIONS)
+def _decay_and_write(decay, old, x, y, m, sized):
+    """M = decay old + x y^T. Were M the same as old, no loop would be vectorised."""
+    for j in range(len(sized)):
+        xj = x[j]
+        for i in range(len(sized)):
+            m[j, i] = decay * old[j, i] + xj * y[i]
+
+
+@njit(**_OPTIONS)
+def _decay_and_write_both(decay, old, x, y, m, sized):
+    """M = decay old + x y^T + y x^T, likewise."""
+    for j in range(len(sized)):
+        xj, yj = x[j], y[j]
+        for i in range(len(sized)):
+            m[j, i] = decay * old[j, i] + (xj * y[i] + yj * x[i])
+
+
+@njit(**_OPTIONS)
+def _gram(c, a, sized):
+    """A = C^T C."""
+    a[:] = 0
+    add_outer_products(c, c, a, sized)
+
+
+@njit(**_OPTIONS)
+def _trace(a, sized):
+    total = a[0, 0]
+    for j in range(1, len(sized)):
+        total += a[j, j]
+    return total
+
+
+@njit(**_OPTIONS)
+def _memory_anew(k, v, log_input, peak, peak_start, c_start, t, c):
+    """C_t from the chunk's start, summed in float64."""
+    exact = np.exp(peak_start[0] - peak[t]) * c_start.astype(np.float64)
+    for u in range(t + 1):
+        weight = np.exp(log_input[u] - peak[t])
+        for j in range(c.shape[0]):
+            weighted = weight * k[u, j]
+            for i in range(c.shape[1]):
+                exact[j, i] += weighted * v[u, i]
+    c[:] = exact
+
+
+@njit(**_OPTIONS)
+def _follow(t, chunk, constants, c_old, a_old, c, a, key, h, squares, sized):
+    """Go on to position t of a chunk: C_t and A_t from those before, and to key k_t with its weight.
+
+    squares is ||C_t||^2, and what it were if no writes cancelled. Returns whether C_t was formed anew.
+    """
+    k, v, alpha, beta, log_input, peak, peak_start, c_start = chunk
+    decay, square, value = alpha[t], alpha[t] * alpha[t], v[t]
+    for i in range(len(sized)):
+        key[i] = beta[t] * k[t, i]
+    of_key = _dot(key, key, sized)
+    transpose_product(c_old, key, h, sized)
+    for i in range(len(sized)):
+        h[i] = decay * h[i] + constants[1] * of_key * value[i]
+    _decay_and_write(decay, c_old, key, value, c, sized)
+    _decay_and_write_both(square, a_old, value, h, a, sized)
+    squares[0] = _trace(a, sized)
+    squares[1] = square * squares[1] + of_key * _dot(value, value, sized)
+    anew = not squares[0] * constants[3] >= squares[1]
+    if anew:
+        _memory_anew(k, v, log_input, peak, peak_start, c_start, t, c)
+        _gram(c, a, sized)
+        squares[:] = _trace(a, sized)
+    return anew
+
+
+@njit(**_OPTIONS)
+def _read(
+    start, stop, z, k, v, alpha, beta, log_input, peak, peak_start, c_start, constants, coefficients, y, vectors, sized
+):
+    """y, and the vectors r_k if there is room for them, of the chunks from start to stop."""
+    d, degree, keep = len(sized), len(coefficients) - 1, vectors.shape[2] > 0
+    one, two, eps = constants[0], constants[0] + constants[0], constants[2]
+    c, a, squares = np.empty((2, d, d), k.dtype), np.empty((2, d, d), k.dtype), np.empty(2, k.dtype)
+    key, h, r, before, applied = (
+        np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype)
+    )  # fmt: skip
+    for n in range(start, stop):
+        chunk = k[n], v[n], alpha[n], beta[n], log_input[n], peak[n], peak_start[n], c_start[n]
+        c[0] = c_start[n]
+        _gram(c[0], a[0], sized)
+        squares[:] = _trace(a[0], sized)
+        for t in range(k.shape[1]):
+            old, new = t % 2, (t + 1) % 2
+            _follow(t, chunk, constants, c[old], a[old], c[new], a[new], key, h, squares, sized)
+            inverse = one / max(np.sqrt(squares[0]), eps)
+            four = (two * inverse) * (two * inverse)
+            out = y[n, t]
+            for i in range(d):
+                r[i] = before[i] = z[n, t, i] * inverse
+                out[i] = coefficients[0] * r[i]
+            for m in range(degree):
+                if keep:
+                    _copy(r, vectors[n, t, m], sized)
+                transpose_product(a[new], r, applied, sized)
+                for i in range(d):
+                    after = four * applied[i] - two * r[i] - before[i]
+                    before[i] = r[i]
+                    r[i] = after
+                    out[i] += coefficients[m + 1] * after
+
+
+@njit(**_OPTIONS)
+def _step_back(c, source, four, two, applied, p, p_after, out, sized):
+    """out = c source + (4 A - 2) p - p_after: one step of the adjoint recurrence."""
+    for i in range(len(sized)):
+        out[i] = c * source[i] + four * applied[i] - two * p[i] - p_after[i]
+
+
+@njit(**_OPTIONS)
+def _read_back(
+    start, stop, grad_y, vectors, z, k, v, alpha, beta, log_input, peak, peak_start, c_start, constants, coefficients,
+    grad_z, grad_k, grad_v, grad_input, grad_peak, grad_peak_start, grad_c, sized,
+):  # fmt: skip
+    """The gradients of `_read`, of the chunks from start to stop."""
+    d, degree, length = len(sized), len(coefficients) - 1, k.shape[1]
+    zero, two, eps = constants[0] - constants[0], constants[0] + constants[0], constants[2]
+    c, a = np.empty((length + 1, d, d), k.dtype), np.empty((length + 1, d, d), k.dtype)
+    of_memory, of_a, both = np.empty((2, d, d), k.dtype), np.empty((d, d), k.dtype), np.empty((d, d), k.dtype)
+    keys, norms, squares = np.empty((length, d), k.dtype), np.empty(length, k.dtype), np.empty(2, k.dtype)
+    anew = np.empty(length + 1, np.bool_)
+    p, source = np.zeros((degree + 1, d), k.dtype), np.empty(d, k.dtype)
+    applied, of_h, of_key, of_v, w = (
+        np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype)
+    )  # fmt: skip
+    for n in range(start, stop):
+        chunk = k[n], v[n], alpha[n], beta[n], log_input[n], peak[n], peak_start[n], c_start[n]
+        c[0] = c_start[n]
+        _gram(c[0], a[0], sized)
+        squares[:] = _trace(a[0], sized)
+        for t in range(length):
+            anew[t] = _follow(t, chunk, constants, c[t], a[t], c[t + 1], a[t + 1], keys[t], w, squares, sized)
+            norms[t] = np.sqrt(squares[0])
+        of_memory[:] = 0
+        of_a[:] = 0
+        for t in range(length - 1, -1, -1):
+            of_c, of_c_before = of_memory[(t + 1) % 2], of_memory[t % 2]
+            key, value = keys[t], v[n, t]
+            norm = max(norms[t], eps)
+            four = (two / norm) * (two / norm)
+            # p_k, the adjoint of r_k, times 4 / ||C||^2, is in row k - 1, beside r_{k-1}; the row after the last is 0.
+            of_r, r = grad_z[n, t], vectors[n, t]
+            form = zero
+            for i in range(d):
+                source[i] = four * grad_y[n, t, i]
+                of_r[i] = coefficients[degree] * source[i]
+            for m in range(degree - 1, -1, -1):
+                _copy(of_r, p[m], sized)
+                transpose_product(a[t + 1], p[m], applied, sized)
+                form += _dot(applied, r[m], sized)
+                _step_back(coefficients[m], source, four, two, applied, p[m], p[m + 1], of_r, sized)
+            through_z = zero
+            for i in range(d):
+                of_r[i] = (of_r[i] - p[0, i]) / (four * norm)
+                through_z += of_r[i] * z[n, t, i]
+            add_outer_products(p[:degree], r, of_a, sized)
+            free = norms[t] > eps
+            if free:
+                # X does not change with the norm of C, but z / ||C|| does
+                of_square = -(two * form + through_z) / (two * norm * norm)
+                for i in range(d):
+                    of_a[i, i] += of_square
+                grad_peak[n, t] = through_z
+            else:
+                grad_peak[n, t] = -two * form
+
+            if anew[t]:
+                _through_gram(c[t + 1], of_a, of_c, both, applied, sized)
+                of_a[:] = 0
+            # w = C_t^T k
+            transpose_product(c[t + 1], key, w, sized)
+            transpose_product(of_a, value, of_h, sized)
+            add_product(of_a, value, of_h, sized)
+            transpose_product(of_c, key, of_v, sized)
+            transpose_product(of_a, w, applied, sized)
+            for i in range(d):
+                of_v[i] += applied[i]
+                of_key[i] = zero
+            add_product(of_a, w, of_v, sized)
+            add_product(of_c, value, of_key, sized)
+            add_product(c[t + 1], of_h, of_key, sized)
+            for i in range(d):
+                grad_k[n, t, i] = beta[n, t] * of_key[i]
+                grad_v[n, t, i] = of_v[i]
+            grad_input[n, t] = _dot(key, of_key, sized)
+            back = alpha[n, t]
+            for i in range(d):
+                of_h[i] *= back
+            _decay_and_write(back, of_c, key, of_h, of_c_before, sized)
+            _decay(back * back, of_a, sized)
+        of_c = of_memory[0]
+        _through_gram(c[0], of_a, of_c, both, applied, sized)
+        total = zero
+        for j in range(d):
+            total += _dot(of_c[j], c[0, j], sized)
+        grad_peak_start[n, 0] = total
+        grad_c[n] = of_c
+
+
+@njit(**_OPTIONS)
+def _through_gram(c, of_a, of_c, both, row, sized):
+    """Add the gradient by C of A = C^T C, C (G + G^T) for the gradient G by A."""
+    d = len(sized)
+    for j in range(d):
+        for i in range(d):
+            both[j, i] = of_a[j, i] + of_a[i, j]
+    for j in range(d):
+        transpose_product(both, c[j], row, sized)
+        for i in range(d):
+            of_c[j, i] += row[i]

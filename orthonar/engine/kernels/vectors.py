@@ -1,0 +1,183 @@
+"""The products that `orthonar.engine.kernels.cpu_filter` spends its time with, in vectors of LLVM's own.
+
+Numba leaves it to LLVM to find the vectors in a loop, which then keeps no sum of a whole row in registers: two to three
+times slower. Here rows are cut into vectors from the start, and what of a row fits in the registers is summed up over
+all rows of the matrix before the next piece is. Vectors have 64 bytes; of shorter registers LLVM takes several.
+"""
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+#: Head sizes must be multiples of this.
+LANES = 16
+_VECTOR_BYTES = 64
+# What sums may take of 16 registers of 32 bytes, so that some are left for what is multiplied.
+_BYTES_FOR_SUMS = 12 * 32
+_FUSED = ("contract",)  # a product and a sum may be rounded once
+
+
+@intrinsic
+def transpose_product(typing_context, m, x, y, sized):
+    """y = M^T x for M (D, D), C-contiguous, and a tuple of length D, a multiple of 16."""
+
+    def generate(context, builder, signature, args):
+        rows = _Rows(context, builder, signature)
+        of_m, of_x, of_y = (rows.data(i, args[i]) for i in range(3))
+        for columns, rows_at_once in rows.pieces:
+            sums = [[rows.variable() for _ in columns] for _ in range(rows_at_once)]
+            for place in sum(sums, []):
+                builder.store(rows.zero, place)
+            with rows.loop(rows.index(rows.size), rows_at_once) as j:
+                for i, places in enumerate(sums):
+                    row = builder.add(j, rows.index(i))
+                    factor = rows.repeated(of_x, row)
+                    for place, column in zip(places, columns, strict=True):
+                        rows.add_product(place, factor, rows.load(of_m, row, column))
+            for column, *places in zip(columns, *sums, strict=True):
+                total = builder.load(places[0])
+                for place in places[1:]:
+                    total = builder.fadd(total, builder.load(place))
+                rows.store(total, of_y, rows.index(0), column)
+        return context.get_dummy_value()
+
+    return types.void(m, x, y, sized), generate
+
+
+@intrinsic
+def add_product(typing_context, m, x, y, sized):
+    """y += M x, likewise."""
+
+    def generate(context, builder, signature, args):
+        rows = _Rows(context, builder, signature)
+        of_m, of_x, of_y = (rows.data(i, args[i]) for i in range(3))
+        with rows.loop(rows.index(rows.size), 1) as j:
+            total = rows.zero
+            for column in range(rows.size // rows.lanes):
+                factor = rows.load(of_x, rows.index(0), column)
+                product = builder.fmul(rows.load(of_m, j, column), factor, flags=_FUSED)
+                total = builder.fadd(product, total, flags=_FUSED)
+            place = builder.gep(of_y, [j])
+            builder.store(builder.fadd(builder.load(place), rows.across(total)), place)
+        return context.get_dummy_value()
+
+    return types.void(m, x, y, sized), generate
+
+
+@intrinsic
+def add_outer_products(typing_context, p, r, m, sized):
+    """M += sum_k p_k r_k^T over the rows of p and r, (n, D), C-contiguous like M (D, D), and a tuple of length D."""
+
+    def generate(context, builder, signature, args):
+        rows = _Rows(context, builder, signature)
+        of_p, of_r, of_m = (rows.data(i, args[i]) for i in range(3))
+        count = rows.count(0, args[0])
+        for columns, rows_at_once in rows.pieces:
+            sums = [[rows.variable() for _ in columns] for _ in range(rows_at_once)]
+            with rows.loop(rows.index(rows.size), rows_at_once) as j:
+                here = [builder.add(j, rows.index(i)) for i in range(rows_at_once)]
+                for row, places in zip(here, sums, strict=True):
+                    for place, column in zip(places, columns, strict=True):
+                        builder.store(rows.load(of_m, row, column), place)
+                with rows.loop(count, 1) as k:
+                    start = builder.mul(k, rows.index(rows.size))
+                    vectors = [rows.load(of_r, k, column) for column in columns]
+                    for row, places in zip(here, sums, strict=True):
+                        factor = rows.repeated(of_p, builder.add(start, row))
+                        for place, vector in zip(places, vectors, strict=True):
+                            rows.add_product(place, factor, vector)
+                for row, places in zip(here, sums, strict=True):
+                    for place, column in zip(places, columns, strict=True):
+                        rows.store(builder.load(place), of_m, row, column)
+        return context.get_dummy_value()
+
+    return types.void(p, r, m, sized), generate
+
+
+class _Rows:
+    """An intrinsic's arguments as LLVM sees them: C-contiguous arrays with rows of D numbers; last a tuple as long."""
+
+    def __init__(self, context, builder, signature):
+        self.context, self.builder, self.signature = context, builder, signature
+        self.size = signature.args[-1].count
+        dtype = signature.args[0].dtype
+        self.bytes = dtype.bitwidth // 8
+        self.lanes = _VECTOR_BYTES // self.bytes
+        self.vector = ir.VectorType(context.get_value_type(dtype), self.lanes)
+        self.zero = ir.Constant(self.vector, None)
+        columns = range(self.size // self.lanes)
+        at_once = _BYTES_FOR_SUMS // _VECTOR_BYTES
+        count = -(-len(columns) // at_once)
+        bounds = [len(columns) * i // count for i in range(count + 1)]
+        #: Which vectors of a row are summed up together, and of how many rows: sums of one would wait for each other.
+        self.pieces = [
+            (columns[a:b], 2 if 2 * (b - a) <= at_once else 1) for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+        ]
+
+    def index(self, number):
+        return ir.Constant(ir.IntType(64), number)
+
+    def loop(self, count, step):
+        """A loop over 0, step, ... below count, a context that gives the number."""
+        return _first(cgutils.for_range_slice(self.builder, self.index(0), count, self.index(step), ir.IntType(64)))
+
+    def data(self, position, value):
+        return self._array(position, value).data
+
+    def count(self, position, value):
+        """The rows of a matrix."""
+        return self.builder.extract_value(self._array(position, value).shape, 0)
+
+    def load(self, data, row, column):
+        return self.builder.load(self._place(data, row, column), align=self.bytes)
+
+    def store(self, vector, data, row, column):
+        self.builder.store(vector, self._place(data, row, column), align=self.bytes)
+
+    def repeated(self, data, index):
+        """A vector of one entry."""
+        one = self.builder.load(self.builder.gep(data, [index]))
+        vector = self.zero
+        for lane in range(self.lanes):
+            vector = self.builder.insert_element(vector, one, ir.Constant(ir.IntType(32), lane))
+        return vector
+
+    def variable(self):
+        """A place for a vector; LLVM turns it into a register."""
+        return cgutils.alloca_once(self.builder, self.vector)
+
+    def add_product(self, place, left, right):
+        product = self.builder.fmul(left, right, flags=_FUSED)
+        self.builder.store(self.builder.fadd(product, self.builder.load(place), flags=_FUSED), place)
+
+    def across(self, vector):
+        """The sum of a vector's entries, by halves."""
+        width = self.lanes
+        while width > 1:
+            width //= 2
+            halves = []
+            for start in (0, width):
+                mask = ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(start, start + width)))
+                halves.append(self.builder.shuffle_vector(vector, vector, mask))
+            vector = self.builder.fadd(*halves)
+        return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+    def _array(self, position, value):
+        return self.context.make_array(self.signature.args[position])(self.context, self.builder, value)
+
+    def _place(self, data, row, column):
+        start = self.builder.add(self.builder.mul(row, self.index(self.size)), self.index(column * self.lanes))
+        return self.builder.bitcast(self.builder.gep(data, [start]), self.vector.as_pointer())
+
+
+class _first:
+    """A context that gives the first of what another one gives."""
+
+    def __init__(self, context):
+        self.context = context
+
+    def __enter__(self):
+        return self.context.__enter__()[0]
+
+    def __exit__(self, *error):
+        return self.context.__exit__(*error)

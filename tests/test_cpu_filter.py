@@ -1,0 +1,145 @@
+"""The filter that Numba compiles for CPUs, against memory matrices written out; more in test_mlstm and test_transforms.
+
+Axes: N chunks, L positions in a chunk, D head size.
+"""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+import orthonar.engine.backends as backends
+from orthonar import NewtonSchulzRead, mlstm_sequence
+from orthonar.engine.backends import compiled_filter
+
+CHUNKS = 5
+NAMES = ("y", "z", "k", "v", "log_input", "peak", "peak_start", "c_start")
+FIVE_STEPS = NewtonSchulzRead(steps=5).coefficients(torch.float64)
+
+
+def operands(length: int, size: int, dtype=torch.float64, seed: int = 0) -> list[torch.Tensor]:
+    """z, k, v, the logs of the gates (here the peak is that of the inputs, as it is in a sequence) and C_0."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    z, k, v = (normal(CHUNKS, length, size) for _ in range(3))
+    log_input, peak_start, c_start = normal(CHUNKS, length), normal(CHUNKS, 1), normal(CHUNKS, size, size)
+    peak = torch.cat([peak_start, log_input], 1).cummax(1).values[:, 1:]
+    found = [z, k.to(dtype), v.to(dtype), log_input, peak, peak_start, c_start]
+    return [x.detach().clone().requires_grad_() for x in found]
+
+
+def by_matrices(z, k, v, log_input, peak, peak_start, c_start, coefficients, eps) -> torch.Tensor:
+    """sum_k c_k V_k(2 A - I) z / ||C|| with every C_t formed at once, from its definition; float64."""
+    left = (peak_start - peak).exp()
+    weights = (log_input[:, None, :] - peak[:, :, None]).tril().exp().tril()
+    c_state = left[..., None, None] * c_start[:, None].double()
+    c_state = c_state + torch.einsum("ntu,nud,nue->ntde", weights, k.double(), v.double())
+    size = torch.linalg.vector_norm(c_state, dim=(-2, -1)).clamp_min(eps)[..., None]
+    x = c_state / size[..., None]
+    s = 2 * x.mT @ x - torch.eye(x.shape[-1], dtype=x.dtype)
+    terms = [torch.eye(x.shape[-1], dtype=x.dtype).expand_as(s), 2 * s - torch.eye(x.shape[-1], dtype=x.dtype)]
+    while len(terms) < len(coefficients):
+        terms.append(2 * s @ terms[-1] - terms[-2])
+    g = sum(c * term for c, term in zip(coefficients, terms))
+    return (g @ (z.double() / size)[..., None])[..., 0]
+
+
+def with_grads(function, tensors, *options) -> list[torch.Tensor]:
+    y = function(*tensors, *options)
+    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y.dtype)
+    grads = torch.autograd.grad(y, tensors, weight, allow_unused=True, materialize_grads=True)
+    return [x.detach().double() for x in (y, *grads)]
+
+
+def assert_close(got, wanted, tolerance):
+    for name, a, b in zip(NAMES, got, wanted, strict=True):
+        assert (a - b).norm() <= tolerance * max(b.norm(), 1e-3), name
+
+
+@pytest.mark.parametrize("limit", [16.0, 0.0], ids=["updated", "formed_anew"])
+@pytest.mark.parametrize("eps", [1e-6, 1e3], ids=["normalised", "below_eps"])
+@pytest.mark.parametrize("coefficients", [(0.7,), (0.7, -0.4), FIVE_STEPS], ids=["degree_0", "degree_1", "five_steps"])
+@pytest.mark.parametrize(("length", "size"), [(1, 1), (7, 12), (16, 48)])
+def test_outputs_and_gradients_are_those_of_memory_matrices(length, size, coefficients, eps, limit):
+    tensors = operands(length, size)
+    wanted = with_grads(by_matrices, tensors, coefficients, eps)
+    assert_close(with_grads(compiled_filter, tensors, coefficients, eps, limit), wanted, 1e-11)
+
+
+@pytest.mark.parametrize("size", [40, 112])
+def test_float32_is_accurate(size):
+    """Sizes at which a row of a matrix is one piece of what the registers hold, and two."""
+    tensors = operands(9, size, torch.float32)
+    wanted = with_grads(by_matrices, tensors, FIVE_STEPS, 1e-6)
+    assert_close(with_grads(compiled_filter, tensors, FIVE_STEPS, 1e-6, 16.0), wanted, 1e-5)
+
+
+def test_gradient_of_the_numerator_alone():
+    """Its way needs none of the vectors that the others' do."""
+    z, *rest = operands(7, 12)
+    rest = [x.detach() for x in rest]
+    (got,) = torch.autograd.grad(compiled_filter(z, *rest, FIVE_STEPS, 1e-6, 16.0).square().sum(), z)
+    (wanted,) = torch.autograd.grad(by_matrices(z, *rest, FIVE_STEPS, 1e-6).square().sum(), z)
+    torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_threads_change_nothing():
+    tensors, before = operands(7, 12, torch.float32), torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 3, 8):  # of 5 chunks
+            torch.set_num_threads(threads)
+            results.append(with_grads(compiled_filter, tensors, FIVE_STEPS, 1e-6, 16.0))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+def test_no_chunks_are_no_work():
+    empty = [x[:0] for x in operands(7, 12)]
+    assert compiled_filter(*empty, FIVE_STEPS, 1e-6, 16.0).shape == (0, 7, 12)
+
+
+def inputs(size: int = 8, device: str = "cpu") -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = 3 * [(1, 2, 40, size)] + 2 * [(1, 2, 40)]
+    return [torch.randn(shape, generator=generator).to(device) for shape in shapes]
+
+
+def test_is_used_where_it_can_be_and_not_where_it_cannot(monkeypatch):
+    calls, original = [], compiled_filter
+    monkeypatch.setattr("orthonar.engine.chunk_filter.compiled_filter", lambda *a: calls.append(1) or original(*a))
+    used = mlstm_sequence(*inputs(), read=NewtonSchulzRead())
+    assert len(calls) == 1
+    monkeypatch.setenv("ORTHONAR_NUMBA", "0")
+    torch.testing.assert_close(mlstm_sequence(*inputs(), read=NewtonSchulzRead()), used, rtol=1e-4, atol=1e-5)
+    assert mlstm_sequence(*inputs(device="meta"), read=NewtonSchulzRead()).is_meta
+    monkeypatch.delenv("ORTHONAR_NUMBA")
+    mlstm_sequence(*inputs(size=136), read=NewtonSchulzRead())  # a head too large for it
+    assert len(calls) == 1
+
+
+def test_numba_that_fails_is_said_once_and_done_without(monkeypatch):
+    monkeypatch.setattr(backends, "_numba_version", backends._numba_version.__wrapped__)
+    monkeypatch.setattr(backends, "_warn_once", lambda message: warnings.warn(message, RuntimeWarning, stacklevel=2))
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "numba", None)  # importing it is an error now
+    with pytest.warns(RuntimeWarning, match="Numba is installed but cannot be used"):
+        assert mlstm_sequence(*inputs(), read=NewtonSchulzRead()).isfinite().all()
+
+
+def test_numba_is_not_loaded_before_it_is_needed():
+    """It takes a second, which only the filters are worth."""
+    code = (
+        "import sys, torch, orthonar; x = torch.randn(1, 1, 5, 8); g = torch.randn(1, 1, 5);"
+        "orthonar.mlstm_sequence(x, x, x, g, g); assert 'numba' not in sys.modules;"
+        "orthonar.mlstm_sequence(x, x, x, g, g, read=orthonar.NewtonSchulzRead()); assert 'numba' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
