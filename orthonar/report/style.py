@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from .. import paths
-from .words import NOT_RUN, PAGE
+from ..study.sides import title as name_for_readers
+from .words import LINE, NOT_RUN, PAGE
 
 #: Widest figure, in inches: a page's text; and its smallest text, in points.
 WIDTH, SMALLEST = 6.75, 7
@@ -17,6 +18,12 @@ plt.rcParams.update({
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "figure.titlesize": 9, "figure.labelsize": 8,
     "legend.fontsize": 7.5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
 })  # fmt: skip
+
+
+def panel_grid(panels: int) -> tuple[int, int]:
+    """Lines and columns for so many panels: at most three a line, and four in two lines of two."""
+    columns = 2 if panels == 4 else min(3, panels)
+    return -(-panels // columns), columns
 
 
 def say(text: str) -> None:
@@ -43,13 +50,13 @@ def show(table: pd.DataFrame, title: str = "", name_missing: bool = True) -> Non
     if missing and not len(shown):
         return print(": ".join(filter(None, (title, NOT_RUN))))
     if title:
-        print(title)
+        print(textwrap.fill(title, LINE))
     if len(shown):
         limits = ("display.max_columns", None, "display.max_rows", None, "display.max_colwidth", None)
         with pd.option_context("display.width", max(PAGE, text_width(shown)), *limits):
             display(shown)
     if missing and name_missing:
-        print(textwrap.fill(f"{NOT_RUN}: {'; '.join(missing)}", PAGE))
+        print(textwrap.fill(f"{NOT_RUN}: {'; '.join(missing)}", LINE))
 
 
 def text_width(table: pd.DataFrame) -> int:
@@ -63,13 +70,13 @@ def _run_and_missing(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     names = []
     for row in table.index[nothing]:
         levels = [row] if table.index.nlevels == 1 else list(row)
-        names.append(", ".join(str(level).replace("_", " ") for level in levels))
+        names.append(", ".join(name_for_readers(str(level)) for level in levels))
     return table[~nothing], list(dict.fromkeys(names))
 
 
 def _said_once(table: pd.DataFrame, title: str) -> tuple[pd.DataFrame, str]:
     """A table for readers: names in words, and of one task alone without its index level "task", the title says it."""
-    table = table.rename(index=lambda name: name.replace("_", " ") if isinstance(name, str) else name)
+    table = table.rename(index=lambda name: name_for_readers(name) if isinstance(name, str) else name)
     if table.index.nlevels < 2 or table.index.names[0] != "task" or table.index.get_level_values(0).nunique() != 1:
         return table, title
     (task,) = table.index.get_level_values(0).unique()

@@ -33,8 +33,8 @@ def headline(
         axes: one for each panel, of a figure with constrained layout; None for new ones.
 
     Returns:
-        The figure: a mark for each seed, a bar at the mean of a side, hollow marks at the published means, the level of
-        solved runs, how many were solved above each column, and "not run yet" where a task has no runs.
+        The figure: a mark for each seed, a bar at the mean of a side with several, hollow marks at the published means,
+        the level of solved runs, how many were solved above each column, and "not run yet" where a task has no runs.
     """
     if axes is None:
         widths = [sum(map(len, tasks.values())) for tasks in panels.values()]
@@ -84,8 +84,10 @@ def _column(ax: Axes, at: float, half: float, side: Side, here: pd.Series, there
     color = side.look.color
     if len(here):
         look = {"marker": side.look.marker, "linestyle": "none", "color": color, "alpha": 0.8, "markersize": 4.5}
-        ax.plot(at + np.linspace(-half, half, len(here)), np.sort(here), **look, markeredgecolor="white", mew=0.5)
-        ax.plot([at - half, at + half], 2 * [here.mean()], color="black", linewidth=2.2)
+        places = at + (np.linspace(-half, half, len(here)) if len(here) > 1 else np.zeros(1))
+        ax.plot(places, np.sort(here), **look, markeredgecolor="white", mew=0.5)
+        if len(here) > 1:
+            ax.plot([at - half, at + half], 2 * [here.mean()], color="black", linewidth=2.2)
     else:
         ax.text(at, 34, NOT_RUN, rotation=90, ha="center", va="bottom", color="#555555")
     solved = [f"{(here >= 100 * SOLVED_AT).sum()}/{len(here)} here"] if len(here) else []
