@@ -103,6 +103,17 @@ def test_a_figure_that_does_not_fit_the_page_is_not_saved(tmp_path):
     assert not list(tmp_path.rglob("*.png"))
 
 
+def test_a_figure_that_does_not_fit_the_disk_leaves_the_one_before(small_disk):
+    figure = read.singular_values(SPECTRA).figure
+    for path in (small_disk / "it.png", small_disk / "it.pdf"):
+        path.write_bytes(b"before")
+    (small_disk / "filler").write_bytes(bytes(80 << 10))
+    with pytest.raises(OSError, match=r"^figures: .*it\.png cannot be written \(No space left on device\)$"):
+        style.save(figure, "it", small_disk)
+    assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "it.pdf", "it.png"]
+    assert (small_disk / "it.png").read_bytes() == (small_disk / "it.pdf").read_bytes() == b"before"
+
+
 def test_the_same_figure_is_the_same_bytes(tmp_path):
     paths = [style.save(read.singular_values(SPECTRA).figure, "it", tmp_path / name) for name in "ab"]
     assert [p.name for p in paths[0]] == ["it.png", "it.pdf"]

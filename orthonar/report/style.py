@@ -1,5 +1,6 @@
 """How tables and figures are shown, and where figures go. What a side looks like is in `orthonar.study.sides`."""
 
+import io
 import textwrap
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from .. import paths
+from ..study.jsonl import write_file
 from ..study.sides import title as name_for_readers
 from .words import LINE, NOT_RUN, PAGE
 
@@ -96,6 +98,7 @@ def save(fig: Figure, name: str, folder: Path | str | None = None) -> tuple[Path
 
     Raises:
         ValueError: the figure is wider than `WIDTH`, or has a text smaller than `SMALLEST` points.
+        OSError: in one sentence, that a file cannot be written; what was there before stays.
     """
     width = fig.get_size_inches()[0]
     if width > WIDTH + 1e-6:
@@ -104,11 +107,16 @@ def save(fig: Figure, name: str, folder: Path | str | None = None) -> tuple[Path
         if text.get_visible() and text.get_text().strip() and float(text.get_fontsize()) < SMALLEST:
             raise ValueError(f"{name}: {text.get_text()!r} is {text.get_fontsize():g} points, not at least {SMALLEST}")
     folder = paths.figures_dir() if folder is None else Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
+    drawn = {png: io.BytesIO(), pdf: io.BytesIO()}
     # Dates and versions are left out, so that a figure drawn again does not count as changed.
-    fig.savefig(png, dpi=200, bbox_inches="tight", metadata={"Software": None})
+    fig.savefig(drawn[png], format="png", dpi=200, bbox_inches="tight", metadata={"Software": None})
     without = {"CreationDate": None, "Creator": None, "Producer": None}
     with plt.rc_context({"pdf.fonttype": 42}):  # text as text, not as outlines
-        fig.savefig(pdf, bbox_inches="tight", metadata=without)
+        fig.savefig(drawn[pdf], format="pdf", bbox_inches="tight", metadata=without)
+    for path, content in drawn.items():
+        try:
+            write_file(path, content.getvalue())
+        except OSError as error:
+            raise OSError(f"figures: {path} cannot be written ({error.strerror or error})") from error
     return png, pdf
