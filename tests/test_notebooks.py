@@ -115,6 +115,13 @@ def test_no_table_has_more_than_six_columns(code):
                 assert len(names) <= 6 or all(name.isdigit() for name in names), names
 
 
+def test_damaged_records_are_named_one_by_one(code):
+    """With file and line, since in JupyterLab nothing else says which they are."""
+    for node in (node for cell in code for node in ast.walk(parsed(cell)) if isinstance(node, ast.Assert)):
+        if "damaged" in ast.unparse(node.test):
+            assert "map(str" in ast.unparse(node.msg), ast.unparse(node)
+
+
 def test_no_number_is_a_power_of_ten_in_a_sentence(code):
     said = [o.data.get("text/markdown", "") for cell in code for o in cell.outputs if "data" in o]
     assert not [text for text in said if re.search(r"\de\+\d", text)]
