@@ -30,6 +30,9 @@ THERE = {
     "nbconvert": "*",
 }
 NOTEBOOKS = ("01_task", "02_orthogonalized_read")
+#: Those that show records, which are no part of the wheel.
+OF_RECORDS = sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb") if "RunStore(" in p.read_text())
+OF_RECORDS.remove("03_baseline_vs_orthogonalized")  # it trains
 
 VERSIONS = "import importlib.metadata as m, sys; print(*(m.version(name) for name in sys.argv[1:]))"
 
@@ -84,6 +87,15 @@ def test_a_notebook_runs_from_an_empty_folder(installed, name, tmp_path):
     assert all(cell.execution_count for cell in cells if cell.cell_type == "code" and cell.source.strip())
     figures = [o for c in cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
     assert len(figures) == len(list((tmp_path / "figures").glob("*.png"))) > 0
+
+
+@pytest.mark.parametrize("name", OF_RECORDS)
+def test_without_records_a_notebook_says_where_they_are(installed, name, tmp_path):
+    shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", tmp_path)
+    run(installed[0], "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", f"{name}.ipynb", cwd=tmp_path)
+    cells = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4).cells
+    said = "".join(o.get("text", "") for c in cells if c.cell_type == "code" for o in c.outputs)
+    assert "no records: there is no folder" in said and "ORTHONAR_HOME" in said
 
 
 def test_where_the_records_are_is_said(installed, tmp_path):

@@ -64,5 +64,5 @@ def test_the_answer_is_of_an_embedding_ten_times_smaller():
     rows = [[np.log(4), 4, 2, 8, 0.01, 50, 5], [-1, np.exp(-1), np.exp(-2), 1.0, 0.01, 90, 9]]
     fitted = pd.DataFrame(rows, ["orthogonalized", "np.log(embedding_std)"], columns)
     text = escape.answer(fitted)
-    assert "by 4 [2, 8], an embedding ten times smaller by 10 [1, 1e+02]" in text and "9 escapes in 90" in text
+    assert "by 4 [2, 8], an embedding ten times smaller by 10 [1, 100]" in text and "9 escapes in 90" in text
     assert "cannot be told" in escape.answer(fitted.assign(ratio=np.nan))

@@ -84,7 +84,14 @@ def test_accuracy_curves_tell_the_reads_apart_and_leave_gaps():
     for ax in (first, second):
         assert ax.lines[0].get_ydata()[-1] == 90 and np.isnan(ax.lines[1].get_ydata()[-1])
     assert first.lines[0].get_color() != second.lines[0].get_color()
-    assert third.get_title() == "ns1" and third.texts[0].get_text() == "not run yet"
+    assert third.get_title() == "1 step" and third.texts[0].get_text() == "not run yet"
+
+
+@pytest.mark.parametrize(
+    ("panels", "grid"), [(1, (1, 1)), (2, (1, 2)), (3, (1, 3)), (4, (2, 2)), (5, (2, 3)), (6, (2, 3))]
+)
+def test_panels_fill_their_lines(panels, grid):
+    assert style.panel_grid(panels) == grid
 
 
 def test_a_figure_that_does_not_fit_the_page_is_not_saved(tmp_path):
@@ -94,6 +101,17 @@ def test_a_figure_that_does_not_fit_the_page_is_not_saved(tmp_path):
         with pytest.raises(ValueError, match=named):
             style.save(figure, "it", tmp_path)
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_a_figure_that_does_not_fit_the_disk_leaves_the_one_before(small_disk):
+    figure = read.singular_values(SPECTRA).figure
+    for path in (small_disk / "it.png", small_disk / "it.pdf"):
+        path.write_bytes(b"before")
+    (small_disk / "filler").write_bytes(bytes(80 << 10))
+    with pytest.raises(OSError, match=r"^figures: .*it\.png cannot be written \(No space left on device\)$"):
+        style.save(figure, "it", small_disk)
+    assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "it.pdf", "it.png"]
+    assert (small_disk / "it.png").read_bytes() == (small_disk / "it.pdf").read_bytes() == b"before"
 
 
 def test_the_same_figure_is_the_same_bytes(tmp_path):

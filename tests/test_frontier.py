@@ -15,7 +15,7 @@ from orthonar.report.tables import frontier as tables
 from orthonar.report.tables.ablation import probed_runs
 from orthonar.report.tables.runs import in_seconds
 from orthonar.study.presets import PRESETS
-from orthonar.study.sides import DEGREES
+from orthonar.study.sides import DEGREES, title
 from orthonar.training.record import Evaluation
 
 WHOLE = PRESETS["frontier"]["pocket"]
@@ -66,9 +66,9 @@ def test_the_cheapest_that_keeps_the_effect_is_found():
     assert np.isnan(table.loc["baseline", "ratio"]) and table.loc["baseline", "escaped"] == 0
     assert table.loc["degree1", "ratio"] < 0.7
     assert table["slope"].loc["ns1"] == pytest.approx(1.5) and np.isnan(table.loc["baseline", "slope"])
-    assert "No read has a hazard ratio to ns5 with a lower 95 % bound above 0.7" in tables.answer(table)
+    assert "No read has a hazard relative to five steps' with a lower 95 % bound above 0.7" in tables.answer(table)
     sooner = tables.frontier(STUDY, records(slow | {"degree12": -50, "degree3": -50}))
-    assert "is degree3: 3 passes instead of 23" in tables.answer(sooner)
+    assert "is 3 products: 3 passes instead of 23" in tables.answer(sooner)
 
 
 def test_nothing_recorded_says_so_once():
@@ -84,8 +84,12 @@ def test_tables_and_figures_of_some_runs():
     table = tables.frontier(STUDY, some)
     text = tables.frontier_text(table)
     assert list(text.index[:1]) == ["baseline"] and text.loc["degree12", "solved"] == words.NOT_RUN
-    assert text.loc["ns1", "hazard to ns5"] == "no escape" and text.loc["orthogonalized", "hazard to ns5"] == "1"
-    assert style.text_width(text) <= words.PAGE
+    assert text.loc["ns1", "relative hazard"] == "no escape" and text.loc["orthogonalized", "relative hazard"] == "1"
+    pace = tables.pace_text(table)
+    assert words.NOT_RUN not in pace.to_numpy() and "degree12" not in pace.index
+    assert pace.loc["orthogonalized", "ms a step"] == "80"
+    for shown in (text, pace):
+        assert style.text_width(shown) <= words.PAGE and len(shown.columns) <= 6
     assert "(so far: 1 of 6 reads have too few runs)" in tables.answer(table)
     runs = probed_runs(STUDY, some)
     curves = {name: stats.survival(in_seconds(of)) for name, of in runs.groupby("side", sort=False)}
@@ -93,7 +97,7 @@ def test_tables_and_figures_of_some_runs():
     figure.canvas.draw()
     hazards, waiting = figure.axes
     assert len(hazards.containers) == table["ratio"].notna().sum()
-    assert len([line for line in waiting.lines if line.get_label() in STUDY.sides]) == len(curves) == 6
+    assert len([line for line in waiting.lines if line.get_label() in map(title, STUDY.sides)]) == len(curves) == 6
 
 
 def test_steps_become_seconds_at_the_median_pace():
@@ -108,4 +112,4 @@ def test_maps_of_every_degree():
     maps = tables.maps(WHOLE.sides, s)
     assert "baseline" not in maps and len(maps) == len(WHOLE.sides) - 1
     ax = plots.singular_value_maps(s, maps, WHOLE.sides)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(maps)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [title(name) for name in maps]

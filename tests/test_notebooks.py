@@ -105,6 +105,28 @@ def test_thin(code):
         assert not cell.source.rstrip().endswith(";"), "nbval always fails on it"
 
 
+def test_no_table_has_more_than_six_columns(code):
+    """Beside what names its rows; a strip of tokens is no table, and comes with numbers for a head."""
+    for cell in code:
+        for output in cell.outputs:
+            html = "".join(output.get("data", {}).get("text/html", ""))
+            for head in re.findall(r"<thead>.*?</thead>", html, re.DOTALL):
+                names = re.findall(r"<th[^>]*>([^<]+)</th>", head.split("</tr>")[0])
+                assert len(names) <= 6 or all(name.isdigit() for name in names), names
+
+
+def test_damaged_records_are_named_one_by_one(code):
+    """With file and line, since in JupyterLab nothing else says which they are."""
+    for node in (node for cell in code for node in ast.walk(parsed(cell)) if isinstance(node, ast.Assert)):
+        if "damaged" in ast.unparse(node.test):
+            assert "map(str" in ast.unparse(node.msg), ast.unparse(node)
+
+
+def test_no_number_is_a_power_of_ten_in_a_sentence(code):
+    said = [o.data.get("text/markdown", "") for cell in code for o in cell.outputs if "data" in o]
+    assert not [text for text in said if re.search(r"\de\+\d", text)]
+
+
 def test_ends_in_asserts(code):
     assert [node for node in ast.walk(parsed(code[-1])) if isinstance(node, ast.Assert)]
 

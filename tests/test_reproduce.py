@@ -212,6 +212,19 @@ class TestNothingIsRun:
         message = capsys.readouterr().err
         assert f"the disk of {small_disk / 'build'} is full" in message and message.count("\n") == 1
 
+    def test_figures_that_cannot_be_kept(self, folder, small_disk, tmp_path, monkeypatch, capsys):
+        """Wherever they go: by a parameter of the notebook, or where they go without a word."""
+        (tmp_path / "file").write_text("not a folder")
+        for given in (["-p", f"figures={tmp_path / 'file'}"], ["--figures", str(small_disk / "my figures")]):
+            scale_file(folder, "{}")
+            assert reproduce.main(command(folder, *given)) == 2
+            message = capsys.readouterr().err
+            assert message.startswith("nothing was run: ") and given[-1].split("=")[-1] in message
+            assert message.count("\n") == 1
+        monkeypatch.setattr(paths, "figures_dir", lambda: tmp_path / "file")
+        assert reproduce.main(command(folder)) == 2
+        assert f"nothing was run: {tmp_path / 'file'}" in capsys.readouterr().err
+
     def test_no_such_notebook(self, folder, capsys):
         assert reproduce.main(["--notebooks", f"{folder}/9*"]) == 2
         assert "9*" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_every_published_number_is_beside_its_cell():
     rows = table[table["task"] == "vocabulary 96, length 768, batch 64"]
     assert rows["source"].tolist() == ["post", "follow-up"] * 2
     assert rows["solved"].tolist() == ["4 of 24", "1 of 8", "14 of 24", "5 of 8"]
-    assert rows["mean (%)"].tolist() == ["22 to 23, second-hand", "22", "68 to 69, second-hand", "67"]
+    assert rows["mean (%)"].tolist() == ["(22 to 23)", "22", "(68 to 69)", "67"]
     assert len(tables.published_points(PRESETS["headline"]["paper"])) == 8
     assert published_cells(80, 512, 16) == [REPLICATION[0]]
     assert published_cells(80, 512, 64) == [HEADLINE[0]]
@@ -81,7 +81,7 @@ def test_solved_counts_are_compared_and_means_without_spread_are_not():
     assert row["Fisher p"] == f"{stats.fisher((8, 3), (16, 16)):.2g}"
     study = replace(PRESETS["headline"]["paper"], tasks=({"vocab_size": 80, "seq_len": 512},))
     row = tables.beside_published(study, all_records(study)).reset_index().iloc[0]
-    assert (row["mean (%)"], row["Fisher p"]) == ("69.1, second-hand", "")
+    assert (row["mean (%)"], row["Fisher p"]) == ("(69.1)", "")
 
 
 def test_the_replication_as_published():
@@ -150,7 +150,7 @@ def test_what_is_not_run_is_one_line(capsys):
     )
     style.show(table, "the variants")
     out = capsys.readouterr().out
-    assert out.startswith("the variants\n") and out.endswith("not run yet: ns0 normalise only; ns3\n")
+    assert out.startswith("the variants\n") and out.endswith("not run yet: normalised, no step; 3 steps\n")
     assert "1 of 2" in out and out.count(words.NOT_RUN) == 1
     style.show(table.iloc[1:], "the variants")
     assert capsys.readouterr().out == "the variants: not run yet\n"
@@ -242,6 +242,30 @@ def test_comparison_is_of_all_runs_and_in_pairs_of_those_that_have_a_partner():
     assert (row["solved"], row["pairs"], row["alone"]) == ("0 of 3, 2 of 2", "2", "0, 2")
     assert row["McNemar p"] == "0.5"
     assert row["Fisher p"] == f"{stats.fisher((0, 2), (3, 2)):.2g}"
+
+
+def test_one_run_tests_nothing():
+    records = all_records(TINY, lambda c: 0.9 if c.read == TINY.sides["orthogonalized"].settings["read"] else 0.1)
+    missing = {TINY.run(TASKS[0], "orthogonalized", 1e-2, seed).identity for seed in (1, 2)}
+    kept = [r for r in records if r.identity not in missing]
+    row, sooner = (table(TINY, kept).iloc[0] for table in (tables.comparison, tables.escape_comparison))
+    assert (row["solved"], row["pairs"], row["Fisher p"], row["McNemar p"]) == ("0 of 3, 1 of 1", "1", "", "")
+    assert (sooner["log-rank p"], sooner["stratified p"]) == ("", "")
+
+
+def test_names_for_readers():
+    names = ["ns1", "ns3", "degree4", "ns0_normalise_only", "blend_half", "ns5, constant rate"]
+    wanted = ["1 step", "3 steps", "4 products", "normalised, no step", "blend half", "ns5, constant rate"]
+    assert [sides.title(name) for name in names] == wanted
+    every = {side.name: side.title for study in _studies() for side in study.sides.values()}
+    assert len(set(every.values())) == len(every)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(270.4, "270"), (12345, "12,000"), (0.0062, "0.0062"), (-1.44, "-1.4"), (4, "4"), (0, "0")]
+)
+def test_no_number_is_a_power_of_ten(value, text):
+    assert words.significant(value) == text
 
 
 def test_the_answer_names_its_test_and_says_when_nothing_is_shown():

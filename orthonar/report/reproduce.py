@@ -364,6 +364,12 @@ def _given(texts: Sequence[str]) -> dict[str, str]:
     return given
 
 
+def _figures(job: Job) -> Path:
+    """Where a notebook's figures go."""
+    named = job.parameters.get("figures")
+    return Path(job.notebook.parent, named).resolve() if isinstance(named, str) and named else paths.figures_dir()
+
+
 def _check_room(folder: Path, notebooks: int) -> None:
     """Make a folder and try whether it takes what some notebooks write."""
     try:
@@ -394,7 +400,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         notebooks = find_notebooks(*args.names, *filter(None, [args.notebooks]))
         jobs = plan(notebooks, args.scale, figures, _given(args.parameter))
-        for folder in filter(None, (build, figures)):
+        for folder in dict.fromkeys([build, *map(_figures, jobs)]):
             _check_room(folder, len(jobs))
         _check_devices(jobs)
         store = RunStore(paths.results_dir())

@@ -1,5 +1,6 @@
 """How tables and figures are shown, and where figures go. What a side looks like is in `orthonar.study.sides`."""
 
+import io
 import textwrap
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from .. import paths
-from .words import NOT_RUN, PAGE
+from ..study.jsonl import write_file
+from ..study.sides import title as name_for_readers
+from .words import LINE, NOT_RUN, PAGE
 
 #: Widest figure, in inches: a page's text; and its smallest text, in points.
 WIDTH, SMALLEST = 6.75, 7
@@ -17,6 +20,12 @@ plt.rcParams.update({
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "figure.titlesize": 9, "figure.labelsize": 8,
     "legend.fontsize": 7.5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
 })  # fmt: skip
+
+
+def panel_grid(panels: int) -> tuple[int, int]:
+    """Lines and columns for so many panels: at most three a line, and four in two lines of two."""
+    columns = 2 if panels == 4 else min(3, panels)
+    return -(-panels // columns), columns
 
 
 def say(text: str) -> None:
@@ -43,13 +52,13 @@ def show(table: pd.DataFrame, title: str = "", name_missing: bool = True) -> Non
     if missing and not len(shown):
         return print(": ".join(filter(None, (title, NOT_RUN))))
     if title:
-        print(title)
+        print(textwrap.fill(title, LINE))
     if len(shown):
         limits = ("display.max_columns", None, "display.max_rows", None, "display.max_colwidth", None)
         with pd.option_context("display.width", max(PAGE, text_width(shown)), *limits):
             display(shown)
     if missing and name_missing:
-        print(textwrap.fill(f"{NOT_RUN}: {'; '.join(missing)}", PAGE))
+        print(textwrap.fill(f"{NOT_RUN}: {'; '.join(missing)}", LINE))
 
 
 def text_width(table: pd.DataFrame) -> int:
@@ -63,13 +72,13 @@ def _run_and_missing(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     names = []
     for row in table.index[nothing]:
         levels = [row] if table.index.nlevels == 1 else list(row)
-        names.append(", ".join(str(level).replace("_", " ") for level in levels))
+        names.append(", ".join(name_for_readers(str(level)) for level in levels))
     return table[~nothing], list(dict.fromkeys(names))
 
 
 def _said_once(table: pd.DataFrame, title: str) -> tuple[pd.DataFrame, str]:
     """A table for readers: names in words, and of one task alone without its index level "task", the title says it."""
-    table = table.rename(index=lambda name: name.replace("_", " ") if isinstance(name, str) else name)
+    table = table.rename(index=lambda name: name_for_readers(name) if isinstance(name, str) else name)
     if table.index.nlevels < 2 or table.index.names[0] != "task" or table.index.get_level_values(0).nunique() != 1:
         return table, title
     (task,) = table.index.get_level_values(0).unique()
@@ -89,6 +98,7 @@ def save(fig: Figure, name: str, folder: Path | str | None = None) -> tuple[Path
 
     Raises:
         ValueError: the figure is wider than `WIDTH`, or has a text smaller than `SMALLEST` points.
+        OSError: in one sentence, that a file cannot be written; what was there before stays.
     """
     width = fig.get_size_inches()[0]
     if width > WIDTH + 1e-6:
@@ -97,11 +107,16 @@ def save(fig: Figure, name: str, folder: Path | str | None = None) -> tuple[Path
         if text.get_visible() and text.get_text().strip() and float(text.get_fontsize()) < SMALLEST:
             raise ValueError(f"{name}: {text.get_text()!r} is {text.get_fontsize():g} points, not at least {SMALLEST}")
     folder = paths.figures_dir() if folder is None else Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
+    drawn = {png: io.BytesIO(), pdf: io.BytesIO()}
     # Dates and versions are left out, so that a figure drawn again does not count as changed.
-    fig.savefig(png, dpi=200, bbox_inches="tight", metadata={"Software": None})
+    fig.savefig(drawn[png], format="png", dpi=200, bbox_inches="tight", metadata={"Software": None})
     without = {"CreationDate": None, "Creator": None, "Producer": None}
     with plt.rc_context({"pdf.fonttype": 42}):  # text as text, not as outlines
-        fig.savefig(pdf, bbox_inches="tight", metadata=without)
+        fig.savefig(drawn[pdf], format="pdf", bbox_inches="tight", metadata=without)
+    for path, content in drawn.items():
+        try:
+            write_file(path, content.getvalue())
+        except OSError as error:
+            raise OSError(f"figures: {path} cannot be written ({error.strerror or error})") from error
     return png, pdf

@@ -308,7 +308,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             print(f"written: {write_list(folder)}")
         except OSError as error:
-            print(f"not written: {error}", file=sys.stderr)
+            print(f"not written: the list in {folder} ({error.strerror or error})", file=sys.stderr)
             return 2
         return 0
     begin = time.perf_counter()

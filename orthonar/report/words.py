@@ -13,8 +13,8 @@ NOT_RUN = "not run yet"
 #: What it says where a probe saw nothing, or there was none.
 NOT_KNOWN = "not known"
 
-#: Widest line of a table, in characters.
-PAGE = 120
+#: Widest line of a table, in characters, and of a sentence below one: a notebook on a page breaks longer ones anywhere.
+PAGE, LINE = 120, 96
 #: What it says of a median escape step where half of the runs or more never escape.
 NO_MEDIAN = "none"
 #: At most so many values are all shown in a narrow column.
@@ -80,6 +80,12 @@ def values_text(values: pd.Series, digits: int, nothing: str = NOT_RUN, few: int
 def solved_text(solved: int, runs: int) -> str:
     """Solved runs with Wilson's interval: "5 of 12 (19 to 68 %)"."""
     return f"{solved} of {runs} ({percent(stats.solved_share(solved, runs), '%')})"
+
+
+def significant(value: float, digits: int = 2) -> str:
+    """A number to so many digits that count, a large one never as a power of ten: "0.0062", "19", "270"."""
+    text = f"{value:.{digits}g}"
+    return f"{float(text):,.0f}" if "e+" in text else text
 
 
 def p_text(p: float, nothing: str = "") -> str:

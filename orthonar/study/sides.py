@@ -21,10 +21,12 @@ from ..training.anneals import FixedAnneal, GatedAnneal
 from ..training.optimizers import Muon
 from ..training.schedules import Constant
 
-_BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+_BLACK, _ORANGE, _GREEN = "#000000", "#E69F00", "#009E73"
 _BLUE, _VERMILLION, _PURPLE, _GREY = "#0072B2", "#D55E00", "#CC79A7", "#777777"
 # Fewer and more Newton-Schulz steps than the orthogonalized read's five: lighter and darker than its blue.
 _STEPS = {0: "#BFC9D1", 1: "#9CC3DE", 2: "#6FAAD2", 3: "#3C90C3", 8: "#003A5C"}
+# Few products to many: light green to dark.
+_PRODUCTS = ("#C3E6B5", "#A1D99B", "#7CC87C", "#57B668", "#389F55", "#228245", "#0E6533", "#004322")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,24 @@ class Side:
     @property
     def title(self) -> str:
         """The name as readers are shown it."""
-        return self.name.replace("_", " ")
+        return title(self.name)
+
+
+#: What readers see of names that are short for something.
+_TITLES = {
+    "ns0_normalise_only": "normalised, no step",
+    "muon3": "3 Muon steps",
+    "qk_lr_x4": "queries, keys at 4x rate",
+    "rls_read": "recursive least squares",
+}
+
+
+def title(name: str) -> str:
+    """A side's name as readers are shown it: "ns3" is "3 steps", "degree4" "4 products"; other names pass."""
+    for short, one in (("ns", "step"), ("degree", "product")):
+        if (count := name.removeprefix(short)).isdigit() and name.startswith(short):
+            return f"{count} {one}{'s'[: count != '1']}"
+    return _TITLES.get(name, name.replace("_", " "))
 
 
 def by_name(*sides: Side) -> Mapping[str, Side]:
@@ -204,9 +223,12 @@ ELIMINATION = by_name(
 DEGREES = by_name(
     *(
         _reading(
-            f"degree{n}", f"steepest read with {n} product{'s'[: n != 1]}", Look(_SKY, marker, "-"), SteepRead(degree=n)
+            f"degree{n}",
+            f"steepest read with {n} product{'s'[: n != 1]}",
+            Look(color, marker, "-"),
+            SteepRead(degree=n),
         )
-        for n, marker in zip((1, 2, 3, 4, 6, 8, 12, 23), "osDvPX*h")
+        for n, marker, color in zip((1, 2, 3, 4, 6, 8, 12, 23), "osDvPX*h", _PRODUCTS)
     )
 )
 #: The study's read, against which the others are held, the raw one, fewer steps, and every degree.

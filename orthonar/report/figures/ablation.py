@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...study.sides import BASELINE, HEADLINE, Look, Side
+from ...study.sides import BASELINE, HEADLINE, Look, Side, title
 from ...training.record import SOLVED_AT
 from .. import stats
 from ..published import PublishedDecode, PublishedSwap, PublishedVariant
-from ..style import WIDTH
+from ..style import WIDTH, panel_grid
 from ..words import NOT_RUN
 
 _GREY = "#555555"
@@ -55,17 +55,17 @@ def elimination(
         _seeds(axes[0], runs[runs["side"] == name], row, look)
         counts = _counts(runs, published, name)
         _shares(axes[1], row, counts, look)
-        text = [f"{solved}/{of}" if of else "–" for solved, of in counts]
+        text = [f"{solved}/{of}" if of else "–" for solved, of in counts[: 1 + bool(published)]]
         axes[1].text(103, row, " · ".join(text), va="center")
-    axes[1].text(103, -0.6, "here · follow-up", va="bottom")
+    axes[1].text(103, -0.6, "here · follow-up" if published else "solved", va="bottom")
     axes[0].axvline(100 * SOLVED_AT, **_SOLVED)
-    axes[0].set_yticks(rows, [name.replace("_", " ") for name in variants])
+    axes[0].set_yticks(rows, [title(name) for name in variants])
     axes[0].set(xlabel="final accuracy (%)", xlim=(-2, 102), ylim=(len(variants) - 0.5, -0.5))
     axes[1].set(xlabel="solved runs (%), with 95 % interval", xlim=(-2, 102))
     for ax in axes:
         ax.hlines(rows, -2, 102, color="#DDDDDD", linewidth=0.6, zorder=0)
         ax.spines[["top", "right"]].set_visible(False)
-    return _shares_legend(axes[0].figure)
+    return _shares_legend(axes[0].figure, bool(published))
 
 
 def dose_response(
@@ -98,7 +98,7 @@ def dose_response(
         ax.set_xticks(range(len(doses)), doses.values())
         ax.set(xlabel="Newton-Schulz steps of the read", ylabel=label, ylim=(-3, 103), xlim=(-0.6, len(doses) - 0.4))
         ax.spines[["top", "right"]].set_visible(False)
-    return _shares_legend(axes[0].figure)
+    return _shares_legend(axes[0].figure, bool(published))
 
 
 def over_training(
@@ -120,8 +120,7 @@ def over_training(
     Returns:
         The figure: a thin line for each seed, its escape marked, a thick one for the mean.
     """
-    columns = min(3, len(sides))
-    lines = -(-len(sides) // columns)
+    lines, columns = panel_grid(len(sides))
     size = (WIDTH, 1.7 * lines + 0.8)
     figure, axes = plt.subplots(lines, columns, figsize=size, sharex=True, sharey=True, layout="constrained")
     axes = np.ravel(axes)
@@ -194,7 +193,7 @@ def decoded(
     }
     theirs = {"": "decoded", "_wrong_key": "wrong_key"}
     axes = np.reshape(axes, (2, 2))
-    for ax, (column, title) in zip(np.ravel(axes), panels.items()):
+    for ax, (column, shown) in zip(np.ravel(axes), panels.items()):
         _marks(ax, runs, sides, 100 * runs["accuracy"], 100 * runs[f"decode1{column}"], nothing)
         for (name, _), other in published.items():
             if column in theirs:
@@ -203,7 +202,7 @@ def decoded(
                 half = [np.ptp(behaviour) / 2] if np.ptp(behaviour) else None
                 ax.errorbar(behaviour.mean(), y, xerr=half, **_hollow(_look(sides, name)))
         ax.axhline(100 * chance, color=_GREY, linestyle="--", linewidth=1)
-        ax.set(xlim=(-2, 102), ylim=(-2, 102), title=title)
+        ax.set(xlim=(-2, 102), ylim=(-2, 102), title=shown)
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[1]:
         ax.set_xlabel("accuracy of the model (%)")
@@ -244,7 +243,8 @@ def swaps(
         ax.set_title(f"every model read {read}")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("accuracy with the read put in (%)")
-    return _marks_legend(axes[0].figure, runs, sides, Line2D([], [], label="solved", **_SOLVED))
+    hollow = any(swap.before is not None for swap in published.values())
+    return _marks_legend(axes[0].figure, runs, sides, Line2D([], [], label="solved", **_SOLVED), hollow=hollow)
 
 
 def _look(sides: Mapping[str, Side], name: str) -> Look:
@@ -310,22 +310,20 @@ def _marks(
             ax.plot(x[here], y[here], side.look.marker, clip_on=False, **style)
 
 
-def _shares_legend(figure: Figure) -> Figure:
-    """Filled is ours, hollow published; the look is the side's."""
+def _shares_legend(figure: Figure, hollow: bool) -> Figure:
+    """Filled is ours, hollow, if there is any, published; the look is the side's."""
     mark = {"color": _GREY, "marker": "o", "linestyle": "none"}
     handles = [
         Line2D([], [], label="here", **mark),
         Line2D([], [], color="black", linewidth=2, label="mean here"),
-        Line2D([], [], label=_THEIRS, **{**mark, **_HOLLOW}),
+        *([Line2D([], [], label=_THEIRS, **{**mark, **_HOLLOW})] if hollow else []),
         Line2D([], [], label="solved", **_SOLVED),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 if hollow else 3, frameon=False)
     return figure
 
 
-def _marks_legend(
-    figure: Figure, runs: pd.DataFrame, sides: Mapping[str, Side], *more: Line2D, hollow: bool = True
-) -> Figure:
+def _marks_legend(figure: Figure, runs: pd.DataFrame, sides: Mapping[str, Side], *more: Line2D, hollow: bool) -> Figure:
     """The sides that have runs, and what hollow marks mean, if there are any."""
     present = set(runs["side"]) if len(runs) else set()
     handles = [
@@ -337,5 +335,5 @@ def _marks_legend(
         look = {"color": _GREY, "marker": "o", **_HOLLOW}
         handles.append(Line2D([], [], label=f"hollow: mean, {_THEIRS}", **look))
     handles += more
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure

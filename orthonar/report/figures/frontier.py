@@ -36,9 +36,13 @@ def singular_value_maps(s: np.ndarray, maps: Mapping[str, np.ndarray], sides: Ma
     for i, (name, values) in enumerate(maps.items()):
         own = name == ORTHOGONALIZED.name
         # Marks of neighbours side by side, not on top of each other.
-        every = (i * len(s) // (10 * len(maps)), len(s) // 10)
+        every = (i * len(s) // (8 * len(maps)), len(s) // 8)
         width = 2.6 if own else 1.2
-        ax.plot(s, values, **_line(sides[name].look), markersize=5, markevery=every, linewidth=width, label=name)
+        # What lifts a value is how a map rises; how it ripples afterwards stays faint.
+        top = 1 + int(np.argmax(values > 1 - 1e-3)) if (values > 1 - 1e-3).any() else len(s)
+        look = {**_line(sides[name].look), "markersize": 5, "markevery": every, "label": sides[name].title}
+        ax.plot(s[:top], values[:top], linewidth=width, **look)
+        ax.plot(s[top - 1 :], values[top - 1 :], color=sides[name].look.color, linewidth=width / 3, alpha=0.35)
     ax.set(xlabel="singular value $s$ of the normalised memory", ylabel="what the read makes of it", xscale="log")
     ax.set(xlim=(s.min(), s.max()), ylim=(0, 1.04))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -74,16 +78,16 @@ def frontier(
     hazards.axhline(keeps, color=_GREY, linewidth=0.8, linestyle="--")
     hazards.set_xscale("symlog", linthresh=1, linscale=0.3)
     ticks = sorted(set(table["passes"].astype(int)))
-    hazards.set_xticks(ticks, [str(tick) for tick in ticks])
+    hazards.set_xticks(ticks, [str(tick) if tick >= 1.2 * before else "" for tick, before in zip(ticks, [0, *ticks])])
     hazards.minorticks_off()
     hazards.set(xlim=(-0.2, 1.25 * max(ticks)), xlabel="passes (products with $X^T X$)")
-    hazards.set_ylabel("hazard of escape, relative to ns5's")
+    hazards.set_ylabel("hazard of escape, relative to the study's read")
     if len(drawn) > 1:
         hazards.set_yscale("log")
     for name, curve in curves.items():
         width = 2.4 if name in (ORTHOGONALIZED.name, BASELINE.name) else 1.2
         style = {**_line(sides[name].look), "markevery": max(1, len(curve) // 3), "markersize": 5, "linewidth": width}
-        waiting.step(curve["step"], 1 - curve["waiting"], where="post", **style, label=name)
+        waiting.step(curve["step"], 1 - curve["waiting"], where="post", **style, label=sides[name].title)
     waiting.set(xlabel="wall seconds of training", ylabel="share of runs that have escaped", ylim=(0, 1.03))
     for ax, there in ((hazards, len(drawn)), (waiting, len(curves))):
         ax.spines[["top", "right"]].set_visible(False)

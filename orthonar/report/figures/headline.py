@@ -33,14 +33,15 @@ def headline(
         axes: one for each panel, of a figure with constrained layout; None for new ones.
 
     Returns:
-        The figure: a mark for each seed, a bar at the mean of a side, hollow marks at the published means, the level of
-        solved runs, how many were solved above each column, and "not run yet" where a task has no runs.
+        The figure: a mark for each seed, a bar at the mean of a side with several, hollow marks at the published means,
+        the level of solved runs, how many were solved above each column, and "not run yet" where a task has no runs.
     """
     if axes is None:
         widths = [sum(map(len, tasks.values())) for tasks in panels.values()]
         ratios = {"width_ratios": widths}
+        size = (min(WIDTH, 1.1 + 0.9 * sum(widths)), 3.9)  # no wider than it must be: it is seen on phones too
         _, axes = plt.subplots(
-            1, len(panels), figsize=(WIDTH, 3.9), sharey=True, layout="constrained", squeeze=False, gridspec_kw=ratios
+            1, len(panels), figsize=size, sharey=True, layout="constrained", squeeze=False, gridspec_kw=ratios
         )
         axes = axes[0]
     shown = runs.assign(percent=100 * runs["accuracy"].fillna(0.0))
@@ -55,7 +56,7 @@ def headline(
         labels = [task.replace(", ", "\n") for task in tasks]
         ax.set(xlabel="", ylabel="", xlim=(-0.5, len(tasks) - 0.5), ylim=(-2, 102))
         ax.set_xticks(range(len(tasks)), labels)
-        ax.set_title(f"{title}; solved:", pad=24)
+        ax.set_title(f"{title}, solved:", pad=24)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("final accuracy at scored positions (%)")
     drawn = {side.name: side for tasks in panels.values() for sides in tasks.values() for side in sides}
@@ -75,7 +76,9 @@ def headline(
         )
     handles.append(Line2D([], [], color="#555555", linestyle=":", label="solved"))
     figure = axes[0].figure
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    longest = max(len(handle.get_label()) for handle in handles)
+    columns = 2 if 2 * longest < 18 * figure.get_size_inches()[0] - 8 else 1
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
@@ -84,8 +87,10 @@ def _column(ax: Axes, at: float, half: float, side: Side, here: pd.Series, there
     color = side.look.color
     if len(here):
         look = {"marker": side.look.marker, "linestyle": "none", "color": color, "alpha": 0.8, "markersize": 4.5}
-        ax.plot(at + np.linspace(-half, half, len(here)), np.sort(here), **look, markeredgecolor="white", mew=0.5)
-        ax.plot([at - half, at + half], 2 * [here.mean()], color="black", linewidth=2.2)
+        places = at + (np.linspace(-half, half, len(here)) if len(here) > 1 else np.zeros(1))
+        ax.plot(places, np.sort(here), **look, markeredgecolor="white", mew=0.5)
+        if len(here) > 1:
+            ax.plot([at - half, at + half], 2 * [here.mean()], color="black", linewidth=2.2)
     else:
         ax.text(at, 34, NOT_RUN, rotation=90, ha="center", va="bottom", color="#555555")
     solved = [f"{(here >= 100 * SOLVED_AT).sum()}/{len(here)} here"] if len(here) else []

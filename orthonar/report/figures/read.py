@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ...study.sides import ELIMINATION, ORTHOGONALIZED, Look
+from ...study.sides import BASELINE, ELIMINATION, ORTHOGONALIZED, Look
 
 #: The looks of the sides that read with so many Newton-Schulz steps.
 _STEPS = {
@@ -17,8 +17,8 @@ _STEPS = {
     5: ORTHOGONALIZED.look,
     8: ELIMINATION["ns8"].look,
 }
-#: Ways to compute the read, the slowest first; the chunkwise one is the side's own.
-_WAYS = (Look("#D55E00", "v", ":"), ORTHOGONALIZED.look, Look("#000000", "^", "-."))
+#: Ways to read, the slowest first: the plain form, and both sides in their own looks.
+_WAYS = (Look("#D55E00", "v", ":"), ORTHOGONALIZED.look, BASELINE.look)
 
 
 def _steps_style(steps: int) -> dict:
@@ -71,7 +71,7 @@ def scalar_maps(s: np.ndarray, maps: Mapping[int, np.ndarray], ax: Axes | None =
         ax.plot(s, values, markevery=len(s) // 12, **_steps_style(steps))
     ax.set(xlabel="singular value $s$ before", ylabel=r"$\mathrm{NS}_k(s)$ after $k$ steps", xscale="log")
     ax.set(xlim=(s.min(), s.max()), ylim=(0, 1.04))
-    ax.legend(frameon=False, loc="upper left")
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.95))  # below the polar factor's line
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 

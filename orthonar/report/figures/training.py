@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ...study.sides import Side
 from ...training.record import SOLVED_AT, RunRecord
-from ..style import WIDTH
+from ..style import WIDTH, panel_grid
 from ..words import NOT_RUN
 
 
@@ -25,10 +25,10 @@ def accuracy_curves(runs: Mapping[str, Sequence[RunRecord]], sides: Mapping[str,
         title of a panel says how many are.
     """
     if axes is None:
-        lines = -(-len(runs) // 3)
+        lines, columns = panel_grid(len(runs))
         size = (WIDTH, 2.3 * lines + 0.3)
         _, axes = plt.subplots(
-            lines, min(3, len(runs)), figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False
+            lines, columns, figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False
         )
     axes = np.ravel(axes)
     for ax, (name, of_side) in zip(axes, runs.items()):

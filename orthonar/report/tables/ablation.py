@@ -308,17 +308,16 @@ def decoded(
         offset: where the key is taken from, one of `orthonar.training.decoding.OFFSETS`.
 
     Returns:
-        One row per variant and end of its runs, where any was asked: accuracy of the model with how many were asked,
-        share decoded, the controls, and what the right memory adds to another one (decoded less other memory, of one
-        run).
+        One row per variant and end of its runs, where any was asked: how many were, share decoded, the controls, and
+        what the right memory adds to another one (decoded less other memory, of one run).
     """
     rows = []
     runs = probed_runs(study, records, kept)
     for first, mine in _by_end(study, runs[runs[f"decode{offset}"].notna()]):
         row = {name: values_text(100 * values, 0, few=3) for name, values in _shares(mine, offset).items()}
-        row["answered"] += f" ({len(mine)} run{'s'[: len(mine) != 1]})"
-        rows.append(dict(zip(_FIRST, first)) | row)
-    return pd.DataFrame(rows, columns=[*_FIRST, *_shares(runs, offset)]).set_index(_FIRST)
+        rows.append(dict(zip(_FIRST, first)) | row | {"runs": f"{len(mine)}"})
+    columns = ["runs", *(name for name in _shares(runs, offset) if name != "answered")]
+    return pd.DataFrame(rows, columns=[*_FIRST, *columns]).set_index(_FIRST)
 
 
 def _shares(runs: pd.DataFrame, offset: int) -> dict[str, pd.Series]:

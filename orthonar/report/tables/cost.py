@@ -125,12 +125,23 @@ _COLUMNS = (
 
 
 def summary(records: Iterable[dict], what: str = "step") -> pd.DataFrame:
-    """The same as text for readers: whole steps, or what else was measured, by device, length and contender."""
+    """The same as text for readers: whole steps, or what else was measured, by length and contender.
+
+    Args:
+        records: of one device each, whose names are not in the table: `place` says them.
+        what: as of `table`; of whole steps those with the study's five Newton-Schulz steps.
+
+    Returns:
+        One row a length, batch size and contender; no column that is empty throughout.
+    """
     rows = []
     for row in table(records).query("what == @what").itertuples():
-        steps = "" if np.isnan(row.steps) else f"{row.steps:.0f}"
-        text = {"device": row.device, "length": row.length, "batch": row.batch}
-        text |= {"contender": row.contender or what, "steps": steps}
+        contender = row.contender if isinstance(row.contender, str) and row.contender else "drawing a batch"
+        if not np.isnan(row.steps) and row.steps != 5:
+            if what == "step":
+                continue
+            contender += f", {row.steps:.0f} steps"
+        text = {_LENGTH: f"{row.length:,}, {row.batch}", "contender": contender}
         if row.left_out:
             rows.append(text | {"time (ms)": f"left out: {row.left_out}"})
             continue
@@ -143,9 +154,19 @@ def summary(records: Iterable[dict], what: str = "step") -> pd.DataFrame:
                 "of peak": f"{100 * row.share:.1f} %",
             }
         rows.append(text)
-    columns = ["device", "length", "batch", "contender", "steps"]
+    columns = [_LENGTH, "contender"]
     shown = pd.DataFrame(rows, columns=[*columns, "time (ms)", "memory (MiB)", "Gflop", "Gflop/s", "of peak"])
-    return shown.fillna("").set_index(columns)
+    shown = shown.fillna("").set_index(columns)
+    return shown.loc[:, (shown != "").any()] if len(shown) else shown
+
+
+#: How tables call a sequence's length beside how many sequences a batch has.
+_LENGTH = "length, batch"
+
+
+def place(record: dict) -> str:
+    """What a record was measured on, in a few words for the title of a table: "CPU (Intel Xeon)"."""
+    return f"{'GPU' if record['device'] == 'cuda' else 'CPU'} ({model_name(record['device_name'])})"
 
 
 def _number(value: float) -> str:
@@ -179,12 +200,16 @@ def answer(records: Iterable[dict]) -> list[str]:
 def factors(records: Iterable[dict]) -> pd.DataFrame:
     """How many times longer one whole step takes than another, with the study's five Newton-Schulz steps, as text.
 
+    Args:
+        records: of one device.
+
     Returns:
-        One row a device, length and batch size: the plain form over the chunkwise orthogonalized step, the stock layer
+        One row a length and batch size: the plain form over the chunkwise orthogonalized step, the stock layer
         over the raw step, and the orthogonalized step over the raw and the stock one; empty where one was left out.
     """
     steps = table(records).query("what == 'step' and (steps == 5 or steps.isna())")
-    ms = steps.pivot(index=["device", "length", "batch"], columns="contender", values="ms")
+    ms = steps.pivot(index=["length", "batch"], columns="contender", values="ms")
+    ms.index = pd.Index([f"{length:,}, {batch}" for length, batch in ms.index], name=_LENGTH)
     pairs = [("plain", "orthogonalized"), ("stock", "raw"), ("orthogonalized", "raw"), ("orthogonalized", "stock")]
     ratios = pd.DataFrame({f"{a} / {b}": ms[a] / ms[b] for a, b in pairs if {a, b} <= set(ms)}, index=ms.index)
     return ratios.map(lambda ratio: "" if np.isnan(ratio) else f"{ratio:.3g}")
@@ -197,11 +222,19 @@ def several_steps(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def against_newton_schulz(records: Iterable[dict]) -> pd.DataFrame:
-    """The filter's degree, operations (Gflop) and time (ms) of both forms by number of Newton-Schulz steps, as text."""
+    """The filter's products, operations and time of both forms by number of Newton-Schulz steps, as text.
+
+    Args:
+        records: of one device.
+    """
     rows = several_steps(table(records)).astype({"steps": int})
-    index = ["device", "length", "batch", "steps"]
-    shown = rows.pivot(index=index, columns="contender", values=["degree", "gflop", "ms"])
-    return shown.dropna(axis=1, how="all").map(lambda x: "" if np.isnan(x) else _number(x))
+    names = {"length": _LENGTH, "steps": "steps"}
+    rows = rows.assign(length=[f"{length:,}, {batch}" for length, batch in zip(rows["length"], rows["batch"])])
+    shown = rows.pivot(index=[*names], columns="contender", values=["degree", "gflop", "ms"]).rename_axis(index=names)
+    shown = shown.dropna(axis=1, how="all").map(lambda x: "" if np.isnan(x) else _number(x))
+    units = {"degree": "products", "gflop": "Gflop", "ms": "ms"}
+    shown.columns = [f"{contender}: {units[what]}" for what, contender in shown.columns]
+    return shown
 
 
 def beside_published(records: Iterable[dict]) -> pd.DataFrame:

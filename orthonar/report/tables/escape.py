@@ -9,7 +9,7 @@ from ...study.presets import Study
 from ...study.records import trace_table
 from ...training.record import RunRecord
 from .. import hazards
-from ..words import p_text
+from ..words import p_text, significant
 from .headline import study_runs
 
 #: What the models' terms are called for readers.
@@ -64,13 +64,17 @@ def hazard_text(fitted: pd.DataFrame) -> pd.DataFrame:
             {
                 "term": " x ".join(names),
                 "is a": "power" if power else "factor",
-                "estimate": "cannot be told" if np.isnan(row["ratio"]) else f"{value:.2g} [{low:.2g}, {high:.2g}]",
+                "estimate": "cannot be told" if np.isnan(row["ratio"]) else _with_interval(value, low, high),
                 "p": p_text(row["p"]),
                 "run-intervals": f"{row['run_intervals']:.0f}",
                 "escapes": f"{row['events']:.0f}",
             }
         )
     return pd.DataFrame(rows).set_index("term")
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return f"{significant(value)} [{significant(low)}, {significant(high)}]"
 
 
 def answer(fitted: pd.DataFrame) -> str:
@@ -87,7 +91,7 @@ def answer(fitted: pd.DataFrame) -> str:
         return "What moves the hazard of escape cannot be told from the runs so far."
     ten = sorted(float(10 ** -np.log(power[name])) for name in ("ratio", "low", "high"))
     factors = (read["ratio"], read["low"], read["high"]), (ten[1], ten[0], ten[2])
-    texts = [f"{value:.2g} [{low:.2g}, {high:.2g}]" for value, low, high in factors]
+    texts = [_with_interval(*factor) for factor in factors]
     return (
         f"The orthogonalized read multiplies the hazard of escape by {texts[0]}, an embedding ten times smaller by "
         f"{texts[1]} (95 % intervals; {power['events']:.0f} escapes in {power['run_intervals']:.0f} run-intervals)."

@@ -8,7 +8,7 @@ import torch
 
 from ...reads.base import FilterRead, RawRead
 from ...study.presets import Study
-from ...study.sides import ORTHOGONALIZED, Side
+from ...study.sides import ORTHOGONALIZED, Side, title
 from ...training.record import RunRecord
 from .. import hazards, stats
 from ..words import NOT_RUN, median_text
@@ -82,7 +82,7 @@ def frontier(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def frontier_text(table: pd.DataFrame) -> pd.DataFrame:
-    """The numbers of `frontier` as text, the cheapest read first."""
+    """The numbers of `frontier` as text, the cheapest read first; what it costs in time: `pace_text`."""
     rows = []
     for name, row in table.sort_values("passes", kind="stable").iterrows():
         slope = "" if np.isnan(row["slope"]) else f"{row['slope']:.1f}"
@@ -97,18 +97,28 @@ def frontier_text(table: pd.DataFrame) -> pd.DataFrame:
             | {
                 "solved": f"{row['solved']:.0f} of {row['runs']:.0f}",
                 "escaped": f"{row['escaped']:.0f} in {row['run_intervals']:.0f}",
-                "hazard to ns5": "1" if own else hazard,
-                "median step": median_text(row["median_step"]),
-                "median s": median_text(row["median_seconds"]),
-                "ms a step": f"{row['step_ms']:.0f}",
+                "relative hazard": "1" if own else hazard,
                 "early rank": "" if np.isnan(row["early_rank"]) else f"{row['early_rank']:.1f}",
             }
         )
-    columns = [
-        "read", "passes", "slope", "solved", "escaped", "hazard to ns5", "median step", "median s", "ms a step",
-        "early rank",
-    ]  # fmt: skip
+    columns = ["read", "passes", "slope", "solved", "escaped", "relative hazard", "early rank"]
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("read")
+
+
+def pace_text(table: pd.DataFrame) -> pd.DataFrame:
+    """How soon half of the runs have escaped and what a step takes, of the reads of `frontier` with runs, as text."""
+    rows = [
+        {
+            "read": name,
+            "passes": f"{row['passes']:.0f}",
+            "median step": median_text(row["median_step"]),
+            "median seconds": median_text(row["median_seconds"]),
+            "ms a step": f"{row['step_ms']:.0f}",
+        }
+        for name, row in table[table["runs"] > 0].sort_values("passes", kind="stable").iterrows()
+    ]
+    columns = ["read", "passes", "median step", "median seconds", "ms a step"]
+    return pd.DataFrame(rows, columns=columns).set_index("read")
 
 
 def _ratio_text(row: pd.Series) -> str:
@@ -130,14 +140,14 @@ def answer(table: pd.DataFrame) -> str:
     so_far = f" (so far: {missing} of {len(others)} reads have too few runs)" if missing else ""
     if not len(keeping):
         if enough["low"].isna().all():
-            return f"No read keeps the effect of ns5: with none that has enough runs does any escape{so_far}."
+            return f"No read keeps the effect of five steps: with none that has enough runs does any escape{so_far}."
         best = enough.loc[enough["low"].idxmax()]
         return (
-            f"No read has a hazard ratio to ns5 with a lower 95 % bound above {KEEPS:g}; {best.name} comes nearest, "
-            f"{_ratio_text(best)} with {best['passes']:.0f} passes{so_far}."
+            f"No read has a hazard relative to five steps' with a lower 95 % bound above {KEEPS:g}; {title(best.name)} "
+            f"comes nearest, {_ratio_text(best)} with {best['passes']:.0f} passes{so_far}."
         )
     best = keeping.iloc[0]
     return (
-        f"The cheapest read that keeps the effect of ns5 is {best.name}: {best['passes']:.0f} passes instead of "
-        f"{cost:.0f}, hazard of escape {_ratio_text(best)} of ns5's{so_far}."
+        f"The cheapest read that keeps the effect of five steps is {title(best.name)}: {best['passes']:.0f} passes "
+        f"instead of {cost:.0f}, hazard of escape {_ratio_text(best)} of that of five steps{so_far}."
     )

@@ -68,13 +68,18 @@ class CellResult:
         return row
 
     def beside(self, cell: PublishedCell) -> dict[str, str]:
-        """What was published, and whether the solved runs here agree with it, as text; blank where none are."""
+        """What was published, and whether the solved runs here agree with it, as text; blank where none are.
+
+        A mean in parentheses is second-hand.
+        """
         accuracy, solved = cell.accuracy(self.side), cell.solved(self.side)
         mean = "" if accuracy is None else " to ".join(f"{a:g}" for a in np.atleast_1d(accuracy))
+        if mean and cell.second_hand:
+            mean = f"({mean})"
         compared = len(self.runs) and solved is not None
         return {
             "source": cell.short,
-            "mean (%)": mean + (", second-hand" if cell.second_hand and accuracy is not None else ""),
+            "mean (%)": mean,
             "solved": "" if solved is None else f"{solved} of {cell.seeds}",
             "solved here": f"{self.solved} of {len(self.runs)}" if len(self.runs) else "",
             "Fisher p": p_text(stats.fisher((self.solved, solved), (len(self.runs), cell.seeds))) if compared else "",
@@ -158,13 +163,14 @@ def comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
             continue
         solved, runs = zip(*((int(side["solved"].sum()), len(side)) for side in (first, second)))
         row = {**key, "solved": ", ".join(f"{s} of {n}" for s, n in zip(solved, runs))}
-        row["Fisher p"] = p_text(stats.fisher(solved, runs))
+        if min(runs) > 1:  # one run tests nothing
+            row["Fisher p"] = p_text(stats.fisher(solved, runs))
         ours, theirs = stats.shared_seeds(first, second)
         row["pairs"] = f"{len(ours)}"
         if len(ours):
             counts = stats.pairs(first, second)
             row["alone"] = f"{counts.first_only}, {counts.second_only}"
-            row["McNemar p"] = p_text(stats.mcnemar(counts))
+            row["McNemar p"] = p_text(stats.mcnemar(counts)) if len(ours) > 1 else ""
             row["gain (points)"] = mean_text(stats.accuracies(theirs) - stats.accuracies(ours), most=4)
         rows.append(row)
     columns = ["task", "read", "solved", "Fisher p", "pairs", "alone", "McNemar p", "gain (points)"]
@@ -186,10 +192,12 @@ def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFram
         row = {**key, "median": NOT_RUN}
         if len(first) and len(second):
             row["median"] = ", ".join(median_text(stats.median_escape(side)) for side in (first, second))
-            row["log-rank p"] = p_text(stats.logrank(first, second), "no escape")
+            if min(len(first), len(second)) > 1:
+                row["log-rank p"] = p_text(stats.logrank(first, second), "no escape")
             row["pairs"] = f"{len(stats.shared_seeds(first, second)[0])}"
         if int(row.get("pairs", 0)):
             row["sooner"] = "{}, {}".format(*stats.sooner(first, second))
+        if int(row.get("pairs", 0)) > 1:
             row["stratified p"] = p_text(stats.paired_logrank(first, second), "none differs")
         theirs = [f"{c.logrank_p:g} ({c.short})" for c in published[key["task"]] if c.logrank_p is not None]
         row["published"] = ", ".join(theirs if (next(iter(study.sides)), key["read"]) == _POST_SIDES else [])
