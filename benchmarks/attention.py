@@ -26,6 +26,7 @@ from benchmarks.steps import extra_resident, print_seconds, time_in_turns
 from orthonar import Attention, ModelConfig, SequenceModel
 from orthonar.mixers.attention import AttentionState
 from orthonar.report.tables import attention as tables
+from orthonar.report.tables.cost import folder
 from orthonar.study.jsonl import append_line, check_writable
 from orthonar.study.presets import PRESETS
 from orthonar.study.sides import ATTENTION, BASELINE, ORTHOGONALIZED
@@ -146,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--repeats", type=int, default=3, help=f"timings of a pass; of a step {_STEPS_A_TIMING} times that"
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--results", type=Path, default=tables.folder(), help="folder of the records")
+    parser.add_argument("--results", type=Path, default=folder(), help="folder of the records")
     settings = parser.parse_args(arguments)
     if min(*settings.training, *settings.tokens, settings.repeats, settings.threads) < 1:
         parser.error("lengths, --repeats and --threads are at least 1")

@@ -11,16 +11,13 @@ import pandas as pd
 from ...study.jsonl import Damage, read_lines
 from ...study.sides import ATTENTION, BASELINE, ORTHOGONALIZED
 from ..words import NOT_RUN, model_name
-from .cost import folder
-
-__all__ = ["FILE", "KINDS", "SCHEMA", "answers", "caption", "folder", "newest", "overtaken", "read_records", "table"]
 
 #: Version of the records' layout, and their file.
 SCHEMA, FILE = 1, "attention-cpu.jsonl"
 #: What was measured, in words.
 KINDS = {"training": "a training pass", "token": "one token at a time"}
 #: Both mLSTMs, as readers are told of them.
-_MLSTMS = {BASELINE.name: "the raw mLSTM", ORTHOGONALIZED.name: "the orthogonalized one"}
+_MLSTMS = {BASELINE.name: "the raw mLSTM", ORTHOGONALIZED.name: "the orthogonalized mLSTM"}
 
 
 def read_records(where: str | os.PathLike, damaged: list[Damage] | None = None) -> list[dict]:
@@ -114,18 +111,18 @@ def overtaken(measured: pd.DataFrame, what: str, column: str) -> dict[str, tuple
 
 
 def answers(measured: pd.DataFrame) -> list[str]:
-    """From which length on attention costs more, a sentence for each of `KINDS`; none where nothing is measured."""
+    """From which length on attention takes more than each mLSTM, a sentence for each of `KINDS` and of time and memory.
+
+    Args:
+        measured: as of `table`.
+    """
     sentences = []
     for what, words in KINDS.items():
-        parts = []
-        for column, unit in (("ms", "time"), ("mib", "memory")):
+        for column, unit in (("ms", "time"), ("mib", "memory" if what == "training" else "state")):
+            parts = []
             for name, (first, longest) in overtaken(measured, what, column).items():
-                than = _MLSTMS[name]
-                if first is None:
-                    parts.append(f"not more {unit} than {than} up to {longest:,} tokens")
-                else:
-                    parts.append(f"more {unit} than {than} from {first:,} tokens on")
-        if parts:
-            sentences.append(f"In {words}" if what == "training" else f"At {words}")
-            sentences[-1] += f" attention takes {', '.join(parts[:-1])} and {parts[-1]}, of the lengths measured."
+                where = f"at no length up to {longest:,} tokens" if first is None else f"from {first:,} tokens on"
+                parts.append(f"{_MLSTMS[name]}'s {where}")
+            if parts:
+                sentences.append(f"{words.capitalize()}: attention's {unit} exceeds {', '.join(parts)}.")
     return sentences
