@@ -197,8 +197,8 @@ def test_where_attention_costs_more():
     table = pd.DataFrame(rows)
     assert attention.overtaken(table, "training", "ms") == {"baseline": (128, 256), "orthogonalized": (None, 256)}
     assert attention.answers(table)[0] == (
-        "A training pass: attention's time exceeds the raw mLSTM's from 128 tokens on, the orthogonalized mLSTM's at "
-        "no length up to 256 tokens."
+        "A training pass: attention's median time exceeds the raw mLSTM's from 128 tokens on, the orthogonalized "
+        "mLSTM's at no length up to 256 tokens."
     )
     nothing = attention.table(None)
     assert attention.answers(nothing) == []

@@ -118,7 +118,7 @@ def answers(measured: pd.DataFrame) -> list[str]:
     """
     sentences = []
     for what, words in KINDS.items():
-        for column, unit in (("ms", "time"), ("mib", "memory" if what == "training" else "state")):
+        for column, unit in (("ms", "median time"), ("mib", "memory" if what == "training" else "state")):
             parts = []
             for name, (first, longest) in overtaken(measured, what, column).items():
                 where = f"at no length up to {longest:,} tokens" if first is None else f"from {first:,} tokens on"

@@ -80,7 +80,7 @@ def _fisher(of: pd.DataFrame, least: int = 1) -> float | None:
 def noise_answer(table: pd.DataFrame) -> str:
     """At which shares of noise the second side solves more runs than the first, in a sentence.
 
-    Judged are shares at which either side has at least `orthonar.report.stats.LEAST_FOR_INTERVAL` runs; a difference is
+    Judged are shares at which each side has at least `orthonar.report.stats.LEAST_FOR_INTERVAL` runs; a difference is
     said to be there where Fisher's two-sided p is at most 0.05. Six shares are six tests, for which none is corrected.
 
     Args:
@@ -96,8 +96,10 @@ def noise_answer(table: pd.DataFrame) -> str:
                 more.append(f"{noise:g}")
     of, total = len(judged), table["noise"].nunique()
     if not judged:
-        enough = f"either read has {stats.LEAST_FOR_INTERVAL} runs"
-        return f"Where the read's advantage begins is not told yet: at none of {total} shares of noise {enough}."
+        enough = f"{stats.LEAST_FOR_INTERVAL} runs of either read"
+        return (
+            f"Where the read's advantage begins is not told yet: at none of {total} shares of noise are {enough} there."
+        )
     where = f"at a share of noise of {', '.join(more)}" if more else "at none"
     name = table["side"].iloc[1].replace("_", " ")
     shares = f"of {of} shares judged ({', '.join(judged)})"
