@@ -39,6 +39,7 @@ def _over_tokens(ax: Axes, tokens: Sequence[int], **labels) -> None:
         few = tokens if len(tokens) < 6 else tokens[::2]
         ax.set_xticks(few, [f"{n:,}" for n in few], rotation=30)
     ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter("{x:,g}")
     ax.spines[["top", "right"]].set_visible(False)
 
 
