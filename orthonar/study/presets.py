@@ -250,7 +250,7 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
         "pocket": _pocket(range(12, 24), by_name(*HEADLINE.values(), MUON, ORTHOGONALIZED_MUON), keep_weights=True)
     },
     "mqar": {
-        "pocket": _other_task(MQAR(64, 128, 28, random_non_queries=False), by_name(*HEADLINE.values(), ATTENTION)),
+        "pocket": _other_task(MQAR(128, 192, 48, random_non_queries=False), by_name(*HEADLINE.values(), ATTENTION)),
     },
     "world": {
         "pocket": _other_task(

@@ -37,18 +37,17 @@ def recall_text(table: pd.DataFrame, sides: list[str]) -> pd.DataFrame:
         sides: which to name, also without runs.
 
     Returns:
-        One row a side, and how its runs ended where both ways are there: runs, and a column each of `GROUPS`.
+        One row a side and how its runs ended: runs, and a column each of `GROUPS`.
     """
     rows = []
     for side in sides:
         of_side = table[table["side"] == side]
         if not len(of_side):
-            rows.append({"read": side, "runs that end": "", "runs": NOT_RUN})
+            rows.append({"read": side, "runs": NOT_RUN})
         for solved, of in sorted(of_side.groupby("solved"), reverse=True):
-            row = {"read": side, "runs that end": "solved" if solved else "not solved", "runs": f"{len(of)}"}
+            row = {"read": f"{side}, {'solved' if solved else 'not solved'}", "runs": f"{len(of)}"}
             rows.append(row | {name: f"{100 * of[name].mean():.1f}" for name in GROUPS})
-    columns = ["read", "runs that end", "runs", *GROUPS]
-    return pd.DataFrame(rows, columns=columns).fillna("").set_index(["read", "runs that end"])
+    return pd.DataFrame(rows, columns=["read", "runs", *GROUPS]).fillna("").set_index("read")
 
 
 def answer(table: pd.DataFrame) -> list[str]:
