@@ -103,7 +103,7 @@ def test_recall_after_delays():
     table = streaming.delays(study_runs(STUDY, records), answers_of(records[:3], numbers))
     assert streaming.delays_text(table).iloc[0].tolist() == ["100", "90", "50", "20", "10"]
     told = streaming.delay_answer(table, 0.125)
-    assert "baseline (2 runs) recalls 100 % after 10, " in told and told.endswith("(guessing: 12 %).")
+    assert "distractors: baseline (2 runs) 50, 20, 10 %; orth" in told and told.endswith("(guessing: 12 %).")
     ax = plots.recall_over_delay(table, STUDY.sides, 0.125)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["baseline", "orthogonalized", "guessing"]
     nothing = streaming.delays(study_runs(STUDY, []), answers_of([], numbers).reindex(columns=list(numbers)))
@@ -142,6 +142,7 @@ def test_streams_as_tables(streams, tmp_path):
     assert "token by token, and at most 400 MiB, 2.0 % above what 20 took" in told[1]
     text = streaming.growth_text(grown)
     assert list(text.index) == ["raw, in blocks of 16", "raw, token by token"] and len(text.columns) <= 6
+    assert style.text_width(text) < words.PAGE
     ax = plots.stream_memory(table)
     assert [t.get_text() for t in ax.get_legend().get_texts()] == list(text.index)
 

@@ -156,7 +156,7 @@ def stream_memory(measured: pd.DataFrame, ax: Axes | None = None) -> Axes:
         look = _line(_OF_READ[read]) | {"markerfacecolor": "none" if form == "steps" else None}
         ax.plot(of["tokens"], of["mib"], **look, label=f"{read}, {FORMS[form].format(block=of['block'].iloc[0])}")
     _over_tokens(ax, measured["tokens"], xlabel="tokens read", ylabel="most resident memory (MiB)")
-    ax.set(yscale="linear", ylim=(0, None))
+    ax.set(yscale="linear", ylim=(0, 1.1 * measured["mib"].max() if len(measured) else None))
     if len(measured):
         ax.legend(frameon=False, loc="lower right")
     else:
@@ -179,14 +179,16 @@ def recall_over_delay(table: pd.DataFrame, sides: Mapping[str, Side], chance: fl
     if ax is None:
         _, ax = plt.subplots(figsize=(4.6, 3.0), layout="constrained")
     labelled = set()
-    for _, row in table.iterrows():
+    for i, (_, row) in enumerate(table.iterrows()):
         label = None if row["side"] in labelled else sides[row["side"]].title
         labelled.add(row["side"])
-        ax.plot(DELAYS, 100 * row[list(DELAYS)].astype(float), **_line(sides[row["side"]]), linewidth=1.2, label=label)
+        beside = np.array(DELAYS) * 1.06 ** (i - len(table) / 2)  # marks of equal runs side by side
+        look = _line(sides[row["side"]]) | {"linewidth": 1.2}
+        ax.plot(beside, 100 * row[list(DELAYS)].astype(float), **look, label=label)
     _over_tokens(ax, DELAYS, xlabel="distractors between pair and query", ylabel="recalled (%)")
     ax.set(yscale="linear", ylim=(-2, 102))
     ax.axhline(100 * chance, color=_GREY, linestyle=":", linewidth=1, label="guessing")
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="center left")
     if not len(table):
         _say_not_run(ax)
     return ax

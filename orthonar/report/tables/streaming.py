@@ -101,9 +101,9 @@ def growth_text(grown: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in grown.itertuples():
         shown = {"read": f"{row.read}, {FORMS[row.form].format(block=row.block)}", "tokens": f"{row.last:,}"}
-        shown |= {"CPU seconds": f"{row.cpu_seconds:,.0f}", "most memory (MiB)": f"{row.mib:.1f}"}
-        shown[f"over that until {row.first:,}"] = f"{row.ratio:.3f}"
-        shown["difference of logits"] = "" if pd.isna(row.difference) else f"{row.difference:.0e}"
+        shown |= {"CPU seconds": f"{row.cpu_seconds:,.0f}", "most MiB": f"{row.mib:.1f}"}
+        shown[f"over {row.first:,}'s"] = f"{row.ratio:.3f}"
+        shown["logits differ by"] = "" if pd.isna(row.difference) else f"{row.difference:.0e}"
         rows.append(shown)
     return (
         pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in rows for name in row)) or ["read"])
@@ -150,7 +150,7 @@ def delays_text(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def delay_answer(table: pd.DataFrame, chance: float) -> str:
-    """How much solved models recall after the shortest and after the longest delay, in a sentence.
+    """How much solved models recall on average after each of the longest delays, in a sentence.
 
     Args:
         table: as of `delays`.
@@ -158,8 +158,9 @@ def delay_answer(table: pd.DataFrame, chance: float) -> str:
     """
     if not len(table):
         return "Recall after long delays: no solved run was asked yet."
-    parts = []
+    far, parts = DELAYS[2:], []
     for side, of in table.groupby("side", sort=False):
-        shares = [f"{100 * of[delay].mean():.0f} % after {delay:,}" for delay in DELAYS]
-        parts.append(f"{side.replace('_', ' ')} ({len(of)} run{'s'[: len(of) != 1]}) recalls {', '.join(shares)}")
-    return f"Of pairs with nothing but distractors since, {'; '.join(parts)} (guessing: {100 * chance:.0f} %)."
+        shares = ", ".join(f"{100 * of[delay].mean():.0f}" for delay in far)
+        parts.append(f"{side.replace('_', ' ')} ({len(of)} run{'s'[: len(of) != 1]}) {shares} %")
+    after = f"{', '.join(f'{delay:,}' for delay in far[:-1])} and {far[-1]:,} distractors"
+    return f"Recalled after {after}: {'; '.join(parts)} (guessing: {100 * chance:.0f} %)."
