@@ -1,8 +1,10 @@
 """Ask the kept weights of recorded runs what their memories hold: `python -m orthonar.contents`.
 
 Every run whose weights lie in DIR/weights and that was not asked yet, neither at the end of its training nor here, is
-asked how much a decoder finds in its memory and how well it recalls when read in another way; each answer is appended
-at once to DIR/weights/contents.jsonl. It may be stopped at any moment and called again. Exit status:
+asked how much a decoder finds in its memory and how well it recalls when read in another way; with --what occurrences,
+how well it recalls keys that were shown so often; with --what delays, if it is solved, how well after up to 100,000
+distractors. Each answer is appended at once to DIR/weights/contents.jsonl. It may be stopped at any moment and called
+again. Exit status:
 
     0    all that can be asked is asked
     1    some weights cannot be asked: see what was printed
@@ -16,21 +18,21 @@ import time
 from pathlib import Path
 
 from . import paths
-from .study.contents import add_answer, answers_path, ask, read_answers, unasked
+from .study.contents import ASKINGS, MEMORY, Asking, add_answer, answers_path, ask, read_answers, unasked
 from .study.jsonl import Damage, check_writable
 from .study.records import RunStore
 from .study.sweep import describe
 from .training.config import RunConfig
 
 
-def ask_all(results: Path) -> int:
-    """Ask every run of a folder that was not asked yet; returns the exit status."""
+def ask_all(results: Path, asking: Asking = MEMORY) -> int:
+    """Ask every run of a folder that was not asked this yet; returns the exit status."""
     store, damaged = RunStore(results), list[Damage]()
     records = store.records()
     read_answers(results, damaged)
     for damage in store.damaged + damaged:
         print(f"damaged: {damage}")
-    missing = unasked(results, records)
+    missing = unasked(results, records, asking)
     if missing:
         check_writable(answers_path(results))
     asked = failed = 0
@@ -38,16 +40,16 @@ def ask_all(results: Path) -> int:
         config = RunConfig.from_settings(record.settings | {"device": "cpu", "engine": "auto"})
         name, since = describe(config), time.time()
         try:
-            answer = ask(results, record)
+            answer = ask(results, record, asking)
         except (ValueError, FileNotFoundError) as error:
             failed += 1
             print(f"{name}: not asked: {error}", flush=True)
             continue
         asked += add_answer(results, answer)
-        shares = (answer.numbers[key] for key in ("decode1", "decode1_other_memory"))
-        shown = ", ".join("unknown" if share is None else f"{100 * share:.0f} %" for share in shares)
-        print(f"{name}: decoded, and from another memory: {shown} ({time.time() - since:.0f} s)", flush=True)
-    print(f"{asked} runs asked, {len(read_answers(results, damaged=[]))} answers in {answers_path(results)}")
+        shares = answer.numbers.items()
+        shown = ", ".join(f"{key} unknown" if share is None else f"{key} {100 * share:.0f} %" for key, share in shares)
+        print(f"{name}: {shown} ({time.time() - since:.0f} s)", flush=True)
+    print(f"{asked} runs asked, {len(read_answers(results, [], asking))} answers in {answers_path(results)}")
     return 1 if failed else 0
 
 
@@ -57,9 +59,10 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m orthonar.contents", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", type=Path, metavar="DIR", help="folder of the records; default: results/")
+    parser.add_argument("--what", choices=ASKINGS, default=MEMORY.name, help="what to ask; default: %(default)s")
     args = parser.parse_args(argv)
     try:
-        return ask_all(args.results or paths.results_dir())
+        return ask_all(args.results or paths.results_dir(), ASKINGS[args.what])
     except OSError as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 2

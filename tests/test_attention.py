@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from test_layer import DOCUMENTS, ROWS, logits_and_gradients, packed
 from test_model import assert_same, seeded, shaken
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -89,9 +90,65 @@ def test_the_cache_is_the_whole_sequence(mixer):
         torch.testing.assert_close(tuple(held), tuple(state), rtol=1e-12, atol=1e-12)
 
 
+@every_mixer
+@pytest.mark.parametrize("place", ["left", "right", "between"])
+def test_packed_and_padded_sequences_are_those_alone(mixer, place):
+    """Logits, gradients, and what is carried on."""
+    model = shaken_model(mixer)
+    tokens, reset, padding, where = packed(place)
+
+    def together():
+        logits = model(tokens, reset=reset, padding=padding)
+        return [logits[b, here] for b, here, _ in where]
+
+    got = logits_and_gradients(model, together)
+    alone = logits_and_gradients(model, lambda: [model(DOCUMENTS[i][None])[0] for _, _, i in where])
+    torch.testing.assert_close(got, alone, rtol=1e-9, atol=1e-9)
+    _, state = model(tokens, reset=reset, padding=padding, return_state=True)
+    again, _ = model.step(torch.full((len(ROWS),), 3), state)
+    for b, row in enumerate(ROWS):
+        last = torch.cat([DOCUMENTS[row[-1]], torch.tensor([3])])
+        torch.testing.assert_close(again[b], model(last[None])[0, -1], rtol=1e-9, atol=1e-9)
+
+
+@every_mixer
+def test_padded_segments_go_on_from_a_state(mixer):
+    """Rows advance by different numbers of tokens; one is reset before them, the other while it is padding."""
+    model = shaken_model(mixer)
+    tokens = torch.randint(11, (2, 20), generator=seeded())
+    _, state = model(tokens[:, :6], return_state=True)
+    segment, padding = torch.zeros(2, 9, dtype=torch.int64), torch.ones(2, 9, dtype=torch.bool)
+    segment[0, 2:9], segment[1, :4] = tokens[0, 6:13], tokens[1, 6:10]
+    padding[0, 2:9] = padding[1, :4] = False
+    reset = torch.zeros_like(padding)
+    for starts in ((0, 0), (6, 10)):
+        logits, after = model(segment, state, padding=padding, reset=reset, return_state=True)
+        torch.testing.assert_close(logits[0, 2:], model(tokens[:1, starts[0] : 13])[0, -7:], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(logits[1, :4], model(tokens[1:, :10])[0, 6:], rtol=1e-9, atol=1e-9)
+        again, _ = model.step(torch.stack([tokens[0, 13], tokens[1, 10]]), after.detach().to("cpu"))
+        wanted = [model(tokens[:1, starts[0] : 14])[0, -1], model(tokens[1:, starts[1] : 11])[0, -1]]
+        torch.testing.assert_close(again, torch.stack(wanted), rtol=1e-9, atol=1e-9)
+        reset[0, 0] = reset[1, 8] = True
+
+
+@every_mixer
+def test_rows_are_reset_on_the_way(mixer):
+    """By `step`; and masks that say nothing change nothing."""
+    model = shaken_model(mixer)
+    tokens, nowhere = torch.randint(11, (2, 9), generator=seeded()), torch.zeros(2, 9, dtype=torch.bool)
+    wanted, state = model(tokens), None
+    torch.testing.assert_close(model(tokens, reset=nowhere, padding=nowhere), wanted, rtol=1e-12, atol=1e-12)
+    for t in range(9):
+        reset = torch.tensor([False, True]) if t == 4 else None
+        logits, state = model.step(tokens[:, t], state, reset=reset)
+    torch.testing.assert_close(logits[0], wanted[0, -1], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(logits[1], model(tokens[1:, 4:])[0, -1], rtol=1e-9, atol=1e-9)
+
+
 def test_rotations_see_distances_alone():
     q, k = torch.randn(2, 1, 1, 9, 8, dtype=torch.float64, generator=seeded())
-    scores = [_rotated(q, start, 100.0) @ _rotated(k, start, 100.0).mT for start in (0, 5000)]
+    at = torch.arange(9)
+    scores = [_rotated(q, start + at, 100.0) @ _rotated(k, start + at, 100.0).mT for start in (0, 5000)]
     torch.testing.assert_close(*scores, rtol=1e-10, atol=1e-10)
     assert (scores[0] - q @ k.mT).abs().max() > 0.1
 
@@ -137,11 +194,21 @@ def test_one_layer_recalls_what_came_after_only_with_the_convolution():
         ("state.keys", torch.zeros(2, 3, WIDTH), (torch.zeros(2, 3, WIDTH), *[torch.zeros(2, 2, 4, 5)] * 2)),
         ("state.values", torch.zeros(2, 3, WIDTH),
          AttentionState(torch.zeros(2, 3, WIDTH), torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 3, 5))),
+        ("state.seen", torch.zeros(2, 3, WIDTH),
+         AttentionState(torch.zeros(2, 3, WIDTH), *[torch.zeros(2, 3, 4, 5)] * 2, torch.zeros(2, 3).bool())),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(name, x, state):
     with pytest.raises(ValueError, match=name):
         AttentionLayer(MIXERS["conv"], WIDTH)(x, state)
+
+
+@pytest.mark.parametrize("name", ["reset", "padding"])
+def test_a_mask_that_does_not_fit_is_named(name):
+    layer, x = AttentionLayer(MIXERS["conv"], WIDTH), torch.zeros(2, 3, WIDTH)
+    for mask in (torch.zeros(2, 3), torch.zeros(2, 4).bool()):
+        with pytest.raises(ValueError, match=f"^{name}"):
+            layer(x, **{name: mask})
 
 
 @pytest.mark.parametrize(

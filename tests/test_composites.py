@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import orthonar.engine.chunk_filter as chunk_filter_module
+import orthonar.engine.kernels.cpu_filter as cpu_filter
 from benchmarks.oracle import NAMES, hostile_inputs, relative_errors, run_with_grads
 from orthonar import BlendRead, NewtonSchulzRead, RawRead, RidgeRead, StraightThroughRead, mlstm_sequence
 
@@ -93,12 +94,17 @@ def test_straight_through_is_exact(dtype):
     torch.testing.assert_close(grads[2], run_with_grads(cell(NewtonSchulzRead()), inputs)[1][2], rtol=1e-6, atol=0)
 
 
-def test_backward_pass_of_the_forward_read_is_not_run(monkeypatch):
+@pytest.mark.parametrize("compiled", [True, False])
+def test_backward_pass_of_the_forward_read_is_not_run(compiled, monkeypatch):
     def fail(*args):
         raise AssertionError("ran")
 
     inputs = hostile_inputs("random", length=20, size=7)
-    monkeypatch.setattr(chunk_filter_module, "_adjoint", fail)
+    if compiled:
+        monkeypatch.setattr(cpu_filter._CompiledFilter, "gradients", fail)
+    else:
+        monkeypatch.setenv("ORTHONAR_NUMBA", "0")
+        monkeypatch.setattr(chunk_filter_module, "_adjoint", fail)
     run_with_grads(cell(StraightThroughRead(NewtonSchulzRead(), RawRead())), inputs)
     with pytest.raises(AssertionError, match="ran"):
         run_with_grads(cell(StraightThroughRead(RawRead(), NewtonSchulzRead())), inputs)

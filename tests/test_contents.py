@@ -1,6 +1,7 @@
 """Kept weights asked after the fact: once each, found again by the run, and told where that cannot be."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tiny import SETTINGS, TASKS
@@ -11,7 +12,7 @@ from orthonar.study import contents
 from orthonar.study.records import RunStore
 from orthonar.study.sweep import train_group
 from orthonar.study.weights import save_weights, trained_model, weights_path
-from orthonar.training.evaluation import QUESTIONS, questions
+from orthonar.training.evaluation import QUESTIONS, evaluate, questions
 
 
 @pytest.fixture
@@ -46,6 +47,33 @@ def test_every_run_is_asked_once_and_found_by_its_identity(results, capsys):
     assert not contents.add_answer(folder, contents.ask(folder, records[1])), "someone else was faster"
     assert contents.answers_path(folder).read_bytes() == lines
     assert "0 runs asked, 2 answers" in capsys.readouterr().out
+
+
+def test_the_tail_and_delays_are_asked_for_beside_it(results, capsys):
+    folder, records = results
+    assert main(["--results", str(folder), "--what", "occurrences"]) == 0
+    table = contents.answer_table(folder, asking=contents.SHOWINGS)
+    assert list(table.index) == [record.identity for record in records[:3]] and contents.answer_table(folder).empty
+    shares = table[[f"share_{n}" for n in contents.OCCURRENCES]].to_numpy()
+    recalls = table[[f"recall_{n}" for n in contents.OCCURRENCES]].fillna(0).to_numpy()
+    assert shares.sum(1) == pytest.approx(1)
+    config = RunConfig.from_settings(records[0].settings)
+    accuracy, _ = evaluate(trained_model(folder, records[0]), config.task.validation_set(config.seed, 8, 2))
+    assert (shares * recalls).sum(1)[0] == pytest.approx(accuracy), "together they are the accuracy"
+
+    assert main(["--results", str(folder), "--what", "delays"]) == 0
+    assert contents.answer_table(folder, asking=contents.DELAYED).empty, "no run is solved"
+    assert "0 runs asked, 0 answers" in capsys.readouterr().out
+
+
+def test_solved_runs_are_asked_after_delays(results, monkeypatch):
+    folder, records = results
+    monkeypatch.setattr(contents, "DELAYS", (0, 10))
+    solved = replace(records[0], outcome="solved")
+    assert contents.unasked(folder, [solved, *records[1:]], contents.DELAYED) == [solved]
+    answer = contents.ask(folder, solved, contents.DELAYED)
+    assert list(answer.numbers) == ["delay_0", "delay_10"]
+    assert contents.add_answer(folder, answer) and not contents.add_answer(folder, answer)
 
 
 def test_what_is_damaged_is_told_and_costs_nothing_else(results, capsys):

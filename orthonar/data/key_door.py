@@ -60,6 +60,11 @@ class KeyDoor(Task):
         return self.num_seen + 1 + self.keys
 
     @property
+    def values(self) -> range:
+        """The tokens that are scored: "open" and "shut"."""
+        return range(self.num_seen - 2, self.num_seen)
+
+    @property
     def seq_len(self) -> int:
         """Tokens of an episode: 2 doors (signs), the corridor, 2 doors (with outcomes), and what was done between."""
         return 2 * (4 * self.doors + self.corridor) - 1
@@ -100,7 +105,7 @@ class KeyDoor(Task):
         """The targets (..., seq_len - 1) of whole episodes (..., seq_len)."""
         after = tokens[..., 1:]
         seen = after < self.num_seen
-        return np.where(seen if training else seen & (after >= self.num_seen - 2), after, IGNORE_INDEX)
+        return np.where(seen if training else seen & (after >= self.values.start), after, IGNORE_INDEX)
 
     def sample(
         self,

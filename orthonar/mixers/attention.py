@@ -15,6 +15,7 @@ from torch.serialization import add_safe_globals
 from ..engine.by_hand import autocast_is_on
 from ..mixer import Mixer, MixerLayer
 from ..mlstm.layer import MLSTM, CausalConv, small_init_std, unset
+from ..mlstm.rows import check_mask, in_front, moved
 from ..settings import flag, integer, number, settings
 
 
@@ -75,14 +76,16 @@ class AttentionState(NamedTuple):
     conv: Tensor  #: the last inputs of the convolution, (B, conv_kernel_size - 1, E).
     keys: Tensor  #: (B, NH, T, DH), rotated if they are.
     values: Tensor  #: (B, NH, T, DH).
+    seen: Tensor | None = None  #: which of them what follows sees, (B, T): not padding, nor a sequence that is over.
 
     def detach(self) -> "AttentionState":
         """The same state, through which no gradient flows."""
-        return AttentionState(*(x.detach() for x in self))
+        return AttentionState(*(x.detach() for x in self[:3]), self.seen)
 
     def to(self, *args, **options) -> "AttentionState":
         """The same state on another device or of another dtype; arguments as of `torch.Tensor.to`."""
-        return AttentionState(*(x.to(*args, **options) for x in self))
+        conv, keys, values = (x.to(*args, **options) for x in self[:3])
+        return AttentionState(conv, keys, values, None if self.seen is None else self.seen.to(keys.device))
 
 
 add_safe_globals([AttentionState])
@@ -129,34 +132,55 @@ class AttentionLayer(MixerLayer):
         if self.conv1d is not None:
             self.conv1d.reset_parameters(generator)
 
-    def forward(self, x: Tensor, state: AttentionState | None = None) -> tuple[Tensor, AttentionState]:
+    def forward(
+        self,
+        x: Tensor,
+        state: AttentionState | None = None,
+        *,
+        reset: Tensor | None = None,
+        padding: Tensor | None = None,
+    ) -> tuple[Tensor, AttentionState]:
         """Outputs for a segment of any length, and the state after it.
 
         Args:
             x: inputs, (B, S, E).
             state: what this or `step` returned for what came before, or a plain tuple of its parts; None at the start.
+            reset: True where a sequence starts, (B, S): what follows comes out as it does alone. None: nowhere.
+            padding: True at positions that are not there, (B, S), anywhere in a row: the others come out as if alone.
+                A reset there holds for what follows. None: nowhere.
 
         Returns:
-            (B, S, E) and the new state.
+            (B, S, E) and the new state. With resets or padding, and from then on, all pairs of positions have a mask
+            in memory, and what is never seen again stays in the state.
 
         Raises:
             ValueError: naming the argument whose shape, dtype or kind does not fit.
         """
-        conv, *past = self._checked(x, state)
+        conv, *past, seen = self._checked(x, state)
+        check_mask("reset", reset, x)
+        check_mask("padding", padding, x)
+        sequence = None if reset is None else reset.cumsum(1)
+        back = lengths = None
+        if padding is not None:
+            lengths = (~padding).sum(1)
+            x, padding, sequence, back = in_front(x, padding, sequence)
         c = x
         if self.conv1d is not None:
-            c, conv = self.conv1d(x, conv)
+            c, conv = self.conv1d(x, conv, sequence, lengths)
             c = F.silu(c)
         heads, before = self.mixer.num_heads, past[0].shape[2]
         q, k, v = (
             projection(of).unflatten(-1, (heads, -1)).transpose(1, 2)
             for projection, of in ((self.q_proj, c), (self.k_proj, c), (self.v_proj, x))
         )
+        position, mask = torch.arange(before, before + x.shape[1], device=x.device), None
+        if sequence is not None or padding is not None or seen is not None:
+            mask, position, seen = _visible(x, before, seen, sequence, padding)
         if self.mixer.rotary:
-            q, k = (_rotated(of, before, self.mixer.rotary_base) for of in (q, k))
+            q, k = (_rotated(of, position, self.mixer.rotary_base) for of in (q, k))
         keys, values = (torch.cat([old, new], 2) if before else new for old, new in zip(past, (k, v), strict=True))
-        y = _attended(q, keys, values)
-        return self.out_proj(y.transpose(1, 2).flatten(2)), AttentionState(conv, keys, values)
+        y = self.out_proj(_attended(q, keys, values, mask).transpose(1, 2).flatten(2))
+        return (y if back is None else moved(y, back)), AttentionState(conv, keys, values, seen)
 
     step = forward
 
@@ -175,7 +199,7 @@ class AttentionLayer(MixerLayer):
             none = x.new_zeros(len(x), heads, 0, size)
             return AttentionState(x.new_zeros(len(x), taps, self.width), none, none)
         parts = state if isinstance(state, tuple | list) else ()
-        if len(parts) != 3 or not all(isinstance(part, Tensor) for part in parts):
+        if not 3 <= len(parts) <= 4 or not all(isinstance(part, Tensor) for part in parts[:3]):
             kind = type(state).__name__
             raise ValueError(f"state must be an AttentionState, as this layer returned it, not a {kind}")
         state = AttentionState(*parts)
@@ -187,11 +211,45 @@ class AttentionLayer(MixerLayer):
                 raise ValueError(f"state.{name} must have the shape {wanted}, not {tuple(part.shape)}")
             if (exact and part.dtype != x.dtype) or part.device != x.device:
                 raise ValueError(f"state.{name} must be {x.dtype} on {x.device}, not {part.dtype} on {part.device}")
+        check_mask("state.seen", state.seen, state.keys[:, 0])
         return state
 
 
-def _attended(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """What the last S of T positions see, each itself and those before: q (B, NH, S, DH), the others (B, NH, T, DH)."""
+def _visible(
+    x: Tensor, before: int, seen: Tensor | None, sequence: Tensor | None, padding: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Who sees whom, where rows hold several sequences or positions that are not there.
+
+    Args:
+        x: inputs, (B, S, E).
+        before: how many positions are kept from before, T.
+        seen: which of these are seen, (B, T); None is all.
+        sequence: number of the sequence that each position belongs to, (B, S), as of `CausalConv`; None: all of one.
+        padding: positions that are not there, (B, S); None is none.
+
+    Returns:
+        For each position those that it sees, (B, 1, S, T + S), itself always; its number in its own sequence, (B, 1,
+        S); and which of all T + S what follows sees, (B, T + S).
+    """
+    batch, length = x.shape[:2]
+    seen = torch.ones(batch, before, dtype=torch.bool, device=x.device) if seen is None else seen
+    sequence = torch.zeros(batch, length, dtype=torch.int64, device=x.device) if sequence is None else sequence
+    there = torch.ones_like(sequence, dtype=torch.bool) if padding is None else ~padding
+    of = torch.cat([torch.zeros_like(seen, dtype=torch.int64), sequence], 1)
+    there = torch.cat([seen, there], 1)
+    earlier = (sequence[..., None] == of[:, None]) & there[:, None]
+    earlier = earlier.tril(before - 1)
+    itself = torch.ones(length, before + length, dtype=torch.bool, device=x.device).tril(before).triu(before)
+    return (earlier | itself)[:, None], earlier.sum(-1)[:, None], there & (of == sequence[:, -1:])
+
+
+def _attended(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What the last S of T positions see: q (B, NH, S, DH), the others (B, NH, T, DH).
+
+    Those in the mask (B, 1, S, T), or without one each itself and all before.
+    """
+    if mask is not None:
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
     length, before = q.shape[2], keys.shape[2] - q.shape[2]
     if before == 0 or length == 1:
         return F.scaled_dot_product_attention(q, keys, values, is_causal=length > 1)
@@ -200,12 +258,11 @@ def _attended(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=seen)
 
 
-def _rotated(x: Tensor, start: int, base: float) -> Tensor:
-    """x (B, NH, S, DH), each position turned by its angles; the first is position `start`."""
+def _rotated(x: Tensor, position: Tensor, base: float) -> Tensor:
+    """x (B, NH, S, DH), each position turned by its angles; their numbers (S,) or (B, 1, S)."""
     half = x.shape[-1] // 2
     of_channel = base ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)
-    position = torch.arange(start, start + x.shape[2], dtype=torch.float64, device=x.device)
-    angle = position[:, None] * of_channel
+    angle = position[..., None].double() * of_channel
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     one, other, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return torch.cat([one * cos - other * sin, one * sin + other * cos, rest], -1)

@@ -32,7 +32,7 @@ from .parts import (
     unset,
     untouched,
 )
-from .rows import OPEN, check_mask, emptied, kind_of, moved, pieces
+from .rows import OPEN, check_mask, emptied, in_front, kind_of, moved, pieces
 from .writes import AdditiveWrite, Write, check_write
 
 
@@ -282,13 +282,9 @@ class MLSTMLayer(MixerLayer):
         sequence = None if reset is None else reset.cumsum(1)
         back = lengths = None
         if padding is not None:
-            # What is there moves to the front of each row, so that it follows the state, and back in the end.
-            order = padding.byte().argsort(dim=1, stable=True)
-            back = order.argsort(1)
-            x = moved(x.masked_fill(padding[..., None], 0), order)
-            padding, lengths = padding.gather(1, order), (~padding).sum(1)
+            lengths = (~padding).sum(1)
+            x, padding, sequence, back = in_front(x, padding, sequence)
             if sequence is not None:
-                sequence = torch.where(padding, sequence[:, -1:], sequence.gather(1, order))
                 reset = sequence.diff(dim=1, prepend=torch.zeros_like(sequence[:, :1])) > 0
         x, z = self.proj_up(x).chunk(2, dim=-1)
         past = x.new_zeros(len(x), self.mixer.conv_kernel_size - 1, x.shape[-1]) if state is None else state.conv

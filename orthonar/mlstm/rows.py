@@ -53,6 +53,25 @@ def pieces(reset: Tensor | None, length: int) -> Iterator[tuple[int, int, Tensor
         yield start, stop, reset[:, start]
 
 
+def in_front(x: Tensor, padding: Tensor, sequence: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Move what is there to the front of each row, so that it follows on what came before the row.
+
+    Args:
+        x: inputs, (B, S, E); those that are not there become 0.
+        padding: positions that are not there, (B, S).
+        sequence: number of the sequence that each position belongs to, (B, S), never decreasing; None: all are of one.
+
+    Returns:
+        The three in the new order, what is not there belonging to the last sequence; and the order that `moved` takes
+        back, (B, S).
+    """
+    order = padding.byte().argsort(dim=1, stable=True)
+    x, padding = moved(x.masked_fill(padding[..., None], 0), order), padding.gather(1, order)
+    if sequence is not None:
+        sequence = torch.where(padding, sequence[:, -1:], sequence.gather(1, order))
+    return x, padding, sequence, order.argsort(1)
+
+
 def check_mask(name: str, mask: Tensor | None, like: Tensor) -> None:
     """Raise a ValueError if a mask is neither None nor of booleans (B, S), on the device of a tensor (B, S, ...)."""
     if mask is None:

@@ -1,28 +1,107 @@
 """What trained models answer when their kept weights are asked, after the fact: a file of its own beside the weights.
 
-The questions are those that a run with probes is asked at its end, `orthonar.training.evaluation.questions`, and the
-numbers have the same names. The weights are rounded to float16, so the last digits may differ.
+There are three things to ask, see `ASKINGS`. `MEMORY` is what a run with probes is asked at its end,
+`orthonar.training.evaluation.questions`, and the numbers have the same names. The weights are rounded to float16, so
+the last digits may differ.
 """
 
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
+from ..data.noisy_recall import NoisyRecall
+from ..mlstm.layer import MLSTM
+from ..model import SequenceModel
 from ..training.config import RunConfig
 from ..training.environment import revision, versions
-from ..training.evaluation import QUESTIONS, QUESTIONS_VERSION, questions
+from ..training.evaluation import QUESTIONS, QUESTIONS_VERSION, questions, recall_by_occurrences
 from ..training.record import RunRecord
+from ..training.streaming import recall_by_delay
 from .jsonl import Damage, append_line, read_lines
 from .weights import trained_model, weights_path
 
-#: What was asked, beside the version of it.
-ASKED = "questions"
+#: Tokens between the last pair shown and the query, at which recall is asked for; pairs shown and sequences of them.
+DELAYS, DELAYED_PAIRS, DELAYED_SEQUENCES = (10, 100, 1_000, 10_000, 100_000), 8, 8
+#: Occurrences of a key up to which recall is told apart; the last stands for as many or more.
+OCCURRENCES = range(1, 9)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Something to ask kept weights.
+
+    Args:
+        name: how the file calls it.
+        version: of what is asked; a change of meaning raises it.
+        numbers: names of what comes out, all from 0 to 1.
+        of: what works them out, from the model and its run's settings.
+        needed: whether to ask the model of a run.
+    """
+
+    name: str
+    version: int
+    numbers: tuple[str, ...]
+    of: Callable[[SequenceModel, RunConfig], dict[str, float]]
+    needed: Callable[[RunRecord, RunConfig], bool]
+
+
+def _validation_set(config: RunConfig) -> list:
+    return config.task.validation_set(config.seed, config.validation_sequences, config.batch_size, "cpu")
+
+
+def _memory(model: SequenceModel, config: RunConfig) -> dict[str, float]:
+    return questions(model, config.task, _validation_set(config))
+
+
+def _occurrences(model: SequenceModel, config: RunConfig) -> dict[str, float]:
+    counted = recall_by_occurrences(model, config.task, _validation_set(config))
+    everything, numbers = sum(line.scored for line in counted), {}
+    for n in OCCURRENCES:
+        here = [line for line in counted if line.occurrences == n or line.occurrences > n == OCCURRENCES[-1]]
+        scored = sum(line.scored for line in here)
+        numbers[f"share_{n}"] = scored / everything
+        numbers[f"recall_{n}"] = sum(line.right for line in here) / scored if scored else math.nan
+    return numbers
+
+
+def _delays(model: SequenceModel, config: RunConfig) -> dict[str, float]:
+    sizes = {"pairs": min(DELAYED_PAIRS, len(config.task.keys)), "sequences": DELAYED_SEQUENCES}
+    found = recall_by_delay(model, config.task, DELAYS, **sizes, seed=config.seed)
+    return {f"delay_{line.delay}": line.accuracy for line in found}
+
+
+def _recalls(record: RunRecord, config: RunConfig) -> bool:
+    return isinstance(config.task, NoisyRecall)
+
+
+#: What a run with probes is asked at its end.
+MEMORY = Asking(
+    "questions", QUESTIONS_VERSION, QUESTIONS, _memory,
+    lambda record, config: not set(QUESTIONS) <= set(record.trace[-1].probes or {}),
+)  # fmt: skip
+#: Recall by how often a key was shown before it is asked for, `recall_by_occurrences`: share_n of the scored positions,
+#: and recall_n among them.
+SHOWINGS = Asking(
+    "occurrences", 1, tuple(f"{name}_{n}" for n in OCCURRENCES for name in ("share", "recall")), _occurrences, _recalls
+)
+#: Recall after so many distractors, of solved runs whose state does not grow, `recall_by_delay`.
+DELAYED = Asking(
+    "delays", 1, tuple(f"delay_{delay}" for delay in DELAYS), _delays,
+    lambda record, config: (
+        _recalls(record, config)
+        and record.outcome == "solved"
+        and isinstance(config.model.mixer, MLSTM)
+        and len(config.task.distractors) > 0
+    ),
+)  # fmt: skip
+#: All of them, by name.
+ASKINGS = {asking.name: asking for asking in (MEMORY, SHOWINGS, DELAYED)}
 
 
 @dataclass(frozen=True)
@@ -44,8 +123,8 @@ class Answer:
     versions: dict[str, str]
     revision: str | None
     time: str
-    asked: str = ASKED
-    version: int = QUESTIONS_VERSION
+    asked: str = MEMORY.name
+    version: int = MEMORY.version
 
     def to_json(self) -> str:
         """One line of JSON, without the line end."""
@@ -76,69 +155,76 @@ def answers_path(folder: str | os.PathLike) -> Path:
     return Path(folder) / "weights" / "contents.jsonl"
 
 
-def read_answers(folder: str | os.PathLike, damaged: list[Damage] | None = None) -> dict[str, Answer]:
+def read_answers(
+    folder: str | os.PathLike, damaged: list[Damage] | None = None, asking: Asking = MEMORY
+) -> dict[str, Answer]:
     """The answers to what is asked now, by the run's identity, the first of each; none where there is no file.
 
     Args:
         folder: the folder of the records.
         damaged: takes the lines that are none; None warns of each instead.
+        asking: what was asked.
     """
     found: dict[str, Answer] = {}
     for answer in read_lines(answers_path(folder), Answer.from_json, damaged):
-        if (answer.asked, answer.version) == (ASKED, QUESTIONS_VERSION):
+        if (answer.asked, answer.version) == (asking.name, asking.version):
             found.setdefault(answer.identity, answer)
     return found
 
 
-def answer_table(folder: str | os.PathLike, damaged: list[Damage] | None = None) -> pd.DataFrame:
-    """One row an answer, by identity, a column each of `QUESTIONS`; arguments as of `read_answers`."""
-    answers = read_answers(folder, damaged).values()
+def answer_table(
+    folder: str | os.PathLike, damaged: list[Damage] | None = None, asking: Asking = MEMORY
+) -> pd.DataFrame:
+    """One row an answer, by identity, a column each of the numbers asked for; arguments as of `read_answers`."""
+    answers = read_answers(folder, damaged, asking).values()
     index = pd.Index([answer.identity for answer in answers], name="identity", dtype=object)
-    return pd.DataFrame([answer.numbers for answer in answers], index, QUESTIONS, dtype=float)
+    return pd.DataFrame([answer.numbers for answer in answers], index, asking.numbers, dtype=float)
 
 
-def unasked(folder: str | os.PathLike, records: Iterable[RunRecord]) -> list[RunRecord]:
-    """The runs that kept their weights and answered neither in their trace nor here.
+def unasked(folder: str | os.PathLike, records: Iterable[RunRecord], asking: Asking = MEMORY) -> list[RunRecord]:
+    """The runs that kept their weights, that are to be asked, and that answered neither in their trace nor here.
 
     Args:
         folder: the folder of the records.
         records: run records.
+        asking: what to ask.
     """
-    answered = read_answers(folder, damaged=[])
+    answered = read_answers(folder, [], asking)
     return [
         record
         for record in records
-        if record.identity not in answered and not _answered(record) and weights_path(folder, record).is_file()
+        if record.identity not in answered
+        and weights_path(folder, record).is_file()
+        and asking.needed(record, _config(record))
     ]
 
 
-def _answered(record: RunRecord) -> bool:
-    return set(QUESTIONS) <= set(record.trace[-1].probes or {})
+def _config(record: RunRecord) -> RunConfig:
+    return RunConfig.from_settings(record.settings | {"device": "cpu", "engine": "auto"})
 
 
-def ask(folder: str | os.PathLike, record: RunRecord) -> Answer:
-    """Ask the model that a run ended with, on the run's own validation set, on the CPU.
+def ask(folder: str | os.PathLike, record: RunRecord, asking: Asking = MEMORY) -> Answer:
+    """Ask the model that a run ended with, on the CPU; the run's own validation set, where one is needed.
 
     Args:
         folder: the folder of the records.
         record: the run.
+        asking: what to ask.
 
     Raises:
         FileNotFoundError: the run kept no weights.
         ValueError: their file is damaged, or the run's settings do not allow to ask.
     """
     model = trained_model(folder, record)
-    config = RunConfig.from_settings(record.settings | {"device": "cpu", "engine": "auto"})
-    batches = config.task.validation_set(config.seed, config.validation_sequences, config.batch_size, "cpu")
     numbers = {
-        name: value if math.isfinite(value) else None for name, value in questions(model, config.task, batches).items()
+        name: value if math.isfinite(value) else None for name, value in asking.of(model, _config(record)).items()
     }
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    return Answer(record.identity, numbers, versions(), revision(), time)
+    return Answer(record.identity, numbers, versions(), revision(), time, asking.name, asking.version)
 
 
 def add_answer(folder: str | os.PathLike, answer: Answer) -> bool:
-    """Append an answer to its file, unless the run's is there; whether it was added.
+    """Append an answer to its file, unless the run's to the same is there; whether it was added.
 
     Args:
         folder: the folder of the records.
@@ -147,6 +233,10 @@ def add_answer(folder: str | os.PathLike, answer: Answer) -> bool:
     Raises:
         OSError: it cannot be written; nothing of it is left in the file.
     """
-    line = answer.to_json()
+    line, asking = answer.to_json(), ASKINGS[answer.asked]
     Answer.from_json(line)
-    return append_line(answers_path(folder), line, unless=lambda: answer.identity in read_answers(folder, damaged=[]))
+
+    def there() -> bool:
+        return answer.identity in read_answers(folder, [], asking)
+
+    return append_line(answers_path(folder), line, unless=there)

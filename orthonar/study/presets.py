@@ -171,8 +171,10 @@ _POCKET = MappingProxyType(
 )  # fmt: skip
 
 
-def _pocket(seeds: Iterable[int], compared: Mapping[str, Side], tasks=_POCKET_TASKS[:1]) -> Study:
-    return Study("pocket", tasks, _POCKET, _FOLLOW_UP_RATE, (), tuple(seeds), compared)
+def _pocket(
+    seeds: Iterable[int], compared: Mapping[str, Side], tasks=_POCKET_TASKS[:1], keep_weights: bool = False
+) -> Study:
+    return Study("pocket", tasks, _POCKET, _FOLLOW_UP_RATE, (), tuple(seeds), compared, keep_weights)
 
 
 def _other_task(task: Task, compared: Mapping[str, Side]) -> Study:
@@ -192,7 +194,7 @@ def _map(scale: str, tasks: Iterable[Mapping], settings: Mapping) -> Study:
 PRESETS: Mapping[str, Mapping[str, Study]] = {
     "headline": {
         "paper": Study("paper", _PAPER_TASKS, keep_weights=True),
-        "pocket": _pocket(range(24), HEADLINE, _POCKET_TASKS),
+        "pocket": _pocket(range(24), HEADLINE, _POCKET_TASKS, keep_weights=True),
     },
     # In the order in which they are worth running where an hour is dear.
     "initialisation": {
@@ -243,11 +245,19 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
     # Beside the study: attention, how much noise there is, the optimizer, and two other tasks.
     "attention": {"pocket": _pocket(range(12), by_name(*HEADLINE.values(), ATTENTION, ROTARY_ATTENTION))},
     "noise": {"pocket": _pocket(range(12), HEADLINE, tuple(_POCKET_TASKS[0] | {"frac_noise": f} for f in _NOISE))},
-    "muon": {"pocket": _pocket(range(12), by_name(*HEADLINE.values(), MUON, ORTHOGONALIZED_MUON))},
-    "mqar": {
-        "pocket": _other_task(MQAR(64, 128, 28, random_non_queries=False), by_name(*HEADLINE.values(), ATTENTION)),
+    # The headline's later seeds, whose weights are kept: recall is split by how often keys come.
+    "muon": {
+        "pocket": _pocket(range(12, 24), by_name(*HEADLINE.values(), MUON, ORTHOGONALIZED_MUON), keep_weights=True)
     },
-    "world": {"pocket": _other_task(KeyDoor(doors=6, keys=6), HEADLINE)},
+    "mqar": {
+        "pocket": _other_task(MQAR(128, 192, 48, random_non_queries=False), by_name(*HEADLINE.values(), ATTENTION)),
+    },
+    "world": {
+        "pocket": _other_task(
+            KeyDoor(doors=6, keys=6),
+            by_name(*HEADLINE.values(), SMALL_EMBEDDING, ORTHOGONALIZED_SMALL_EMBEDDING),
+        )
+    },
 }
 
 

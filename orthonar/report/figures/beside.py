@@ -1,0 +1,194 @@
+"""Figures of what stands beside the study: attention's cost, noise, the tail, streams and delays.
+
+A figure of nothing says so.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from ...study.contents import DELAYS
+from ...study.sides import ATTENTION, BASELINE, ORTHOGONALIZED, Side
+from ..style import WIDTH
+from ..tables.streaming import FORMS
+from ..tables.tail import GROUPS
+from ..words import NOT_RUN
+
+_GREY = "#555555"
+_OF_READ = {"raw": BASELINE, "orthogonalized": ORTHOGONALIZED}
+
+
+def _line(side: Side) -> dict:
+    return {"color": side.look.color, "linestyle": side.look.line, "marker": side.look.marker, "markersize": 5}
+
+
+def _say_not_run(ax: Axes) -> None:
+    ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color=_GREY)
+
+
+def _over_tokens(ax: Axes, tokens: Sequence[int], **labels) -> None:
+    """Both scales logarithmic, a tick a number of tokens."""
+    tokens = sorted(set(tokens))
+    ax.set(xscale="log", yscale="log", **labels)
+    if tokens:
+        few = tokens if len(tokens) < 6 else tokens[::2]
+        ax.set_xticks(few, [f"{n:,}" for n in few], rotation=30)
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter("{x:,g}")
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def attention_cost(measured: pd.DataFrame, what: str, memory: str, axes=None) -> Figure:
+    """Draw time and memory of attention and both mLSTMs against the length.
+
+    Args:
+        measured: as of `orthonar.report.tables.attention.table`.
+        what: one of `orthonar.report.tables.attention.KINDS`.
+        memory: what the memory is, the label of its axis.
+        axes: two, of one figure with constrained layout; None for new ones.
+
+    Returns:
+        The figure: left medians of the time with bars from the fastest to the slowest, right the memory.
+    """
+    if axes is None:
+        _, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.0), layout="constrained")
+    rows = measured[measured["what"] == what]
+    for side in (BASELINE, ORTHOGONALIZED, ATTENTION):
+        of = rows[rows["contender"] == side.name].sort_values("length")
+        if len(of):
+            bars = [of["ms"] - of["low"], of["high"] - of["ms"]]
+            axes[0].errorbar(of["length"], of["ms"], bars, **_line(side), capsize=2, elinewidth=1, label=side.title)
+            axes[1].plot(of["length"], of["mib"], **_line(side))
+    words = "sequence length (tokens)" if what == "training" else "tokens read before"
+    for ax, label in zip(axes, ("time (ms)", memory)):
+        _over_tokens(ax, rows["length"], xlabel=words, ylabel=label)
+        if not len(rows):
+            _say_not_run(ax)
+    if len(rows):
+        axes[0].figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return axes[0].figure
+
+
+def against_noise(table: pd.DataFrame, sides: Mapping[str, Side], ax: Axes | None = None) -> Axes:
+    """Draw the share of solved runs against the share of noise.
+
+    Args:
+        table: as of `orthonar.report.tables.beside.by_noise`.
+        sides: by name.
+        ax: the axes to draw on; None for new ones.
+
+    Returns:
+        The axes: shares in percent with Wilson's 95 % intervals, sides side by side.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.6, 3.0), layout="constrained")
+    ran = table[table["runs"] > 0]
+    for shift, (name, side) in zip((-0.006, 0.006), sides.items()):
+        of = ran[ran["side"] == name]
+        if len(of):
+            bars = 100 * np.maximum([of["value"] - of["low"], of["high"] - of["value"]], 0)
+            label = f"{side.title} ({of['runs'].sum()} runs)"
+            ax.errorbar(
+                of["noise"] + shift, 100 * of["value"], bars, **_line(side), capsize=2, elinewidth=1, label=label
+            )
+    ax.set_xticks(sorted(set(table["noise"])))
+    ax.set(xlabel="share of noise", ylabel="solved runs (%), with 95 % interval", ylim=(-3, 103))
+    ax.spines[["top", "right"]].set_visible(False)
+    if len(ran):
+        ax.legend(frameon=False)
+    else:
+        _say_not_run(ax)
+    return ax
+
+
+def recall_of_the_tail(table: pd.DataFrame, sides: Mapping[str, Side], axes=None) -> Figure:
+    """Draw recall against how often a key was shown before it is asked for.
+
+    Args:
+        table: as of `orthonar.report.tables.tail.recall`.
+        sides: by name.
+        axes: two, of one figure with constrained layout; None for new ones.
+
+    Returns:
+        The figure: solved runs left, the others right; a thin line a run, a thick one for the mean.
+    """
+    if axes is None:
+        _, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.9), sharey=True, layout="constrained")
+    at = np.arange(len(GROUPS))
+    for ax, solved in zip(axes, (True, False)):
+        of = table[table["solved"] == solved]
+        for name, side in sides.items():
+            mine = 100 * of.loc[of["side"] == name, list(GROUPS)].to_numpy(dtype=float)
+            if len(mine):
+                ax.plot(at, mine.T, color=side.look.color, linewidth=0.6, alpha=0.5)
+                ax.plot(at, np.nanmean(mine, 0), **_line(side), linewidth=2, label=f"{side.title} ({len(mine)})")
+        if len(of):
+            ax.legend(frameon=False)
+        else:
+            _say_not_run(ax)
+        ax.set_xticks(at, GROUPS)
+        ax.set(
+            xlabel="showings of the key before", ylim=(-2, 102), title="solved runs" if solved else "runs not solved"
+        )
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("recalled (%)")
+    return axes[0].figure
+
+
+def stream_memory(measured: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw the most memory so far against the tokens read.
+
+    Args:
+        measured: as of `orthonar.report.tables.streaming.table`.
+        ax: the axes to draw on; None for new ones.
+
+    Returns:
+        The axes, from 0: a line a form and read.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.6, 3.0), layout="constrained")
+    for (form, read), of in measured.groupby(["form", "read"], sort=False):
+        look = _line(_OF_READ[read]) | {"markerfacecolor": "none" if form == "steps" else None}
+        ax.plot(of["tokens"], of["mib"], **look, label=f"{read}, {FORMS[form].format(block=of['block'].iloc[0])}")
+    _over_tokens(ax, measured["tokens"], xlabel="tokens read", ylabel="most resident memory (MiB)")
+    ax.set(yscale="linear", ylim=(0, 1.1 * measured["mib"].max() if len(measured) else None))
+    if len(measured):
+        ax.legend(frameon=False, loc="lower right")
+    else:
+        _say_not_run(ax)
+    return ax
+
+
+def recall_over_delay(table: pd.DataFrame, sides: Mapping[str, Side], chance: float, ax: Axes | None = None) -> Axes:
+    """Draw recall against the number of distractors between the last pair and the query, a line a run.
+
+    Args:
+        table: as of `orthonar.report.tables.streaming.delays`.
+        sides: by name.
+        chance: share of right answers of a guess, 0 to 1.
+        ax: the axes to draw on; None for new ones.
+
+    Returns:
+        The axes.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.6, 3.0), layout="constrained")
+    labelled = set()
+    for i, (_, row) in enumerate(table.iterrows()):
+        label = None if row["side"] in labelled else sides[row["side"]].title
+        labelled.add(row["side"])
+        beside = np.array(DELAYS) * 1.06 ** (i - len(table) / 2)  # marks of equal runs side by side
+        look = _line(sides[row["side"]]) | {"linewidth": 1.2}
+        ax.plot(beside, 100 * row[list(DELAYS)].astype(float), **look, label=label)
+    _over_tokens(ax, DELAYS, xlabel="distractors between pair and query", ylabel="recalled (%)")
+    ax.set(yscale="linear", ylim=(-2, 102))
+    ax.axhline(100 * chance, color=_GREY, linestyle=":", linewidth=1, label="guessing")
+    ax.legend(frameon=False, loc="center left")
+    if not len(table):
+        _say_not_run(ax)
+    return ax
