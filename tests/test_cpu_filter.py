@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import orthonar.engine.backends as backends
+import orthonar.engine.kernels.cpu_filter as cpu_filter
 from orthonar import NewtonSchulzRead, mlstm_sequence
 from orthonar.engine.backends import compiled_filter
 
@@ -100,6 +101,16 @@ def test_threads_change_nothing():
         torch.set_num_threads(before)
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+def test_an_error_in_any_thread_is_raised(monkeypatch):
+    def loop(start, stop):
+        if start:
+            raise MemoryError("in a thread of its own")
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(MemoryError, match="of its own"):
+        cpu_filter._in_threads(loop, 4)
 
 
 def test_no_chunks_are_no_work():

@@ -18,8 +18,8 @@ sum over matrices.
 Numba compiles for one head size at a time, some seconds each, and keeps what it compiled beside this file.
 """
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -147,14 +147,13 @@ def _in_threads(loop: Callable, count: int, *args) -> None:
     """The loop over all chunks, shared out to as many threads as PyTorch has."""
     threads = min(torch.get_num_threads(), count)
     bounds = [count * i // threads for i in range(threads + 1)] if threads else [0]
-    parts = list(zip(bounds[:-1], bounds[1:]))
-    others = [threading.Thread(target=loop, args=(*part, *args)) for part in parts[1:]]
-    for thread in others:
-        thread.start()
-    if parts:
-        loop(*parts[0], *args)
-    for thread in others:
-        thread.join()
+    parts = list(zip(bounds[:-1], bounds[1:], strict=True))
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        others = [pool.submit(loop, *part, *args) for part in parts[1:]]
+        for part in parts[:1]:
+            loop(*part, *args)
+        for other in others:
+            other.result()
 
 
 # Numba takes the length of a tuple from its type. Loops over a head's numbers are told their length by one, so that
