@@ -84,6 +84,7 @@ class TestCell:
 
     @pytest.mark.parametrize(("steps", "length", "chunk_size"), [(1, LENGTH, None), (3, LENGTH, 7), (5, 9, 16)])
     def test_chunkwise_filter(self, steps, length, chunk_size, monkeypatch):
+        monkeypatch.setenv("ORTHONAR_NUMBA", "0")  # what is counted are PyTorch's operators
         monkeypatch.setattr("orthonar.engine.chunk_filter._LARGEST_CANCELLATION", math.inf)  # no chunk is read again
         count = self.count(NewtonSchulzRead(steps=steps), "chunkwise", length, chunk_size)
         degree = degree_of(steps, torch.float64)
@@ -94,6 +95,7 @@ class TestCell:
 @pytest.mark.parametrize("contender", ["plain", "stock", "raw", "orthogonalized"])
 def test_whole_model(contender, width, heads, vocab_size, monkeypatch):
     """Layers and cell together, in float32, at head sizes that need no padding."""
+    monkeypatch.setenv("ORTHONAR_NUMBA", "0")  # what is counted are PyTorch's operators
     monkeypatch.setattr("orthonar.engine.chunk_filter._LARGEST_CANCELLATION", math.inf)
     read = RawRead() if contender in ("stock", "raw") else NewtonSchulzRead(steps=3)
     form = "parallel" if contender == "plain" else "chunkwise"
