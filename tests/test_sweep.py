@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from tiny import TASKS, TINY, record_of
 
 from orthonar import NewtonSchulzRead, RawRead, RunConfig, paths
