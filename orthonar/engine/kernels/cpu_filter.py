@@ -83,10 +83,11 @@ class _CompiledFilter(HandWritten):
         operands = _operands(*chunk)
         padded = operands[0].shape[-1]
         numbers = _numbers(operands[0].dtype, coefficients, eps, limit)
-        y = np.empty_like(operands[0])
-        vectors = np.empty((n, length, (len(coefficients) - 1) * keep, padded), y.dtype)
-        _in_threads(_read, n, _filled(z, padded), *operands, *numbers, y, vectors, padded * (None,))
-        return torch.from_numpy(y)[..., :d].contiguous(), torch.from_numpy(vectors)
+        y = z.new_empty(n, length, padded, dtype=chunk[0].dtype)
+        vectors = y.new_empty(n, length, (len(coefficients) - 1) * keep, padded)
+        arrays = y.numpy(), vectors.numpy()
+        _in_threads(_read, n, _filled(z, padded), *operands, *numbers, *arrays, padded * (None,))
+        return y[..., :d].contiguous(), vectors
 
     @staticmethod
     def saved(args, outputs):
@@ -112,13 +113,16 @@ class _CompiledFilter(HandWritten):
             _, vectors = _CompiledFilter.forward(z, *chunk, coefficients, eps, limit, True)
         operands = _operands(*chunk)
         d, padded = z.shape[-1], operands[0].shape[-1]
-        grads = [np.empty_like(x) for x in (operands[0], operands[0], operands[1], *operands[4:])]
+        grads = [
+            grad_y.new_empty(x.shape, dtype=torch.from_numpy(x).dtype)
+            for x in (operands[0], operands[0], operands[1], *operands[4:])
+        ]
         given = _filled(grad_y.to(chunk[0].dtype), padded), vectors.numpy(), _filled(z, padded)
         numbers = _numbers(operands[0].dtype, coefficients, eps, limit)
-        _in_threads(_read_back, len(z), *given, *operands, *numbers, *grads, padded * (None,))
-        of_z, of_k, of_v, of_input, of_peak, of_peak_start, of_c = map(torch.from_numpy, grads)
-        of_z, of_k, of_v = (x[..., :d] for x in (of_z, of_k, of_v))
-        return of_z.to(z.dtype), of_k, of_v, of_input, of_peak, of_peak_start, of_c[:, :d, :d], *4 * [None]
+        _in_threads(_read_back, len(z), *given, *operands, *numbers, *(x.numpy() for x in grads), padded * (None,))
+        of_z, of_k, of_v, *of_gates, of_c = grads
+        of_z, of_k, of_v = (x[..., :d].contiguous() for x in (of_z, of_k, of_v))
+        return of_z.to(z.dtype), of_k, of_v, *of_gates, of_c[:, :d, :d].contiguous(), *4 * [None]
 
 
 def _operands(k, v, log_input, peak, peak_start, c_start) -> tuple[np.ndarray, ...]:
@@ -230,6 +234,14 @@ def _memory_anew(k, v, log_input, peak, peak_start, c_start, t, c):
 
 
 @njit(**_OPTIONS)
+def _start(c_start, c, a, squares, sized):
+    """C_0 and its A to c and a, and both of squares, ||C_0||^2."""
+    c[:] = c_start
+    _gram(c, a, sized)
+    squares[:] = _trace(a, sized)
+
+
+@njit(**_OPTIONS)
 def _follow(t, chunk, constants, c_old, a_old, c, a, key, h, squares, sized):
     """Go on to position t of a chunk: C_t and A_t from those before, and to key k_t with its weight.
 
@@ -268,9 +280,7 @@ def _read(
     )  # fmt: skip
     for n in range(start, stop):
         chunk = k[n], v[n], alpha[n], beta[n], log_input[n], peak[n], peak_start[n], c_start[n]
-        c[0] = c_start[n]
-        _gram(c[0], a[0], sized)
-        squares[:] = _trace(a[0], sized)
+        _start(c_start[n], c[0], a[0], squares, sized)
         for t in range(k.shape[1]):
             old, new = t % 2, (t + 1) % 2
             _follow(t, chunk, constants, c[old], a[old], c[new], a[new], key, h, squares, sized)
@@ -316,9 +326,7 @@ def _read_back(
     )  # fmt: skip
     for n in range(start, stop):
         chunk = k[n], v[n], alpha[n], beta[n], log_input[n], peak[n], peak_start[n], c_start[n]
-        c[0] = c_start[n]
-        _gram(c[0], a[0], sized)
-        squares[:] = _trace(a[0], sized)
+        _start(c_start[n], c[0], a[0], squares, sized)
         for t in range(length):
             anew[t] = _follow(t, chunk, constants, c[t], a[t], c[t + 1], a[t + 1], keys[t], w, squares, sized)
             norms[t] = np.sqrt(squares[0])

@@ -1,6 +1,5 @@
 """The records of `python -m benchmarks.attention` as tables: what attention costs beside both mLSTMs."""
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ...study.jsonl import Damage, read_lines
+from ...study.jsonl import Damage
 from ...study.sides import ATTENTION, BASELINE, ORTHOGONALIZED
 from ..words import NOT_RUN, model_name
+from .benchmark_records import read_benchmark
 
 #: Version of the records' layout, and their file.
 SCHEMA, FILE = 1, "attention-cpu.jsonl"
@@ -27,19 +27,8 @@ def read_records(where: str | os.PathLike, damaged: list[Damage] | None = None) 
         where: the folder.
         damaged: takes the lines that are no such records; None warns of each instead.
     """
-    return sorted(read_lines(Path(where) / FILE, _record, damaged), key=lambda record: record["started"])
-
-
-def _record(line: str) -> dict:
-    try:
-        record = json.loads(line)
-        if record["schema"] > SCHEMA:
-            raise ValueError(f"schema {record['schema']} is newer than {SCHEMA}")
-        table(record)
-        caption(record)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"not a record of the attention benchmark: {error!r}") from None
-    return record
+    files = [Path(where) / FILE]
+    return read_benchmark("attention", files, lambda record: (table(record), caption(record)), SCHEMA, damaged)
 
 
 def newest(records: Iterable[dict]) -> dict | None:

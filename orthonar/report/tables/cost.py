@@ -1,6 +1,5 @@
 """The records of `python -m benchmarks.cost` as tables."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from ...paths import project_root, results_dir
-from ...study.jsonl import Damage, read_lines
+from ...study.jsonl import Damage
 from ..published import COSTS
 from ..words import NOT_RUN, model_name, task_label
+from .benchmark_records import read_benchmark
 
 #: Version of the records' layout; a change of meaning raises it.
 SCHEMA = 1
@@ -50,19 +50,7 @@ def read_records(where: str | os.PathLike, damaged: list[Damage] | None = None) 
         damaged: takes the lines that are no such records; None warns of each instead.
     """
     files = sorted(Path(where).glob("cost-*.jsonl"))
-    return sorted((r for f in files for r in read_lines(f, _record, damaged)), key=lambda r: r["started"])
-
-
-def _record(line: str) -> dict:
-    try:
-        record = json.loads(line)
-        if record["schema"] > SCHEMA:
-            raise ValueError(f"schema {record['schema']} is newer than {SCHEMA}")
-        table([record])
-        describe(record)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"not a record of the cost benchmark: {error!r}") from None
-    return record
+    return read_benchmark("cost", files, lambda record: (table([record]), describe(record)), SCHEMA, damaged)
 
 
 def newest(records: Iterable[dict]) -> dict[str, dict]:

@@ -1,6 +1,5 @@
 """Long streams as tables: the records of `python -m benchmarks.streaming`, and recall after long delays."""
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from ...study.contents import DELAYS
-from ...study.jsonl import Damage, read_lines
+from ...study.jsonl import Damage
 from ..words import model_name
+from .benchmark_records import read_benchmark
 
 #: The file of the benchmark's records.
 FILE = "streaming.jsonl"
@@ -26,16 +26,7 @@ def read_records(where: str | os.PathLike, damaged: list[Damage] | None = None) 
         where: the folder.
         damaged: takes the lines that are no such records; None warns of each instead.
     """
-    return sorted(read_lines(Path(where) / FILE, _record, damaged), key=lambda record: record["started"])
-
-
-def _record(line: str) -> dict:
-    try:
-        record = json.loads(line)
-        table([record])
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"not a record of the streaming benchmark: {error!r}") from None
-    return record
+    return read_benchmark("streaming", [Path(where) / FILE], lambda record: table([record]), damaged=damaged)
 
 
 def table(records: Iterable[dict]) -> pd.DataFrame:
