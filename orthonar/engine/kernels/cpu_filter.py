@@ -33,6 +33,9 @@ from .vectors import LANES, add_outer_products, add_product, transpose_product
 # What a compiler may do with sums; it may not assume that all numbers are finite.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _OPTIONS = {"fastmath": _FAST, "nogil": True, "cache": True}
+# Functions of their own would be linked in one way when they are compiled and in another when they are found compiled,
+# and would sum up in another order: a run would depend on what ran before.
+_INLINED = {"inline": "always"}
 
 
 def compiled_filter(
@@ -164,7 +167,7 @@ def _in_threads(loop: Callable, count: int, *args) -> None:
 # they are compiled for this very size: unrolled, in registers, three times faster.
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _dot(x, y, sized):
     total = x[0] * y[0]
     for i in range(1, len(sized)):
@@ -172,14 +175,14 @@ def _dot(x, y, sized):
     return total
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _copy(x, y, sized):
     """y = x; assigning slices would look for overlaps."""
     for i in range(len(sized)):
         y[i] = x[i]
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _decay(decay, m, sized):
     """M = decay M."""
     for j in range(len(sized)):
@@ -187,7 +190,7 @@ def _decay(decay, m, sized):
             m[j, i] *= decay
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _decay_and_write(decay, old, x, y, m, sized):
     """M = decay old + x y^T. Were M the same as old, no loop would be vectorised."""
     for j in range(len(sized)):
@@ -196,7 +199,7 @@ def _decay_and_write(decay, old, x, y, m, sized):
             m[j, i] = decay * old[j, i] + xj * y[i]
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _decay_and_write_both(decay, old, x, y, m, sized):
     """M = decay old + x y^T + y x^T, likewise."""
     for j in range(len(sized)):
@@ -205,14 +208,14 @@ def _decay_and_write_both(decay, old, x, y, m, sized):
             m[j, i] = decay * old[j, i] + (xj * y[i] + yj * x[i])
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _gram(c, a, sized):
     """A = C^T C."""
     a[:] = 0
     add_outer_products(c, c, a, sized)
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _trace(a, sized):
     total = a[0, 0]
     for j in range(1, len(sized)):
@@ -220,7 +223,7 @@ def _trace(a, sized):
     return total
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _memory_anew(k, v, log_input, peak, peak_start, c_start, t, c):
     """C_t from the chunk's start, summed in float64."""
     exact = np.exp(peak_start[0] - peak[t]) * c_start.astype(np.float64)
@@ -233,7 +236,7 @@ def _memory_anew(k, v, log_input, peak, peak_start, c_start, t, c):
     c[:] = exact
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _start(c_start, c, a, squares, sized):
     """C_0 and its A to c and a, and both of squares, ||C_0||^2."""
     c[:] = c_start
@@ -241,7 +244,7 @@ def _start(c_start, c, a, squares, sized):
     squares[:] = _trace(a, sized)
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _follow(t, chunk, constants, c_old, a_old, c, a, key, h, squares, sized):
     """Go on to position t of a chunk: C_t and A_t from those before, and to key k_t with its weight.
 
@@ -301,7 +304,7 @@ def _read(
                     out[i] += coefficients[m + 1] * after
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _step_back(c, source, four, two, applied, p, p_after, out, sized):
     """out = c source + (4 A - 2) p - p_after: one step of the adjoint recurrence."""
     for i in range(len(sized)):
@@ -396,7 +399,7 @@ def _read_back(
         grad_c[n] = of_c
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _through_gram(c, of_a, of_c, both, row, sized):
     """Add the gradient by C of A = C^T C, C (G + G^T) for the gradient G by A."""
     d = len(sized)
