@@ -82,6 +82,23 @@ def test_float32_is_accurate(size):
     assert_close(with_grads(compiled_filter, tensors, FIVE_STEPS, 1e-6, 16.0), wanted, 1e-5)
 
 
+@pytest.mark.parametrize("shut", [False, True], ids=["open", "shut"])
+def test_gradients_of_forget_gates_do_not_add_up_rounding(shut):
+    """They are sums over all later positions; where nothing is left of what was before, of numbers that cancel."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 200, 12, generator=generator) for _ in range(3))
+    forget = torch.full((1, 2, 200), -50.0) if shut else 3 + torch.randn(1, 2, 200, generator=generator)
+
+    def of_forget_gates(dtype):
+        inputs = (x.to(dtype).requires_grad_() for x in (q, k, v, torch.zeros_like(forget), forget))
+        found = with_grads(lambda *x: mlstm_sequence(*x, read=NewtonSchulzRead(steps=8)), list(inputs))
+        return found[-1], max(x.norm() for x in found[1:])
+
+    got, _ = of_forget_gates(torch.float32)
+    wanted, largest = of_forget_gates(torch.float64)
+    assert (got - wanted).norm() <= 2e-6 * largest
+
+
 def test_gradient_of_the_numerator_alone():
     """Its way needs none of the vectors that the others' do."""
     z, *rest = operands(7, 12)

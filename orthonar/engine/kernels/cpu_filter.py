@@ -12,8 +12,9 @@ is gone: there C_t is formed anew from the chunk's start, in float64, and A_t fr
 
 Gradients are the adjoint of just that, backwards through the chunk: the one by A_t is a sum of as many products p r^T
 as the filter has degrees, to which the later positions' is added, decayed; the one by C_t likewise. Of gates there are
-only logs, and to add a number to all of them changes nothing: so a position's gradient by its peak is known without a
-sum over matrices.
+only logs, and to add a number to all of them changes nothing. So with R_t, the gradient by log alpha_t, those by G_t
+and peak_t add up to R_{t+1} - R_t; taken from this, and not from what a position itself reads, they leave the forget
+gates' gradients, sums over all later positions, the rounding of one.
 
 Numba compiles for one head size at a time, some seconds each, and keeps what it compiled beside this file.
 """
@@ -28,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..by_hand import HandWritten
-from .vectors import LANES, add_outer_products, add_product, transpose_product
+from .vectors import LANES, add_outer_products, add_product, inner_product, transpose_product
 
 # What a compiler may do with sums; it may not assume that all numbers are finite.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
@@ -245,8 +246,9 @@ def _start(c_start, c, a, squares, sized):
 
 
 @njit(**_INLINED)
-def _follow(t, chunk, constants, c_old, a_old, c, a, key, h, squares, sized):
-    """Go on to position t of a chunk: C_t and A_t from those before, and to key k_t with its weight.
+def _follow(t, chunk, constants, c_old, a_old, c, a, key, seen, h, squares, sized):
+    """Go on to position t of a chunk: C_t and A_t from those before, to key k_t with its weight, to seen
+    alpha C_{t-1}^T k_t.
 
     squares is ||C_t||^2, and what it were if no writes cancelled. Returns whether C_t was formed anew.
     """
@@ -255,9 +257,10 @@ def _follow(t, chunk, constants, c_old, a_old, c, a, key, h, squares, sized):
     for i in range(len(sized)):
         key[i] = beta[t] * k[t, i]
     of_key = _dot(key, key, sized)
-    transpose_product(c_old, key, h, sized)
+    transpose_product(c_old, key, seen, sized)
     for i in range(len(sized)):
-        h[i] = decay * h[i] + constants[1] * of_key * value[i]
+        seen[i] *= decay
+        h[i] = seen[i] + constants[1] * of_key * value[i]
     _decay_and_write(decay, c_old, key, value, c, sized)
     _decay_and_write_both(square, a_old, value, h, a, sized)
     squares[0] = _trace(a, sized)
@@ -278,15 +281,14 @@ def _read(
     d, degree, keep = len(sized), len(coefficients) - 1, vectors.shape[2] > 0
     one, two, eps = constants[0], constants[0] + constants[0], constants[2]
     c, a, squares = np.empty((2, d, d), k.dtype), np.empty((2, d, d), k.dtype), np.empty(2, k.dtype)
-    key, h, r, before, applied = (
-        np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype)
-    )  # fmt: skip
+    key, seen, h = np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype)
+    r, before, applied = np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype)
     for n in range(start, stop):
         chunk = k[n], v[n], alpha[n], beta[n], log_input[n], peak[n], peak_start[n], c_start[n]
         _start(c_start[n], c[0], a[0], squares, sized)
         for t in range(k.shape[1]):
             old, new = t % 2, (t + 1) % 2
-            _follow(t, chunk, constants, c[old], a[old], c[new], a[new], key, h, squares, sized)
+            _follow(t, chunk, constants, c[old], a[old], c[new], a[new], key, seen, h, squares, sized)
             inverse = one / max(np.sqrt(squares[0]), eps)
             four = (two * inverse) * (two * inverse)
             out = y[n, t]
@@ -321,7 +323,8 @@ def _read_back(
     zero, two, eps = constants[0] - constants[0], constants[0] + constants[0], constants[2]
     c, a = np.empty((length + 1, d, d), k.dtype), np.empty((length + 1, d, d), k.dtype)
     of_memory, of_a, both = np.empty((2, d, d), k.dtype), np.empty((d, d), k.dtype), np.empty((d, d), k.dtype)
-    keys, norms, squares = np.empty((length, d), k.dtype), np.empty(length, k.dtype), np.empty(2, k.dtype)
+    keys, seen = np.empty((length, d), k.dtype), np.empty((length, d), k.dtype)
+    norms, squares = np.empty(length, k.dtype), np.empty(2, k.dtype)
     anew = np.empty(length + 1, np.bool_)
     p, source = np.zeros((degree + 1, d), k.dtype), np.empty(d, k.dtype)
     applied, of_h, of_key, of_v, w = (
@@ -331,10 +334,11 @@ def _read_back(
         chunk = k[n], v[n], alpha[n], beta[n], log_input[n], peak[n], peak_start[n], c_start[n]
         _start(c_start[n], c[0], a[0], squares, sized)
         for t in range(length):
-            anew[t] = _follow(t, chunk, constants, c[t], a[t], c[t + 1], a[t + 1], keys[t], w, squares, sized)
+            anew[t] = _follow(t, chunk, constants, c[t], a[t], c[t + 1], a[t + 1], keys[t], seen[t], w, squares, sized)
             norms[t] = np.sqrt(squares[0])
         of_memory[:] = 0
         of_a[:] = 0
+        of_log_decay = 0.0  # in float64, so that its differences add up
         for t in range(length - 1, -1, -1):
             of_c, of_c_before = of_memory[(t + 1) % 2], of_memory[t % 2]
             key, value = keys[t], v[n, t]
@@ -356,16 +360,10 @@ def _read_back(
                 of_r[i] = (of_r[i] - p[0, i]) / (four * norm)
                 through_z += of_r[i] * z[n, t, i]
             add_outer_products(p[:degree], r, of_a, sized)
-            free = norms[t] > eps
-            if free:
-                # X does not change with the norm of C, but z / ||C|| does
+            if norms[t] > eps:
                 of_square = -(two * form + through_z) / (two * norm * norm)
                 for i in range(d):
                     of_a[i, i] += of_square
-                grad_peak[n, t] = through_z
-            else:
-                grad_peak[n, t] = -two * form
-
             if anew[t]:
                 _through_gram(c[t + 1], of_a, of_c, both, applied, sized)
                 of_a[:] = 0
@@ -384,18 +382,19 @@ def _read_back(
             for i in range(d):
                 grad_k[n, t, i] = beta[n, t] * of_key[i]
                 grad_v[n, t, i] = of_v[i]
-            grad_input[n, t] = _dot(key, of_key, sized)
             back = alpha[n, t]
+            of_log = back * (inner_product(of_c, c[t], sized) + two * back * inner_product(of_a, a[t], sized))
+            of_log += _dot(of_h, seen[t], sized)
+            grad_input[n, t] = _dot(key, of_key, sized)
+            grad_peak[n, t] = of_log_decay - of_log - grad_input[n, t]
+            of_log_decay = np.float64(of_log)
             for i in range(d):
                 of_h[i] *= back
             _decay_and_write(back, of_c, key, of_h, of_c_before, sized)
             _decay(back * back, of_a, sized)
         of_c = of_memory[0]
         _through_gram(c[0], of_a, of_c, both, applied, sized)
-        total = zero
-        for j in range(d):
-            total += _dot(of_c[j], c[0, j], sized)
-        grad_peak_start[n, 0] = total
+        grad_peak_start[n, 0] = of_log_decay
         grad_c[n] = of_c
 
 

@@ -65,6 +65,28 @@ def add_product(typing_context, m, x, y, sized):
 
 
 @intrinsic
+def inner_product(typing_context, x, y, sized):
+    """The sum of the products of the entries of X and Y (D, D), C-contiguous, and a tuple of length D."""
+
+    def generate(context, builder, signature, args):
+        rows = _Rows(context, builder, signature)
+        of_x, of_y = (rows.data(i, args[i]) for i in range(2))
+        sums = [rows.variable() for _ in rows.pieces[0][0]]
+        for place in sums:
+            builder.store(rows.zero, place)
+        with rows.loop(rows.index(rows.size), 1) as j:
+            for column in range(rows.size // rows.lanes):
+                left, right = rows.load(of_x, j, column), rows.load(of_y, j, column)
+                rows.add_product(sums[column % len(sums)], left, right)
+        total = builder.load(sums[0])
+        for place in sums[1:]:
+            total = builder.fadd(total, builder.load(place))
+        return rows.across(total)
+
+    return x.dtype(x, y, sized), generate
+
+
+@intrinsic
 def add_outer_products(typing_context, p, r, m, sized):
     """M += sum_k p_k r_k^T over the rows of p and r, (n, D), C-contiguous like M (D, D), and a tuple of length D."""
 
