@@ -8,7 +8,7 @@ again. Exit status:
 
     0    all that can be asked is asked
     1    some weights cannot be asked: see what was printed
-    2    the folder cannot be read or written
+    2    the folder cannot be read or written, or holds no records
     130  interrupted by Ctrl-C; what was answered is recorded
 """
 
@@ -21,7 +21,7 @@ from . import paths
 from .study.contents import ASKINGS, MEMORY, Asking, add_answer, answers_path, ask, read_answers, unasked
 from .study.jsonl import Damage, check_writable
 from .study.records import RunStore
-from .study.sweep import describe
+from .study.runs import describe
 from .training.config import RunConfig
 
 
@@ -29,6 +29,8 @@ def ask_all(results: Path, asking: Asking = MEMORY) -> int:
     """Ask every run of a folder that was not asked this yet; returns the exit status."""
     store, damaged = RunStore(results), list[Damage]()
     records = store.records()
+    if not records and not store.damaged:
+        raise FileNotFoundError(f"there are no records in {results.resolve()}")
     read_answers(results, damaged)
     for damage in store.damaged + damaged:
         print(f"damaged: {damage}")

@@ -27,21 +27,21 @@ from . import paths
 from .study.presets import Study, find_study, preset_names
 from .study.records import RunStore
 from .study.rescue import adopt
-from .study.runs import describe, estimate
+from .study.runs import describe, describe_end, estimate
 from .study.sweep import Progress, run_preset
 
 
-def print_list(study: Study, store: RunStore) -> None:
-    """Print every run that is known by now, in order, with what came of it or how long it may take."""
+def print_list(study: Study, store: RunStore, device: str) -> None:
+    """Print every run that is known by now, in order, with what came of it or how long it may take on this device."""
     records = store.records()
     recorded = {r.identity: r for r in records}
     runs = study.runs(records)
     for config in runs:
         record = recorded.get(config.identity)
         if record is not None:
-            state = f"{record.outcome}, {record.wall_seconds:.0f} s"
+            state = describe_end(record)
         else:
-            seconds = estimate(config, records)
+            seconds = estimate(config, records, device)
             state = "missing" + (f", about {seconds:.0f} s" if seconds else "")
         print(f"{describe(config):70s}  {state}")
     for damage in store.damaged:
@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
                 return adopt_file(args.adopt, args.preset, args.scale, results)
             if args.list:
                 study = find_study(args.preset, args.scale)[1]
-                print_list(study.only(args.sides, args.tasks), RunStore(results))
+                print_list(study.only(args.sides, args.tasks), RunStore(results), args.device)
                 return 0
             options = {"device": args.device, "workers": args.workers, "together": args.together, "dask": args.dask}
             options |= {"time_budget": args.time_budget, "sides": args.sides, "tasks": args.tasks}

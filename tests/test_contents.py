@@ -96,4 +96,5 @@ def test_a_folder_that_cannot_be_read_is_said(tmp_path, capsys):
     file.touch()
     assert main(["--results", str(file)]) == 2
     assert "cannot be read" in capsys.readouterr().err
-    assert main(["--results", str(tmp_path / "none")]) == 0
+    assert main(["--results", str(tmp_path / "typo")]) == 2
+    assert "there are no records in" in capsys.readouterr().err and not (tmp_path / "typo").exists()

@@ -21,7 +21,7 @@ from orthonar.study import rescue
 from orthonar.study.executors import local_executor
 from orthonar.study.presets import PRESETS, RATES, find_study
 from orthonar.study.records import RunStore
-from orthonar.study.runs import estimate
+from orthonar.study.runs import describe_end, estimate
 from orthonar.study.sweep import Sweep, train_group
 from orthonar.study.weights import weights_path
 from orthonar.sweep import main, summary
@@ -246,6 +246,15 @@ def test_estimates():
     assert estimate(replace(mine, steps=12), alike) == 21, "by tokens where no run has these settings"
     assert estimate(replace(mine, read=NewtonSchulzRead()), alike) is None
     assert estimate(mine, [record_of(TINY.run(task, "baseline", 1e-3, 9), None, seconds=0.1)]) is None
+    elsewhere = [replace(record, settings=record.settings | {"device": "cuda:1"}) for record in alike[:1]]
+    assert estimate(mine, elsewhere) is None, "a GPU's time says nothing about this machine's"
+    assert estimate(mine, elsewhere + alike[1:], "cuda") == 5
+
+
+def test_a_run_below_80_percent_is_called_not_solved():
+    run = TINY.run(TASKS[0], "baseline", 1e-3, 5)
+    found = [describe_end(record_of(run, accuracy, 12.3)) for accuracy in (0.784, 0.8, None)]
+    assert found == ["accuracy 78.4 %, not solved (12 s)", "accuracy 80.0 %, solved (12 s)", "loss not finite (12 s)"]
 
 
 def test_a_run_that_does_not_fit_is_not_started(tmp_path):

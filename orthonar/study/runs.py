@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+from collections.abc import Iterable
 
 from ..data.base import Task
 from ..data.noisy_recall import NoisyRecall
@@ -31,6 +32,16 @@ def describe(config: RunConfig) -> str:
     return f"{', '.join(words)}, lr {optimizer.lr:g}, seed {config.seed}"
 
 
+def describe_end(record: RunRecord) -> str:
+    """What a run came to in a few words: its final accuracy, whether that is solved, and how long it took."""
+    if record.accuracy is None:
+        reached = "loss not finite"
+    else:
+        solved = "solved" if record.outcome == "solved" else "not solved"
+        reached = f"accuracy {100 * record.accuracy:.1f} %, {solved}"
+    return f"{reached} ({record.wall_seconds:.0f} s)"
+
+
 def _changed(task: Task) -> list[str]:
     """What is not the default of a task's class, its sizes aside, by the names of the settings."""
     own = [f for f in dataclasses.fields(task) if f.name not in ("vocab_size", "seq_len", "noise_vocab_size")]
@@ -46,11 +57,16 @@ def _in_words(variant) -> str:
     return name + ("" if steps is None else f" {steps}") + (f" ({', '.join(parts)})" if parts else "")
 
 
-def estimate(config: RunConfig, records: list[RunRecord]) -> float | None:
+def estimate(config: RunConfig, records: Iterable[RunRecord], device: str = "cpu") -> float | None:
     """Seconds that a run will take, from finished ones; None if there is nothing to go by.
 
     The median of runs that differ in seed and learning rate alone; else of those with the same read and model, by the
-    number of tokens. The caller passes records that were made where this one will be.
+    number of tokens.
+
+    Args:
+        config: the run's settings.
+        records: finished runs; those that another kind of device ran are left aside.
+        device: where it will run, as of `RunConfig`.
     """
 
     def kind(settings: dict) -> tuple:
@@ -60,7 +76,8 @@ def estimate(config: RunConfig, records: list[RunRecord]) -> float | None:
         return settings["steps"] * settings["batch_size"] * settings["seq_len"]
 
     mine = identifying_settings(config.settings())
-    complete = [r for r in records if r.outcome != "diverged" and {"steps", "batch_size", "seq_len"} <= {*r.settings}]
+    here = (r for r in records if r.settings.get("device", "cpu").partition(":")[0] == device.partition(":")[0])
+    complete = [r for r in here if r.outcome != "diverged" and {"steps", "batch_size", "seq_len"} <= {*r.settings}]
     if same := [r.wall_seconds for r in complete if kind(r.settings) == kind(mine)]:
         return statistics.median(same)
     alike = ("mixer", "optimizer", "read", "write", "embedding_dim", "num_heads", "form")

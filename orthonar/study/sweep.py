@@ -27,7 +27,7 @@ from .executors import dask_executor, default_workers, local_executor, lost_its_
 from .presets import Study, find_study
 from .records import RunStore
 from .rescue import Fallback
-from .runs import describe, estimate
+from .runs import describe, describe_end, estimate
 from .weights import packed, save_weights
 
 _MARGIN = 1.1  # a run is started if this many times its estimate fits
@@ -260,14 +260,10 @@ class Sweep:
             return True
         left = self.deadline - time.monotonic()
         # What this sweep itself has run is the best guide: same machine, as many concurrent runs.
-        here = self._records_here()
-        estimates = (estimate(config, self.progress.done) or estimate(config, here) for config in group)
+        finished = self.progress.done, self.recorded.values()
+        found = ([estimate(config, records, self.device) for records in finished] for config in group)
+        estimates = (of_this_sweep or of_any for of_this_sweep, of_any in found)
         return left > 0 and all(seconds is None or _MARGIN * seconds < left for seconds in estimates)
-
-    def _records_here(self) -> list[RunRecord]:
-        """The records that were made on a device of this kind."""
-        here = self.device.partition(":")[0]
-        return [r for r in self.recorded.values() if r.settings.get("device", "cpu").partition(":")[0] == here]
 
     def _start(self, group: list[RunConfig]) -> None:
         try:
@@ -374,9 +370,8 @@ class Sweep:
             self._fail(config, "its record is one of other settings; do the workers have another version of orthonar?")
             return
         self._settled.add(config.identity)
-        accuracy = "loss not finite" if record.accuracy is None else f"accuracy {100 * record.accuracy:.1f} %"
         self._bar.update()
-        self.say(f"{describe(config)}: {accuracy}, {record.outcome} ({record.wall_seconds:.0f} s)")
+        self.say(f"{describe(config)}: {describe_end(record)}")
 
     def _rescue(self, config: RunConfig, record: RunRecord, weights: bytes | None, what: str) -> None:
         try:
