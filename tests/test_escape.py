@@ -59,10 +59,12 @@ def test_what_is_behind_a_term():
     assert np.isnan(table.loc["np.log(lr)", "effect"]), "with one rate alone nothing is told of it"
 
 
-def test_the_answer_is_of_an_embedding_ten_times_smaller():
+def test_the_answer_is_of_the_read_and_of_an_embedding_ten_times_smaller():
     columns = ["effect", "ratio", "low", "high", "p", "run_intervals", "events"]
     rows = [[np.log(4), 4, 2, 8, 0.01, 50, 5], [-1, np.exp(-1), np.exp(-2), 1.0, 0.01, 90, 9]]
     fitted = pd.DataFrame(rows, ["orthogonalized", "np.log(embedding_std)"], columns)
     text = escape.answer(fitted)
     assert "by 4 [2, 8], an embedding ten times smaller by 10 [1, 100]" in text and "9 escapes in 90" in text
     assert "cannot be told" in escape.answer(fitted.assign(ratio=np.nan))
+    of_read = escape.answer(fitted.iloc[:1])
+    assert of_read.endswith("escape by 4 [2, 8] (95 % interval; 5 escapes in 50 run-intervals with it).")

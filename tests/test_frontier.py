@@ -90,7 +90,11 @@ def test_tables_and_figures_of_some_runs():
     assert pace.loc["orthogonalized", "ms a step"] == "80"
     for shown in (text, pace):
         assert style.text_width(shown) <= words.PAGE and len(shown.columns) <= 6
-    assert "(so far: 1 of 6 reads have too few runs)" in tables.answer(table)
+    assert tables.answer(table).startswith(
+        "Not told yet: 1 of 6 reads have too few runs. Of the rest none keeps the effect"
+    )
+    keeping = tables.answer(table.assign(low=table["ratio"].where(table["low"].isna(), 0.8)))
+    assert "The cheapest read" in keeping and keeping.endswith("(so far: 1 of 6 reads have too few runs).")
     runs = probed_runs(STUDY, some)
     curves = {name: stats.survival(in_seconds(of)) for name, of in runs.groupby("side", sort=False)}
     figure = plots.frontier(table, curves, STUDY.sides, tables.KEEPS)

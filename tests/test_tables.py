@@ -272,7 +272,8 @@ def test_the_answer_names_its_test_and_says_when_nothing_is_shown():
     first, second = TINY.sides
     records = all_records(TINY, lambda c: 0.9 if c.read == TINY.sides[second].settings["read"] else 0.1)
     [answer, _] = tables.answers(TINY, records)
-    assert answer.startswith(f"{words.task_label(**_sizes(TASKS[0]))}: {first} solves 0 of 3, {second} solves 3 of 3")
+    task = words.task_label(**_sizes(TASKS[0]))
+    assert answer.startswith(f"{task}, seeds 0 to 2: {first} solves 0 of 3, {second} solves 3 of 3: no")
     assert "no difference is shown (exact McNemar test in pairs, p = 0.25)" in answer
     many = replace(TINY, seeds=tuple(range(12)), tasks=TASKS[:1])
     solved = lambda c: 0.9 if c.read == TINY.sides[second].settings["read"] else 0.1  # noqa: E731
@@ -280,7 +281,23 @@ def test_the_answer_names_its_test_and_says_when_nothing_is_shown():
     mixed = [on_gpu(r) if "RawRead" in str(r.settings["read"]) else r for r in records]
     [in_pairs], [apart] = tables.answers(many, records), tables.answers(many, mixed)
     assert "more than chance explains (exact McNemar test" in in_pairs and "(Fisher's exact test, p = 7.4e-07)" in apart
+    fewer = [r for r in records if "RawRead" in str(r.settings["read"]) or r.settings["seed"] > 3]
+    [unpaired] = tables.answers(many, fewer)
+    assert f"{first} solves 0 of 12 (seeds 0 to 11), {second} solves 8 of 8 (seeds 4 to 11):" in unpaired
     assert tables.answers(TINY, []) == []
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"),
+    [
+        ([3], "seed 3"),
+        ([1, 0], "seeds 0 and 1"),
+        (range(24), "seeds 0 to 23"),
+        ([0, 1, 2, 7, 8], "seeds 0 to 2, 7 and 8"),
+    ],
+)
+def test_seeds_in_words(seeds, text):
+    assert words.seeds_text(seeds) == text
 
 
 def _sizes(task):

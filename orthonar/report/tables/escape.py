@@ -81,18 +81,21 @@ def answer(fitted: pd.DataFrame) -> str:
     """What the orthogonalized read and a ten times smaller embedding multiply the hazard of escape by, in a sentence.
 
     Args:
-        fitted: a model of the terms "orthogonalized" and "np.log(embedding_std)", of `orthonar.report.hazards.fit`.
+        fitted: a model of the term "orthogonalized" and, or not, "np.log(embedding_std)", of
+            `orthonar.report.hazards.fit`.
 
     Returns:
-        The sentence; that it cannot be told, where a term has no estimate.
+        The sentence, which leaves out a term that the model lacks; that it cannot be told, where one has no estimate.
     """
-    read, power = fitted.loc["orthogonalized"], fitted.loc["np.log(embedding_std)"]
-    if np.isnan(read["ratio"]) or np.isnan(power["ratio"]):
+    behind = read = fitted.loc["orthogonalized"]
+    factors = {"The orthogonalized read multiplies the hazard of escape by": (read["ratio"], read["low"], read["high"])}
+    counted = "95 % interval; {} escapes in {} run-intervals with it"
+    if "np.log(embedding_std)" in fitted.index:
+        behind = power = fitted.loc["np.log(embedding_std)"]
+        low, ratio, high = sorted(float(10 ** -np.log(power[name])) for name in ("ratio", "low", "high"))
+        factors["an embedding ten times smaller by"] = ratio, low, high
+        counted = "95 % intervals; {} escapes in {} run-intervals"
+    if any(np.isnan(ratio) for ratio, *_ in factors.values()):
         return "What moves the hazard of escape cannot be told from the runs so far."
-    ten = sorted(float(10 ** -np.log(power[name])) for name in ("ratio", "low", "high"))
-    factors = (read["ratio"], read["low"], read["high"]), (ten[1], ten[0], ten[2])
-    texts = [_with_interval(*factor) for factor in factors]
-    return (
-        f"The orthogonalized read multiplies the hazard of escape by {texts[0]}, an embedding ten times smaller by "
-        f"{texts[1]} (95 % intervals; {power['events']:.0f} escapes in {power['run_intervals']:.0f} run-intervals)."
-    )
+    said = ", ".join(f"{what} {_with_interval(*factor)}" for what, factor in factors.items())
+    return f"{said} ({counted.format(int(behind['events']), int(behind['run_intervals']))})."

@@ -142,6 +142,12 @@ def answer(table: pd.DataFrame) -> str:
         if enough["low"].isna().all():
             return f"No read keeps the effect of five steps: with none that has enough runs does any escape{so_far}."
         best = enough.loc[enough["low"].idxmax()]
+        if missing:
+            return (
+                f"Not told yet: {missing} of {len(others)} reads have too few runs. Of the rest none keeps the effect "
+                f"of five steps: {title(best.name)} comes nearest, {_ratio_text(best)} of the hazard with "
+                f"{best['passes']:.0f} passes."
+            )
         return (
             f"No read has a hazard relative to five steps' with a lower 95 % bound above {KEEPS:g}; {title(best.name)} "
             f"comes nearest, {_ratio_text(best)} with {best['passes']:.0f} passes{so_far}."

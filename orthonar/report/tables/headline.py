@@ -15,7 +15,7 @@ from ...training.config import RunConfig
 from ...training.record import RunRecord
 from .. import stats
 from ..published import REPLICATION, PublishedCell, published_cells
-from ..words import NOT_RUN, devices, mean_text, median_text, p_text, solved_text, task_label
+from ..words import NOT_RUN, devices, mean_text, median_text, p_text, seeds_text, solved_text, task_label
 from .runs import _label, shared_rate, study_runs
 
 
@@ -210,7 +210,7 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
     """What came out of each side of a study against its first, a sentence for each task that both have runs of.
 
     A difference is said to be there where the two-sided p-value of a test is at most 0.05: the exact McNemar test of
-    the runs in pairs where every run has a partner, else Fisher's test.
+    the runs in pairs where every run has a partner, else Fisher's test. Every sentence names the seeds.
 
     Args:
         study: which runs to look for.
@@ -228,9 +228,13 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
         names = (study.sides[next(iter(study.sides))].title, study.sides[key["read"]].title)
         more = "more" if solved[1] / runs[1] > solved[0] / runs[0] else "fewer"
         counts = [f"{name} solves {s} of {n}" for name, s, n in zip(names, solved, runs)]
+        seeds = [seeds_text(side["seed"]) for side in (first, second)]
+        if seeds[0] != seeds[1]:
+            counts = [f"{count} ({of_side})" for count, of_side in zip(counts, seeds)]
+        task = key["task"] if seeds[0] != seeds[1] else f"{key['task']}, {seeds[0]}"
         test = "exact McNemar test in pairs" if paired else "Fisher's exact test"
         verdict = f"{more} than chance explains" if told else "no difference is shown"
-        sentences.append(f"{key['task']}: {counts[0]}, {counts[1]}: {verdict} ({test}, p = {p_text(p)}).")
+        sentences.append(f"{task}: {counts[0]}, {counts[1]}: {verdict} ({test}, p = {p_text(p)}).")
     return sentences
 
 
