@@ -28,7 +28,7 @@ def task_label(vocab_size: int, seq_len: int, batch_size: int) -> str:
 
 def seeds_text(seeds: Collection[int]) -> str:
     """Seeds in as few words as they take: "seed 3", "seeds 0 to 23", "seeds 0 to 4, 7 and 8"."""
-    spans = []
+    spans: list[list[int]] = []
     for seed in sorted(seeds):
         if spans and seed == spans[-1][1] + 1:
             spans[-1][1] = seed
