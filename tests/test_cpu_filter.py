@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import orthonar.engine.backends as backends
-import orthonar.engine.kernels.cpu_filter as cpu_filter
+import orthonar.engine.kernels.loops as loops
 from orthonar import NewtonSchulzRead, mlstm_sequence
 from orthonar.engine.backends import compiled_filter
 
@@ -143,7 +143,7 @@ def test_an_error_in_any_thread_is_raised(monkeypatch):
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with pytest.raises(MemoryError, match="of its own"):
-        cpu_filter._in_threads(loop, 4)
+        loops.in_threads(loop, 4)
 
 
 def test_no_chunks_are_no_work():
@@ -180,10 +180,10 @@ def test_numba_that_fails_is_said_once_and_done_without(monkeypatch):
 
 
 def test_numba_is_not_loaded_before_it_is_needed():
-    """It takes a second, which only the filters are worth."""
+    """It takes a second, which only the chunkwise form is worth."""
     code = (
         "import sys, torch, orthonar; x = torch.randn(1, 1, 5, 8); g = torch.randn(1, 1, 5);"
-        "orthonar.mlstm_sequence(x, x, x, g, g); assert 'numba' not in sys.modules;"
-        "orthonar.mlstm_sequence(x, x, x, g, g, read=orthonar.NewtonSchulzRead()); assert 'numba' in sys.modules"
+        "orthonar.mlstm_sequence(x, x, x, g, g, form='recurrent'); assert 'numba' not in sys.modules;"
+        "orthonar.mlstm_sequence(x, x, x, g, g); assert 'numba' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)

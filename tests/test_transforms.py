@@ -146,6 +146,12 @@ def compiled_filter_case(function):
     return operands(*shapes), lambda z, k, v, g, p, s, c: function.apply(z, k, v, *gates(g, p, s), c, *options)[0]
 
 
+def compiled_memory_case(function):
+    rows = 1  # of two chunks
+    shapes = (N, L, D), (N, L, D), (N, L, D), (N, L), (N, L), (rows, 1), (rows, D, D), (rows, D)
+    return operands(*shapes), lambda q, k, v, g, p, s, c, n: function.apply(q, k, v, *gates(g, p, s), c, n)
+
+
 def system_of(k):
     return torch.eye(D, dtype=torch.float64).expand(N, D, D) + k.mT @ k
 
@@ -168,6 +174,7 @@ CASES = {
     "engine.chunk_states._Scan": lambda f: (operands((N, L), (N, L, D), (N, D)), f.apply),
     "engine.kernels.chunk_filter._ChunkFilter": fused_filter_case,
     "engine.kernels.cpu_filter._CompiledFilter": compiled_filter_case,
+    "engine.kernels.cpu_memory._CompiledMemory": compiled_memory_case,
     "engine.kernels.chunk_reads._ChunkReads": lambda f: reads_case(f, "float32"),
     "engine.kernels.states._Scan": lambda f: (operands((N, L), (N, L, D), (N, D)), f.apply),
     "reads.composites._WithGradientsOf": None,

@@ -47,6 +47,13 @@ def compiled_filter(z, k, v, log_input, peak, peak_start, c_start, coefficients,
     return compiled_filter(z, k, v, log_input, peak, peak_start, c_start, coefficients, eps, limit)
 
 
+def compiled_memory(q, k, v, log_input, peak, peak_initial, c_initial, n_initial):
+    """What is read and the states at the chunks' starts and ends; see `orthonar.engine.kernels.cpu_memory`."""
+    from .kernels.cpu_memory import compiled_memory
+
+    return compiled_memory(q, k, v, log_input, peak, peak_initial, c_initial, n_initial)
+
+
 def fused_states(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
     """States at the chunks' starts and the last one's end; see `orthonar.engine.kernels.states`."""
     from .kernels.states import fused_scan
@@ -70,7 +77,7 @@ def can_fuse(device: torch.device, head_size: int, chunk_size: int, filtered: bo
 
 
 def can_compile(device: torch.device, head_size: int) -> bool:
-    """Whether filters are computed by Numba's kernel on a device; one that is there and fails is warned about once.
+    """Whether Numba's kernels compute memory and filters on a device; one that is there and fails is warned about once.
 
     Args:
         device: where the tensors are.
@@ -84,7 +91,7 @@ def can_compile(device: torch.device, head_size: int) -> bool:
 
 @called_while_traced
 def numba_version() -> str | None:
-    """Version of the Numba that compiles filters for CPUs, None where none does."""
+    """Version of the Numba that compiles memory and filters for CPUs, None where none does."""
     return _numba_version() if os.environ.get("ORTHONAR_NUMBA") != "0" else None
 
 
@@ -95,7 +102,7 @@ def _numba_version() -> str | None:
     try:
         import numba
 
-        from .kernels import cpu_filter  # noqa: F401 (Numba looks for a place to keep what it compiles)
+        from .kernels import cpu_filter, cpu_memory  # noqa: F401 (Numba looks for a place to keep what it compiles)
     except Exception as exception:  # whatever a compiler may raise
         reason = f"{type(exception).__name__}: {exception}"
         _warn_once(f"orthonar: Numba is installed but cannot be used, PyTorch's operators are slower: {reason}")

@@ -84,6 +84,10 @@ class Chunk:
             self._found["raw"] = self._with_n_values(self.q, *reads)
         return self._found["raw"]
 
+    def remember(self, raw: Reading) -> None:
+        """Take the raw reading from whoever computed it with the states; what is made of these chunks asks anew."""
+        self._found["raw"] = raw
+
     def ask(self, q: Tensor) -> Reading:
         """The raw reading of other queries, (N, L, D), in their dtype."""
         return self._with_n_values(q, *chunk_reads(q, self.k, self.v, *self.gates, self.c_start, self.n_start))

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .backends import can_compile, can_fuse, fused_states, why_unsupported
-from .chunk import Chunk, KeyMemory
+from .backends import can_compile, can_fuse, compiled_memory, fused_states, why_unsupported
+from .chunk import Chunk, KeyMemory, Reading
 from .chunk_memory import chunk_writes
 from .chunk_states import chunk_states
 from .gates import ChunkGates, gate_logs, normaliser
 from .keys import unit_keys
 
 # Chosen by measurement on CPUs. A filter multiplies with every chunk's start state some fifty times and wants it spread
-# over few positions; the raw read multiplies with it once, and a compiled filter not at all.
+# over few positions; the raw read multiplies with it once, and compiled loops not at all.
 _CHUNK_FOR_FILTER, _CHUNK_FOR_REST = 16, 32
 # Matrix products of sizes that are multiples of this run up to three times faster.
 _LANES = 16
@@ -105,18 +105,20 @@ def chunkwise(
     c_dtype = torch.float64 if read.precise else dtype
     memories = [_pad(x, (*grown, *grown)).flatten(0, 1) for x in c_initial.split(size, -1)]
     n_initial = _pad(n_initial.flatten(0, 1), grown).double()
-    log_to_end = gates.log_input - gates.peak[:, -1:]
-    c_added, n_added = chunk_writes(k, v, log_to_end, c_dtype)
-    if n_value is not None:
-        n_added = ((log_to_end.exp() * n_value)[:, None] @ k.double())[:, 0]
-    c_start, c_end = chunk_states(decay, c_added, memories[0].to(c_dtype), scan)
-    n_start, n_end = chunk_states(decay, n_added, n_initial, scan)
+    initial, raw = (memories[0].to(c_dtype), n_initial), None
+    if not fused and n_value is None and can_compile(q.device, padded):
+        peak_initial = m_initial.double().reshape(-1, 1)
+        *raw, c_start, n_start, c_end, n_end = compiled_memory(q, k, v, *gates[:2], peak_initial, *initial)
+    else:
+        c_start, n_start, c_end, n_end = _states(k, v, n_value, gates, decay, *initial, scan)
 
     keys, ends = None, [c_end]
     if read.keys is not None:
         keys, k_end = _key_memory(read.keys, k, size, gates, decay, memories[1].double(), scan)
         ends.append(k_end)
     chunk = Chunk(q, k, v, gates, c_start, n_start, size, n_value, keys, fused, precision)
+    if raw is not None:
+        chunk.remember(Reading(*raw))
     numerator, n_dot_q = read.evaluate(lambda leaf: leaf.read_chunk(chunk))
 
     scale = chunks(logs.scale).flatten(0, 1)
@@ -141,6 +143,17 @@ def needs_host_sync(read, device: torch.device, head_size: int, length: int, pre
     return read.precise and not can_fuse(
         device, head_size, _chunk_size(read, device, head_size, length), True, precision
     )
+
+
+def _states(k, v, n_value, gates, decay, c_initial, n_initial, scan) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """C and n at the chunks' starts, (N, D, D) and (N, D), and after the last, (R, D, D) and (R, D)."""
+    log_to_end = gates.log_input - gates.peak[:, -1:]
+    c_added, n_added = chunk_writes(k, v, log_to_end, c_initial.dtype)
+    if n_value is not None:
+        n_added = ((log_to_end.exp() * n_value)[:, None] @ k.double())[:, 0]
+    c_start, c_end = chunk_states(decay, c_added, c_initial, scan)
+    n_start, n_end = chunk_states(decay, n_added, n_initial, scan)
+    return c_start, n_start, c_end, n_end
 
 
 def _key_memory(kind, k, size, gates, decay, initial, scan) -> tuple[KeyMemory, Tensor]:

@@ -2,5 +2,6 @@
 
 `tiles` holds what the Triton kernels share; `states`, `chunk_reads` and `chunk_filter` each do on a GPU what the module
 they are tested against does with PyTorch. With TRITON_INTERPRET=1 in the environment they run, slowly, on a CPU.
-`cpu_filter` does on a CPU what the last of them does on a GPU, with Numba.
+With Numba, on a CPU, `cpu_memory` does what the first two do, in one, and `cpu_filter` what the last does; `loops` and
+`vectors` hold what they share.
 """

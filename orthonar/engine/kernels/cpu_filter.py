@@ -15,28 +15,16 @@ as the filter has degrees, to which the later positions' is added, decayed; the 
 only logs, and to add a number to all of them changes nothing. So with R_t, the gradient by log alpha_t, those by G_t
 and peak_t add up to R_{t+1} - R_t; taken from this, and not from what a position itself reads, they leave the forget
 gates' gradients, sums over all later positions, the rounding of one.
-
-Numba compiles for one head size at a time, some seconds each, and keeps what it compiled beside this file.
 """
-
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..by_hand import HandWritten
-from .vectors import LANES, add_outer_products, add_product, inner_product, transpose_product
-
-# What a compiler may do with sums; it may not assume that all numbers are finite.
-_FAST = {"reassoc", "contract", "nsz", "arcp"}
-_OPTIONS = {"fastmath": _FAST, "nogil": True, "cache": True}
-# Functions of their own would be linked in one way when they are compiled and in another when they are found compiled,
-# and would sum up in another order: a run would depend on what ran before.
-_INLINED = {"inline": "always"}
+from .loops import INLINED, OPTIONS, copy, decays_and_weights, dot, filled, in_threads, padded_size
+from .vectors import add_outer_products, add_product, inner_product, transpose_product
 
 
 def compiled_filter(
@@ -90,7 +78,7 @@ class _CompiledFilter(HandWritten):
         y = z.new_empty(n, length, padded, dtype=chunk[0].dtype)
         vectors = y.new_empty(n, length, (len(coefficients) - 1) * keep, padded)
         arrays = y.numpy(), vectors.numpy()
-        _in_threads(_read, n, _filled(z, padded), *operands, *numbers, *arrays, padded * (None,))
+        in_threads(_read, n, filled(z, padded), *operands, *numbers, *arrays, padded * (None,))
         return y[..., :d].contiguous(), vectors
 
     @staticmethod
@@ -101,7 +89,7 @@ class _CompiledFilter(HandWritten):
     def outputs_like(z, k, *rest):
         *_, coefficients, _, _, keep = rest
         *shape, d = k.shape
-        return k, k.new_empty(*shape, (len(coefficients) - 1) * keep, -(-d // LANES) * LANES)
+        return k, k.new_empty(*shape, (len(coefficients) - 1) * keep, padded_size(d))
 
     @staticmethod
     def gradients_like(tensors, other):
@@ -121,9 +109,9 @@ class _CompiledFilter(HandWritten):
             grad_y.new_empty(x.shape, dtype=torch.from_numpy(x).dtype)
             for x in (operands[0], operands[0], operands[1], *operands[4:])
         ]
-        given = _filled(grad_y.to(chunk[0].dtype), padded), vectors.numpy(), _filled(z, padded)
+        given = filled(grad_y.to(chunk[0].dtype), padded), vectors.numpy(), filled(z, padded)
         numbers = _numbers(operands[0].dtype, coefficients, eps, limit)
-        _in_threads(_read_back, len(z), *given, *operands, *numbers, *(x.numpy() for x in grads), padded * (None,))
+        in_threads(_read_back, len(z), *given, *operands, *numbers, *(x.numpy() for x in grads), padded * (None,))
         of_z, of_k, of_v, *of_gates, of_c = grads
         of_z, of_k, of_v = (x[..., :d].contiguous() for x in (of_z, of_k, of_v))
         return of_z.to(z.dtype), of_k, of_v, *of_gates, of_c[:, :d, :d].contiguous(), *4 * [None]
@@ -131,11 +119,10 @@ class _CompiledFilter(HandWritten):
 
 def _operands(k, v, log_input, peak, peak_start, c_start) -> tuple[np.ndarray, ...]:
     """k, v, alpha, beta, G, peak, peak_start and C_0 for the loops."""
-    padded = -(-k.shape[-1] // LANES) * LANES
-    before = torch.cat([peak_start, peak[:, :-1]], 1)
-    gates = ((before - peak).exp().to(k.dtype), (log_input - peak).exp().to(k.dtype))
+    padded = padded_size(k.shape[-1])
+    gates = (x.to(k.dtype) for x in decays_and_weights(log_input, peak, peak_start))
     logs = (x.contiguous().numpy() for x in (log_input, peak, peak_start))
-    return _filled(k, padded), _filled(v, padded), *(x.numpy() for x in gates), *logs, _filled(c_start, padded, 2)
+    return filled(k, padded), filled(v, padded), *(x.numpy() for x in gates), *logs, filled(c_start, padded, 2)
 
 
 def _numbers(
@@ -145,45 +132,7 @@ def _numbers(
     return np.array([1, 0.5, eps, limit], dtype), np.array(coefficients, dtype)
 
 
-def _filled(x: Tensor, size: int, axes: int = 1) -> np.ndarray:
-    """A tensor whose last axes are filled up with zeros to a size, as an array."""
-    missing = size - x.shape[-1]
-    return (F.pad(x, axes * (0, missing)) if missing else x.contiguous()).numpy()
-
-
-def _in_threads(loop: Callable, count: int, *args) -> None:
-    """The loop over all chunks, shared out to as many threads as PyTorch has."""
-    threads = min(torch.get_num_threads(), count)
-    bounds = [count * i // threads for i in range(threads + 1)] if threads else [0]
-    parts = list(zip(bounds[:-1], bounds[1:], strict=True))
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        others = [pool.submit(loop, *part, *args) for part in parts[1:]]
-        for part in parts[:1]:
-            loop(*part, *args)
-        for other in others:
-            other.result()
-
-
-# Numba takes the length of a tuple from its type. Loops over a head's numbers are told their length by one, so that
-# they are compiled for this very size: unrolled, in registers, three times faster.
-
-
-@njit(**_INLINED)
-def _dot(x, y, sized):
-    total = x[0] * y[0]
-    for i in range(1, len(sized)):
-        total += x[i] * y[i]
-    return total
-
-
-@njit(**_INLINED)
-def _copy(x, y, sized):
-    """y = x; assigning slices would look for overlaps."""
-    for i in range(len(sized)):
-        y[i] = x[i]
-
-
-@njit(**_INLINED)
+@njit(**INLINED)
 def _decay(decay, m, sized):
     """M = decay M."""
     for j in range(len(sized)):
@@ -191,7 +140,7 @@ def _decay(decay, m, sized):
             m[j, i] *= decay
 
 
-@njit(**_INLINED)
+@njit(**INLINED)
 def _decay_and_write(decay, old, x, y, m, sized):
     """M = decay old + x y^T. Were M the same as old, no loop would be vectorised."""
     for j in range(len(sized)):
@@ -200,7 +149,7 @@ def _decay_and_write(decay, old, x, y, m, sized):
             m[j, i] = decay * old[j, i] + xj * y[i]
 
 
-@njit(**_INLINED)
+@njit(**INLINED)
 def _decay_and_write_both(decay, old, x, y, m, sized):
     """M = decay old + x y^T + y x^T, likewise."""
     for j in range(len(sized)):
@@ -209,14 +158,14 @@ def _decay_and_write_both(decay, old, x, y, m, sized):
             m[j, i] = decay * old[j, i] + (xj * y[i] + yj * x[i])
 
 
-@njit(**_INLINED)
+@njit(**INLINED)
 def _gram(c, a, sized):
     """A = C^T C."""
     a[:] = 0
     add_outer_products(c, c, a, sized)
 
 
-@njit(**_INLINED)
+@njit(**INLINED)
 def _trace(a, sized):
     total = a[0, 0]
     for j in range(1, len(sized)):
@@ -224,7 +173,7 @@ def _trace(a, sized):
     return total
 
 
-@njit(**_INLINED)
+@njit(**INLINED)
 def _memory_anew(k, v, log_input, peak, peak_start, c_start, t, c):
     """C_t from the chunk's start, summed in float64."""
     exact = np.exp(peak_start[0] - peak[t]) * c_start.astype(np.float64)
@@ -237,7 +186,7 @@ def _memory_anew(k, v, log_input, peak, peak_start, c_start, t, c):
     c[:] = exact
 
 
-@njit(**_INLINED)
+@njit(**INLINED)
 def _start(c_start, c, a, squares, sized):
     """C_0 and its A to c and a, and both of squares, ||C_0||^2."""
     c[:] = c_start
@@ -245,7 +194,7 @@ def _start(c_start, c, a, squares, sized):
     squares[:] = _trace(a, sized)
 
 
-@njit(**_INLINED)
+@njit(**INLINED)
 def _follow(t, chunk, constants, c_old, a_old, c, a, key, seen, h, squares, sized):
     """Go on to position t of a chunk: C_t and A_t from those before, to key k_t with its weight, to seen
     alpha C_{t-1}^T k_t.
@@ -256,7 +205,7 @@ def _follow(t, chunk, constants, c_old, a_old, c, a, key, seen, h, squares, size
     decay, square, value = alpha[t], alpha[t] * alpha[t], v[t]
     for i in range(len(sized)):
         key[i] = beta[t] * k[t, i]
-    of_key = _dot(key, key, sized)
+    of_key = dot(key, key, sized)
     transpose_product(c_old, key, seen, sized)
     for i in range(len(sized)):
         seen[i] *= decay
@@ -264,7 +213,7 @@ def _follow(t, chunk, constants, c_old, a_old, c, a, key, seen, h, squares, size
     _decay_and_write(decay, c_old, key, value, c, sized)
     _decay_and_write_both(square, a_old, value, h, a, sized)
     squares[0] = _trace(a, sized)
-    squares[1] = square * squares[1] + of_key * _dot(value, value, sized)
+    squares[1] = square * squares[1] + of_key * dot(value, value, sized)
     anew = not squares[0] * constants[3] >= squares[1]
     if anew:
         _memory_anew(k, v, log_input, peak, peak_start, c_start, t, c)
@@ -273,7 +222,7 @@ def _follow(t, chunk, constants, c_old, a_old, c, a, key, seen, h, squares, size
     return anew
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def _read(
     start, stop, z, k, v, alpha, beta, log_input, peak, peak_start, c_start, constants, coefficients, y, vectors, sized
 ):
@@ -297,7 +246,7 @@ def _read(
                 out[i] = coefficients[0] * r[i]
             for m in range(degree):
                 if keep:
-                    _copy(r, vectors[n, t, m], sized)
+                    copy(r, vectors[n, t, m], sized)
                 transpose_product(a[new], r, applied, sized)
                 for i in range(d):
                     after = four * applied[i] - two * r[i] - before[i]
@@ -306,14 +255,14 @@ def _read(
                     out[i] += coefficients[m + 1] * after
 
 
-@njit(**_INLINED)
+@njit(**INLINED)
 def _step_back(c, source, four, two, applied, p, p_after, out, sized):
     """out = c source + (4 A - 2) p - p_after: one step of the adjoint recurrence."""
     for i in range(len(sized)):
         out[i] = c * source[i] + four * applied[i] - two * p[i] - p_after[i]
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def _read_back(
     start, stop, grad_y, vectors, z, k, v, alpha, beta, log_input, peak, peak_start, c_start, constants, coefficients,
     grad_z, grad_k, grad_v, grad_input, grad_peak, grad_peak_start, grad_c, sized,
@@ -351,9 +300,9 @@ def _read_back(
                 source[i] = four * grad_y[n, t, i]
                 of_r[i] = coefficients[degree] * source[i]
             for m in range(degree - 1, -1, -1):
-                _copy(of_r, p[m], sized)
+                copy(of_r, p[m], sized)
                 transpose_product(a[t + 1], p[m], applied, sized)
-                form += _dot(applied, r[m], sized)
+                form += dot(applied, r[m], sized)
                 _step_back(coefficients[m], source, four, two, applied, p[m], p[m + 1], of_r, sized)
             through_z = zero
             for i in range(d):
@@ -384,8 +333,8 @@ def _read_back(
                 grad_v[n, t, i] = of_v[i]
             back = alpha[n, t]
             of_log = back * (inner_product(of_c, c[t], sized) + two * back * inner_product(of_a, a[t], sized))
-            of_log += _dot(of_h, seen[t], sized)
-            grad_input[n, t] = _dot(key, of_key, sized)
+            of_log += dot(of_h, seen[t], sized)
+            grad_input[n, t] = dot(key, of_key, sized)
             grad_peak[n, t] = of_log_decay - of_log - grad_input[n, t]
             of_log_decay = np.float64(of_log)
             for i in range(d):
@@ -398,7 +347,7 @@ def _read_back(
         grad_c[n] = of_c
 
 
-@njit(**_INLINED)
+@njit(**INLINED)
 def _through_gram(c, of_a, of_c, both, row, sized):
     """Add the gradient by C of A = C^T C, C (G + G^T) for the gradient G by A."""
     d = len(sized)

@@ -1,4 +1,4 @@
-"""The products that `orthonar.engine.kernels.cpu_filter` spends its time with, in vectors of LLVM's own.
+"""The products that Numba's kernels spend their time with, in vectors of LLVM's own.
 
 Numba leaves it to LLVM to find the vectors in a loop, which then keeps no sum of a whole row in registers: two to three
 times slower. Here rows are cut into vectors from the start, and what of a row fits in the registers is summed up over
@@ -116,6 +116,59 @@ def add_outer_products(typing_context, p, r, m, sized):
     return types.void(p, r, m, sized), generate
 
 
+def _written_and_read(context, builder, signature, old, new, decay, left, right, query, out, other=None):
+    """M = decay old + left right^T and out = M^T query in one pass over the rows; returns the sum of M * other."""
+    rows = _Rows(context, builder, signature)
+    of_old, of_new, of_left, of_right, of_query, of_out = (
+        rows.data(*argument) for argument in (old, new, left, right, query, out)
+    )
+    decays, compared = rows.splat(decay), rows.variable()
+    builder.store(rows.zero, compared)
+    for columns in rows.cut(_BYTES_FOR_SUMS // 2):  # the other half takes `right`
+        sums = [rows.variable() for _ in columns]
+        for place in sums:
+            builder.store(rows.zero, place)
+        vectors = [rows.load(of_right, rows.index(0), column) for column in columns]
+        with rows.loop(rows.index(rows.size), 1) as j:
+            factor, weight = rows.repeated(of_left, j), rows.repeated(of_query, j)
+            for place, vector, column in zip(sums, vectors, columns, strict=True):
+                left_over = builder.fmul(decays, rows.load(of_old, j, column), flags=_FUSED)
+                row = builder.fadd(left_over, builder.fmul(factor, vector, flags=_FUSED), flags=_FUSED)
+                rows.store(row, of_new, j, column)
+                rows.add_product(place, weight, row)
+                if other is not None:
+                    rows.add_product(compared, row, rows.load(rows.data(*other), j, column))
+        for place, column in zip(sums, columns, strict=True):
+            rows.store(builder.load(place), of_out, rows.index(0), column)
+    return rows.across(builder.load(compared))
+
+
+@intrinsic
+def write_and_read(typing_context, old, new, decay, left, right, query, out, sized):
+    """M = decay old + left right^T and out = M^T query for M (D, D), which may be old itself, all likewise."""
+
+    def generate(context, builder, signature, args):
+        _written_and_read(context, builder, signature, *_numbered(args[:2]), args[2], *_numbered(args[3:7], 3))
+        return context.get_dummy_value()
+
+    return types.void(old, new, decay, left, right, query, out, sized), generate
+
+
+@intrinsic
+def write_read_and_compare(typing_context, old, new, decay, left, right, query, out, other, sized):
+    """The same; returns the sum of the products of the entries of M and of other, (D, D)."""
+
+    def generate(context, builder, signature, args):
+        return _written_and_read(context, builder, signature, *_numbered(args[:2]), args[2], *_numbered(args[3:8], 3))
+
+    return old.dtype(old, new, decay, left, right, query, out, other, sized), generate
+
+
+def _numbered(args, first=0):
+    """Arguments with their positions."""
+    return list(enumerate(args, first))
+
+
 class _Rows:
     """An intrinsic's arguments as LLVM sees them: C-contiguous arrays with rows of D numbers; last a tuple as long."""
 
@@ -127,14 +180,18 @@ class _Rows:
         self.lanes = _VECTOR_BYTES // self.bytes
         self.vector = ir.VectorType(context.get_value_type(dtype), self.lanes)
         self.zero = ir.Constant(self.vector, None)
-        columns = range(self.size // self.lanes)
-        at_once = _BYTES_FOR_SUMS // _VECTOR_BYTES
-        count = -(-len(columns) // at_once)
-        bounds = [len(columns) * i // count for i in range(count + 1)]
         #: Which vectors of a row are summed up together, and of how many rows: sums of one would wait for each other.
         self.pieces = [
-            (columns[a:b], 2 if 2 * (b - a) <= at_once else 1) for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+            (columns, 2 if 2 * len(columns) * _VECTOR_BYTES <= _BYTES_FOR_SUMS else 1)
+            for columns in self.cut(_BYTES_FOR_SUMS)
         ]
+
+    def cut(self, largest):
+        """The vectors of a row in pieces, about equal, of at most so many bytes."""
+        columns = range(self.size // self.lanes)
+        count = -(-len(columns) // (largest // _VECTOR_BYTES))
+        bounds = [len(columns) * i // count for i in range(count + 1)]
+        return [columns[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
 
     def index(self, number):
         return ir.Constant(ir.IntType(64), number)
@@ -158,7 +215,10 @@ class _Rows:
 
     def repeated(self, data, index):
         """A vector of one entry."""
-        one = self.builder.load(self.builder.gep(data, [index]))
+        return self.splat(self.builder.load(self.builder.gep(data, [index])))
+
+    def splat(self, one):
+        """A vector of one number."""
         vector = self.zero
         for lane in range(self.lanes):
             vector = self.builder.insert_element(vector, one, ir.Constant(ir.IntType(32), lane))

@@ -1,0 +1,73 @@
+"""What the kernels that Numba compiles share: how they are compiled, how tensors reach them, and their small loops.
+
+Numba compiles for one head size at a time, some seconds each, and keeps what it compiled beside these files.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+from torch.nn import functional as F
+
+from .vectors import LANES
+
+# What a compiler may do with sums; it may not assume that all numbers are finite.
+_FAST = {"reassoc", "contract", "nsz", "arcp"}
+#: How a loop over chunks or rows is compiled.
+OPTIONS = {"fastmath": _FAST, "nogil": True, "cache": True}
+#: How what is called there is compiled. Functions of their own would be linked in one way when they are compiled and in
+#: another when they are found compiled, and would sum up in another order: a run would depend on what ran before.
+INLINED = {"inline": "always"}
+
+
+def padded_size(size: int) -> int:
+    """A head's size in whole vectors."""
+    return -(-size // LANES) * LANES
+
+
+def filled(x: Tensor, size: int, axes: int = 1) -> np.ndarray:
+    """A tensor whose last axes are filled up with zeros to a size, as an array."""
+    missing = size - x.shape[-1]
+    return (F.pad(x, axes * (0, missing)) if missing else x.contiguous()).numpy()
+
+
+def decays_and_weights(log_input: Tensor, peak: Tensor, peak_start: Tensor) -> tuple[Tensor, Tensor]:
+    """What is left at each position of the state before it, and of its own write: of G and peak (N, L), and (N, 1)."""
+    before = torch.cat([peak_start, peak[:, :-1]], 1)
+    return (before - peak).exp(), (log_input - peak).exp()
+
+
+def in_threads(loop: Callable, count: int, *args) -> None:
+    """The loop over all chunks or rows, shared out to as many threads as PyTorch has."""
+    threads = min(torch.get_num_threads(), count)
+    bounds = [count * i // threads for i in range(threads + 1)] if threads else [0]
+    parts = list(zip(bounds[:-1], bounds[1:], strict=True))
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        others = [pool.submit(loop, *part, *args) for part in parts[1:]]
+        for part in parts[:1]:
+            loop(*part, *args)
+        for other in others:
+            other.result()
+
+
+# Numba takes the length of a tuple from its type. Loops over a head's numbers are told their length by one, so that
+# they are compiled for this very size: unrolled, in registers, three times faster.
+
+
+@njit(**INLINED)
+def dot(x, y, sized):
+    """The inner product."""
+    total = x[0] * y[0]
+    for i in range(1, len(sized)):
+        total += x[i] * y[i]
+    return total
+
+
+@njit(**INLINED)
+def copy(x, y, sized):
+    """y = x; assigning slices would look for overlaps."""
+    for i in range(len(sized)):
+        y[i] = x[i]
