@@ -49,6 +49,7 @@ from benchmarks.steps import (
     verdict,
 )
 from orthonar import MLSTMConfig, NewtonSchulzRead, RawRead, RunConfig, mlstm_sequence
+from orthonar.engine.backends import can_compile
 from orthonar.report.tables import cost
 from orthonar.study.jsonl import append_line, check_writable
 from orthonar.training.config import usable_device
@@ -109,21 +110,17 @@ class Case:
         """Products with A in the filter, where there is one."""
         return filter_degree(self.steps) if self.contender == "orthogonalized" else None
 
-    def operations(self, vocab_size: int) -> int | None:
-        """Floating-point operations by formula, None where there is no formula."""
+    def operations(self, vocab_size: int, device: str) -> int | None:
+        """Floating-point operations by formula on a device, None where there is no formula."""
         config = MLSTMConfig(vocab_size)
+        head_size = config.mixer.head_size(config.embedding_dim)
+        compiled = can_compile(torch.device(device), head_size)
         if self.what == "step":  # the last token of a sequence is a target only
-            return operations.step_operations(
-                self.contender, config, self.batch, self.length - 1, degree=self.degree, steps=self.steps
-            )
+            sizes = self.batch, self.length - 1
+            return operations.step_operations(self.contender, config, *sizes, self.degree, self.steps, compiled)
         if self.what == "read" and self.contender != "mesanet":
-            return operations.chunkwise_cell(
-                self.batch,
-                self.length,
-                config.mixer.num_heads,
-                config.mixer.head_size(config.embedding_dim),
-                self.degree,
-            )
+            cell = operations.compiled_cell if compiled else operations.chunkwise_cell
+            return cell(self.batch, self.length, config.mixer.num_heads, head_size, self.degree)
         return None
 
 
@@ -294,7 +291,10 @@ def measure_group(group: list[Case], settings: argparse.Namespace) -> list[dict]
         if case in calls:
             extra = memory[case]
             print_seconds(str(case), seconds[case], "" if extra is None else f"   {extra / 2**20:9.1f} MiB")
-        row = dataclasses.asdict(case) | {"degree": case.degree, "operations": case.operations(settings.vocab_size)}
+        row = dataclasses.asdict(case) | {
+            "degree": case.degree,
+            "operations": case.operations(settings.vocab_size, settings.device),
+        }
         rows.append(row | {"seconds": seconds.get(case), "memory": memory.get(case), "skipped": skipped[case]})
     return rows
 

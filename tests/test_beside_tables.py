@@ -65,6 +65,9 @@ def test_where_the_advantage_begins():
     )
     few = beside.by_noise(NOISE, [r for r in noisy_records() if r.settings["seed"] < 7])
     assert "not told yet: at none of 2 shares" in beside.noise_answer(few)
+    assert beside.noise_answer(table[table["noise"] == 0]) == (
+        "At the one share of noise judged so far (0) orthogonalized does not solve more runs than chance explains."
+    )
     nothing = beside.by_noise(NOISE, [])
     assert (beside.noise_text(nothing)["baseline"] == words.NOT_RUN).all()
     assert [line.get_text() for line in plots.against_noise(nothing, NOISE.sides).texts] == [words.NOT_RUN]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,6 +16,8 @@ from benchmarks import operations
 from benchmarks.steps import CONTENDERS
 from benchmarks.stock import StockModel
 from orthonar import MLSTMConfig, MLSTMModel, NewtonSchulzRead, RawRead, mlstm_sequence
+from orthonar.engine.backends import numba_version
+from orthonar.engine.kernels import cpu_filter, cpu_memory
 from orthonar.paths import project_root
 from orthonar.report.figures import cost as cost_plots
 from orthonar.report.published import COSTS
@@ -59,6 +62,81 @@ def degree_of(steps, dtype=torch.float32):
 BATCH, LENGTH, HEADS, SIZE = 3, 37, 2, 5
 
 
+class CountedLoops:
+    """The loops that Numba compiles, run by Python instead, with NumPy for their products, which are counted."""
+
+    def __init__(self, monkeypatch):
+        self.total = 0
+        for module in (cpu_memory, cpu_filter):
+            for name in [name for name in vars(self.__class__) if name in vars(module)]:
+                monkeypatch.setattr(module, name, getattr(self, name))
+            for name, function in list(vars(module).items()):
+                if hasattr(function, "py_func") and function.__module__ == module.__name__:
+                    if name not in vars(self.__class__):
+                        monkeypatch.setattr(module, name, function.py_func)
+
+    def transpose_product(self, m, x, y, sized):
+        y[:] = m.T @ x
+        self.total += 2 * m.size
+
+    def add_product(self, m, x, y, sized):
+        y += m @ x
+        self.total += 2 * m.size
+
+    def inner_product(self, x, y, sized):
+        self.total += 2 * x.size
+        return (x * y).sum()
+
+    def add_outer_products(self, p, r, m, sized):
+        m += p.T @ r
+        self.total += 2 * len(p) * m.size
+
+    def write_and_read(self, old, new, decay, left, right, query, out, sized):
+        new[:] = decay * old + np.outer(left, right)
+        out[:] = new.T @ query
+        self.total += 4 * new.size
+
+    def write_read_and_compare(self, old, new, decay, left, right, query, out, other, sized):
+        self.write_and_read(old, new, decay, left, right, query, out, sized)
+        return self.inner_product(new, other, sized)
+
+    def _decay_and_write(self, decay, old, x, y, m, sized):
+        m[:] = decay * old + np.outer(x, y)
+        self.total += 2 * m.size
+
+    def _decay_and_write_both(self, decay, old, x, y, m, sized):
+        m[:] = decay * old + np.outer(x, y) + np.outer(y, x)
+        self.total += 4 * m.size
+
+    def _gram(self, c, a, sized):
+        a[:] = c.T @ c
+        self.total += 2 * c.size * len(c)
+
+    def _through_gram(self, c, of_a, of_c, both, row, sized):
+        of_c += c @ (of_a + of_a.T)
+        self.total += 2 * c.size * len(c)
+
+
+@pytest.mark.parametrize(("steps", "length"), [(None, 40), (None, 9), (1, 40), (3, 9)])
+def test_compiled_cell(steps, length, monkeypatch):
+    monkeypatch.setattr("orthonar.engine.chunk_filter._LARGEST_CANCELLATION", math.inf)  # no memory is formed anew
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 2, length, 16)
+    new = {"generator": generator, "dtype": torch.float64}
+    x = [torch.randn(s, **new).requires_grad_() for s in (*[shape] * 3, *[shape[:3]] * 2)]
+    probe = torch.randn(shape, **new)
+    read = RawRead() if steps is None else NewtonSchulzRead(steps=steps)
+
+    def grads():
+        return torch.autograd.grad(mlstm_sequence(*x, read=read), x, probe)
+
+    compiled = grads()
+    loops = CountedLoops(monkeypatch)
+    torch.testing.assert_close(grads(), compiled)
+    degree = None if steps is None else degree_of(steps, torch.float64)
+    assert loops.total == operations.compiled_cell(1, length, 2, 16, degree)
+
+
 class TestCell:
     """Outputs and gradients of the cell alone, in float64, which does not pad the head size."""
 
@@ -78,13 +156,14 @@ class TestCell:
         assert self.count(read, "parallel") == operations.plain_cell(BATCH, LENGTH, HEADS, SIZE, steps)
 
     @pytest.mark.parametrize(("length", "chunk_size"), [(LENGTH, None), (LENGTH, 7), (9, 16), (1, None)])
-    def test_chunkwise_raw(self, length, chunk_size):
+    def test_chunkwise_raw(self, length, chunk_size, monkeypatch):
+        monkeypatch.setenv("ORTHONAR_NUMBA", "0")  # what is counted are PyTorch's operators
         count = self.count(RawRead(), "chunkwise", length, chunk_size)
         assert count == operations.chunkwise_cell(BATCH, length, HEADS, SIZE, None, chunk_size)
 
     @pytest.mark.parametrize(("steps", "length", "chunk_size"), [(1, LENGTH, None), (3, LENGTH, 7), (5, 9, 16)])
     def test_chunkwise_filter(self, steps, length, chunk_size, monkeypatch):
-        monkeypatch.setenv("ORTHONAR_NUMBA", "0")  # what is counted are PyTorch's operators
+        monkeypatch.setenv("ORTHONAR_NUMBA", "0")
         monkeypatch.setattr("orthonar.engine.chunk_filter._LARGEST_CANCELLATION", math.inf)  # no chunk is read again
         count = self.count(NewtonSchulzRead(steps=steps), "chunkwise", length, chunk_size)
         degree = degree_of(steps, torch.float64)
@@ -150,7 +229,8 @@ class TestCommand:
     def test_operations_are_those_of_the_formulas(self, run):
         steps = cost.table(cost.read_records(run[0])).query("what == 'step' and contender == 'orthogonalized'")
         for row in steps.itertuples():
-            wanted = operations.step_operations("orthogonalized", MLSTMConfig(40), 2, row.length - 1, int(row.degree))
+            sizes = MLSTMConfig(40), 2, row.length - 1, int(row.degree)
+            wanted = operations.step_operations("orthogonalized", *sizes, compiled=numba_version() is not None)
             assert row.gflop == pytest.approx(wanted / 1e9)
 
     def test_says_what_stands_behind_the_numbers(self, run):

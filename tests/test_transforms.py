@@ -10,6 +10,7 @@ import pkgutil
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import orthonar
@@ -475,6 +476,14 @@ def test_what_cannot_be_traced_is_one_break():
     compiled = torch.compile(lambda *x: 2 * cell("mesa")(*x) + 1, backend=counter)
     assert torch.equal(compiled(*inputs), 2 * cell("mesa")(*inputs) + 1)
     assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize("read", ["raw", "five_steps"])
+@pytest.mark.parametrize("mode", ["real", "symbolic"])
+def test_what_is_written_down_holds_for_other_numbers(read, mode):
+    """Compiled loops are no operators of PyTorch's: what they compute must not go down as a constant."""
+    graph = make_fx(cell(read), tracing_mode=mode)(*inputs_of(seed=1))
+    assert torch.equal(graph(*inputs_of(seed=2)), cell(read)(*inputs_of(seed=2)))
 
 
 def test_second_derivatives_of_graphs_are_refused():

@@ -5,8 +5,9 @@ returns leads nowhere, so that a second derivative that is asked for by `torch.a
 without a word, all that passes through here. `HandWritten` makes the gradient a function of its own, of everything
 that it depends on, and that function's gradient is one clear error.
 
-`torch.compile` can look into no such function. What it is to have in a graph is an operator of PyTorch's besides, and
-so is its gradient: `torch.ops.orthonar` has them, made of the same methods.
+`torch.compile` can look into no such function, and tensors without numbers, as traces use them, have nothing to compute
+with. What is to work there is an operator of PyTorch's besides, and so is its gradient: `torch.ops.orthonar` has them,
+made of the same methods.
 """
 
 from collections.abc import Callable
@@ -61,8 +62,8 @@ class HandWritten(torch.autograd.Function):
     @classmethod
     def of(cls, *args) -> Any:
         """What `apply` returns, in whatever way suits the moment."""
-        in_graph = cls.operator is not None and torch.compiler.is_dynamo_compiling()
-        return cls._operator(*args) if in_graph else cls.apply(*args)
+        traced = torch.compiler.is_dynamo_compiling() or _is_traced(args)
+        return cls._operator(*args) if cls.operator is not None and traced else cls.apply(*args)
 
     @staticmethod
     def gradients_like(tensors, other):
@@ -73,6 +74,13 @@ class HandWritten(torch.autograd.Function):
         raise NotImplementedError(
             f"orthonar: {_WHERE} have no forward-mode derivatives (jvp); reverse mode has, and {_ELSEWHERE}"
         )
+
+
+def _is_traced(args: tuple) -> bool:
+    """Whether operators are written down or tensors only stand for others, outside of `torch.compile`."""
+    plain = Tensor, torch.nn.Parameter
+    written_down = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    return written_down or any(isinstance(x, Tensor) and type(x) not in plain for x in args)
 
 
 class _Gradient(torch.autograd.Function):

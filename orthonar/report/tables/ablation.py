@@ -232,7 +232,7 @@ def swap_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame 
     sentences = []
     for name, end, read, ending in (
         ("orthogonalized", "solved", "raw", "are still solved when they are read raw"),
-        ("baseline", "not solved", "orthogonalized", "reach 80 % when they are read so"),
+        ("baseline", "not solved", "orthogonalized", "reach 80 % when they are read orthogonalized"),
     ):
         column = EVALUATED_WITH[read]
         mine = runs[(runs["side"] == name) & (runs["ends"] == end)].dropna(subset=[column])

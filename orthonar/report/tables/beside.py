@@ -100,7 +100,12 @@ def noise_answer(table: pd.DataFrame) -> str:
         return (
             f"Where the read's advantage begins is not told yet: at none of {total} shares of noise are {enough} there."
         )
-    where = f"at a share of noise of {', '.join(more)}" if more else "at none"
-    name = table["side"].iloc[1].replace("_", " ")
-    shares = f"of {of} shares judged ({', '.join(judged)})"
-    return f"{name.capitalize()} solves more runs than chance explains {where}, {shares}."
+    name, shown = table["side"].iloc[1].replace("_", " "), ", ".join(judged)
+    if not more and of == 1:
+        return (
+            f"At the one share of noise judged so far ({shown}) {name} does not solve more runs than chance explains."
+        )
+    if not more:
+        return f"At none of {of} shares of noise judged ({shown}) does {name} solve more runs than chance explains."
+    where = f"at a share of noise of {', '.join(more)}"
+    return f"{name.capitalize()} solves more runs than chance explains {where}, of {of} shares judged ({shown})."
