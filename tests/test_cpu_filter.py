@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -119,21 +118,6 @@ def test_threads_change_nothing():
         torch.set_num_threads(before)
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
-
-
-def test_compiled_anew_or_found_compiled_it_gives_the_same_numbers(tmp_path):
-    """Else a run could not be repeated."""
-    code = (
-        "import hashlib, test_cpu_filter as t, torch;"
-        "found = t.with_grads(t.compiled_filter, t.operands(9, 48, torch.float32), t.FIVE_STEPS, 1e-6, 16.0);"
-        "print(*(hashlib.sha256(x.numpy().tobytes()).hexdigest() for x in found))"
-    )
-    places = {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    printed = []
-    for _ in range(2):
-        run = subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | places, stdout=subprocess.PIPE)
-        printed.append(run.stdout)
-    assert list(tmp_path.rglob("*.nbc")) and printed[0] == printed[1]
 
 
 def test_an_error_in_any_thread_is_raised(monkeypatch):

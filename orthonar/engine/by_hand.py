@@ -62,7 +62,8 @@ class HandWritten(torch.autograd.Function):
     @classmethod
     def of(cls, *args) -> Any:
         """What `apply` returns, in whatever way suits the moment."""
-        traced = torch.compiler.is_dynamo_compiling() or _is_traced(args)
+        exported = torch.compiler.is_exporting()  # made of PyTorch's own operators, to be run without this package
+        traced = torch.compiler.is_dynamo_compiling() or not exported and _is_traced(args)
         return cls._operator(*args) if cls.operator is not None and traced else cls.apply(*args)
 
     @staticmethod

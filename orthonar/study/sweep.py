@@ -394,14 +394,20 @@ class Sweep:
             future.cancel()
         executor, self._executor = self._executor, None
         self._running = {}
+        manager = None
         if isinstance(executor, cf.ProcessPoolExecutor):
             processes = list((executor._processes or {}).values())
             for process in processes:
                 process.kill()
             for process in processes:
                 process.join(_GRACE)
+            manager = getattr(executor, "_executor_manager_thread", None)
         if executor is not None:
             executor.shutdown(wait=False)
+        if manager is not None:
+            # It closes its pipe when it sees that its processes are gone; were Python to end meanwhile, it would write
+            # to the pipe just then, and complain.
+            manager.join(_GRACE)
 
 
 def run_preset(
