@@ -608,8 +608,8 @@ def test_kill_loses_nothing_that_was_recorded(tmp_path):
     assert len(store.records()) == len(lines) == TINY.size() and not store.damaged
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_a_batch_systems_signal_ends_a_sweep_as_ctrl_c_does(tmp_path, number):
+@pytest.mark.parametrize(("number", "paused"), [(signal.SIGTERM, True), (signal.SIGHUP, False)], ids=str)
+def test_a_batch_systems_signal_ends_a_sweep_as_ctrl_c_does(tmp_path, number, paused):
     process = begin(tmp_path, steps=10_000_000)
     try:
         assert "0 of 28" in process.stdout.readline()
@@ -618,7 +618,13 @@ def test_a_batch_systems_signal_ends_a_sweep_as_ctrl_c_does(tmp_path, number):
             workers = [c for c in psutil.Process(process.pid).children() if "spawn_main" in " ".join(c.cmdline())]
             assert process.poll() is None
             time.sleep(0.01)
+        if paused:
+            time.sleep(1)  # it waits for its workers by then
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.5)
         process.send_signal(number)
+        if paused:
+            process.send_signal(signal.SIGCONT)
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()

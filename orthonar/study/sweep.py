@@ -7,6 +7,7 @@ cannot be recorded where it belongs is recorded elsewhere, see `orthonar.study.r
 
 import concurrent.futures as cf
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -32,6 +33,7 @@ from .weights import packed, save_weights
 
 _MARGIN = 1.1  # a run is started if this many times its estimate fits
 _GRACE = 10  # seconds for what ended together with a worker to be told
+_LISTENING = 1.0  # seconds between looks for a signal
 #: How often a run may be in progress when a worker dies before it is tried alone.
 _MAX_SHARED_DEATHS = 2
 #: How often in a row, with no run finished between, everything in progress may be cancelled from outside.
@@ -196,8 +198,7 @@ class Sweep:
             self._bar.set_postfix(running=sum(map(len, self._running.values())), refresh=True)
             if not self._running:
                 return
-            wait = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-            finished, _ = cf.wait(self._running, timeout=wait, return_when=cf.FIRST_COMPLETED)
+            finished = self._first_finished()
             if not finished:
                 self.progress.out_of_time = True
                 for config in (c for group in self._running.values() for c in group):
@@ -206,6 +207,15 @@ class Sweep:
             for future in finished:
                 self._finish(future)
             missing = self._look(missing)
+
+    def _first_finished(self) -> set[cf.Future]:
+        """What finished first; nothing when the time is over."""
+        while True:
+            # A signal that reaches another thread of this process, as it may after a pause, does not end a wait.
+            left = math.inf if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+            finished, _ = cf.wait(self._running, min(left, _LISTENING), cf.FIRST_COMPLETED)
+            if finished or left <= _LISTENING:
+                return finished
 
     def _look(self, known: list[RunConfig]) -> list[RunConfig]:
         """What is missing; as far as it was known if the records cannot be read any more, which ends the sweep."""
