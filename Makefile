@@ -5,6 +5,8 @@
 PYTHON ?= python3
 SCALE ?= pocket
 NOTEBOOKS ?=
+# Of one thread each, and each takes a file of tests or a notebook at a time.
+PROCESSES ?= 2
 
 PY := .venv/bin/python
 # The name carries the folder: a copied or moved checkout must not import the package from where it was.
@@ -42,7 +44,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 test: lint ## ruff, the tests, and every notebook replayed against its saved outputs
-	$(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 \
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(PROCESSES) --dist loadfile \
+	  --nbval --nbval-current-env --nbval-cell-timeout 600 \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests $(wildcard notebooks)
 
 test-lab: $(STAMP) ## every notebook in JupyterLab in a real browser, Chromium with its driver; pictures in build/lab
