@@ -52,6 +52,9 @@ class SequenceModel(nn.Module):
         generator: source of the initial weights; None is PyTorch's own, which `torch.manual_seed` sets.
     """
 
+    #: A `MixerLayer`; its settings say of what kind.
+    layer: Any
+
     def __init__(self, config: ModelConfig | None = None, *, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config = ModelConfig() if config is None else config

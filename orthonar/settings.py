@@ -152,7 +152,7 @@ class Settings:
     """What all settings have in common; see the module."""
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # what derives from it is a dataclass
             if (plain := field.metadata.get("plain")) is not None:
                 object.__setattr__(self, field.name, plain(field.name, getattr(self, field.name)))
 

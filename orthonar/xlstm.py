@@ -98,7 +98,7 @@ def take_out(model: nn.Module) -> list[str]:
     return list(cells)
 
 
-def _cells(model: nn.Module) -> dict[str, nn.Module]:
+def _cells(model: nn.Module) -> dict[str, Any]:
     from xlstm.blocks.mlstm.cell import mLSTMCell
 
     if not isinstance(model, nn.Module):

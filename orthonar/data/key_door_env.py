@@ -48,6 +48,8 @@ class KeyDoorEnv(gymnasium.Env):
         self.shut = self.open + 1
         self.observation_space = spaces.Discrete(self.shut + 1)
         self.action_space = spaces.Discrete(1 + keys)
+        #: The action that opens the door stood before; 0 before none.
+        self._opens = 0
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[int, dict]:
         """Draw what opens what, and stand before the first sign; arguments and results as of `gymnasium.Env`."""
@@ -79,4 +81,4 @@ class KeyDoorEnv(gymnasium.Env):
         return seen, {"opens": self._opens}
 
 
-gymnasium.register(ENVIRONMENT, entry_point=KeyDoorEnv)
+gymnasium.register(ENVIRONMENT, entry_point=KeyDoorEnv)  # type: ignore[arg-type]  # its arguments have names

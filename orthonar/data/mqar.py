@@ -5,6 +5,8 @@ Axis letters: B sequences in a batch, S tokens in a sequence, P pairs, G places 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -189,7 +191,7 @@ class MQAR(Task):
         batch_size = checked_integer("batch_size", batch_size, 1)
         if device is None:
             device = generator.device if generator is not None else torch.get_default_device()
-        new = {"device": device, "generator": generator}
+        new: dict[str, Any] = {"device": device, "generator": generator}
 
         def drawn(count: int, log_weights: torch.Tensor | float = 0.0) -> torch.Tensor:
             noise = torch.rand(batch_size, count, dtype=torch.float64, **new)

@@ -5,6 +5,8 @@ Axis letters: B sequences in a batch, P pairs in a sequence, K keys.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -141,7 +143,8 @@ class NoisyRecall(Task):
             raise TypeError(f"rng must be a numpy.random.Generator, not {type(rng).__name__}")
         # `choice(array)` draws its index with `integers(len(array))`, which is several times faster called
         # directly. The integers are drawn one by one since an array of two takes longer than two scalars.
-        random, integers = rng.random, rng.integers
+        random: Callable[[], float] = rng.random
+        integers: Callable[[int], int] = rng.integers  # NumPy's own integers, which are as good here
         num_keys, num_values, num_distractors = len(self.keys), len(self.values), len(self.distractors)
         first_value, first_distractor = self.values.start, self.distractors.start
         frac_noise, noise_possible = self.frac_noise, self.frac_noise > 0

@@ -177,10 +177,10 @@ def trial_error(device: torch.device, head_size: int, chunk_size: int, filtered:
         torch.einsum("ntde,ntd->nte", read_matrix, q.double()),
         (n_state * q).sum(-1),
     )
-    memory, gates = c_start.to(kept), (log_input, peak, peak_start)
-    z, n_dot_q = fused_reads(q, k, v, *gates, memory, n_start.double(), precision)
+    memory, logs = c_start.to(kept), (log_input, peak, peak_start)
+    z, n_dot_q = fused_reads(q, k, v, *logs, memory, n_start.double(), precision)
     if filtered:
-        z = fused_filter(z, k, v, *gates, memory, _TRIAL_COEFFICIENTS, _TRIAL_EPS, 16.0, precision)
+        z = fused_filter(z, k, v, *logs, memory, _TRIAL_COEFFICIENTS, _TRIAL_EPS, 16.0, precision)
     got = z, n_dot_q
     scale = [torch.randn(e.shape, generator=generator, dtype=torch.float64).to(device) for e in expected]
     expected_grads = torch.autograd.grad(expected, inputs, scale, retain_graph=True)

@@ -50,14 +50,19 @@ class HandWritten(torch.autograd.Function):
     results: ClassVar[int] = 1
     #: Its schema, "name(Tensor x, float y) -> Tensor"; see `torch.library.custom_op`. None: it is in no graph.
     operator: ClassVar[str | None] = None
+    saved: ClassVar[Callable]
+    gradients: ClassVar[Callable]
+    outputs_like: ClassVar[Callable]
+    _operator: ClassVar[Callable]
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        cls.setup_context = staticmethod(lambda ctx, args, outputs: _remember(cls, ctx, args, outputs))
-        cls.backward = staticmethod(lambda ctx, *grads: _pulled_back(cls, ctx, grads))
-        cls.vmap = staticmethod(lambda info, in_dims, *args: _one_by_one(cls.apply, info, in_dims, args))
+        made: Any = cls
+        made.setup_context = staticmethod(lambda ctx, args, outputs: _remember(cls, ctx, args, outputs))
+        made.backward = staticmethod(lambda ctx, *grads: _pulled_back(cls, ctx, grads))
+        made.vmap = staticmethod(lambda info, in_dims, *args: _one_by_one(cls.apply, info, in_dims, args))
         if cls.operator is not None:
-            cls._operator = staticmethod(_operator_of(cls))
+            cls._operator = staticmethod(_operator_of(cls, cls.operator))
 
     @classmethod
     def of(cls, *args) -> Any:
@@ -152,9 +157,9 @@ def _refuse(*_) -> None:
     raise RuntimeError(f"orthonar: {_WHERE} can be differentiated once, not twice; {_ELSEWHERE} as often as you like")
 
 
-def _operator_of(function: type[HandWritten]) -> Callable:
+def _operator_of(function: type[HandWritten], schema: str) -> Callable:
     """The function as an operator of PyTorch's, whose gradient is another one."""
-    name, rest = function.operator.split("(", 1)
+    name, rest = schema.split("(", 1)
     arguments, _ = rest.split(") -> ")
     others = "".join(f", {x}" for x in arguments.split(", ") if not x.startswith("Tensor "))
 

@@ -126,7 +126,8 @@ class _Reread(HandWritten):
         (cancelled, *chunk), grads = tensors, [torch.zeros_like(x) for x in tensors[1:]]
         for some in _some_of(cancelled):
             here = (x[some] for x in chunk)
-            y, pull_back = torch.func.vjp(lambda *chunk: _by_memories(*chunk, *other), *here)
+            by_memories = torch.func.vjp(lambda *chunk: _by_memories(*chunk, *other), *here)
+            y, pull_back = by_memories  # type: ignore[misc]  # no third, which is for has_aux
             for whole, part in zip(grads, pull_back(grad[some].to(y.dtype)), strict=True):
                 whole[some] = part
         return grad.masked_fill(cancelled[:, None, None], 0), None, *grads, None, None
@@ -252,7 +253,7 @@ class _ChunkFilter(HandWritten):
         return *grads, None, None, None
 
 
-def _operands(shared, kk, log_a, log_w) -> tuple[Tensor, ...]:
+def _operands(shared, kk, log_a, log_w) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """shared, kk, 2 a and 2 w, so that the operator is 4 A."""
     return shared, kk, 2 * log_a.exp(), 2 * log_w.exp()
 
@@ -261,14 +262,14 @@ def _filter(z, shared, kk, a, w, coefficients, keep, room=None) -> tuple[Tensor,
     """y, and the vectors r_0 ... r_{n-1} if they are to be kept, a tensor for each block of chunks; of room, if any."""
     y = z * coefficients[0]
     # A tensor per block: an allocator hands moderate sizes out again without fetching fresh memory.
-    kept = []
+    kept: list[Tensor] = []
     for block in _blocks(shared):
         here = [t[block] for t in (y, z, shared, kk, a, w)]
         vectors = None
         if keep:
             vectors = z.new_empty(len(coefficients) - 1, *here[1].shape) if room is None else room[:, block]
         _recur(*here, coefficients, vectors)
-        if keep:
+        if vectors is not None:
             kept.append(vectors)
     return y, kept
 

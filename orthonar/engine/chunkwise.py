@@ -127,7 +127,8 @@ def chunkwise(
     shrunk = 0, size - padded
     c_end = torch.cat([_pad(x, (*shrunk, *shrunk)).to(dtype) for x in ends], -1).unflatten(0, (heads, batch))
     n_end = _pad(n_end, shrunk).unflatten(0, (heads, batch)).to(dtype)
-    return tuple(x.transpose(0, 1) for x in (h, c_end, n_end, logs.scale[..., -1].to(dtype, copy=True)))
+    m_end = logs.scale[..., -1].to(dtype, copy=True)
+    return h.transpose(0, 1), c_end.transpose(0, 1), n_end.transpose(0, 1), m_end.transpose(0, 1)
 
 
 def needs_host_sync(read, device: torch.device, head_size: int, length: int, precision: str) -> bool:

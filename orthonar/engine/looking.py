@@ -11,7 +11,7 @@ def called_while_traced(function: Callable) -> Callable:
 
     What `torch.compiler.assume_constant_result` makes of it, which would import the compiler, seconds of it.
     """
-    function._dynamo_marked_constant = True
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 

@@ -155,14 +155,14 @@ def _run(
         if torch.compiler.is_exporting():
             tensors = [x.detach() for x in tensors]  # what is exported has no gradients
         tensors, state = _safe(tensors, state, form)
-        h = []
+        parts = []
         for start, stop in _segments(q.shape[2], position, write.period):
             here = (x[:, :, start:stop] for x in tensors)
             part, state = _segment(*here, state, read, write, form, chunk_size, precision)
             if write.period is not None and (position + stop) % write.period == 0:
                 state = state._replace(c_state=write.replacement(state.c_state))
-            h.append(part)
-        h = (h[0] if len(h) == 1 else torch.cat(h, 2)).to(returned)
+            parts.append(part)
+        h = (parts[0] if len(parts) == 1 else torch.cat(parts, 2)).to(returned)
         return h, MLSTMState(*(x.to(_inside(q.dtype)) for x in state))
 
 
@@ -206,11 +206,14 @@ def _safe(tensors: list[Tensor], state: MLSTMState, form: str) -> tuple[list[Ten
     """The five tensors and the state, such that what is extreme at one position does no harm at others."""
     q, k, v, igate_preact, fgate_preact = tensors
     of_k, of_v, of_state = largest(k), largest(v), largest(state.c_state)
-    if None not in (of_k, of_v, of_state) and max(of_k * of_v, of_state) > _LARGEST_IN_FLOAT32:
-        tensors, state = [x.double() for x in tensors], MLSTMState(*(x.double() for x in state))
-        q, k, v, igate_preact, fgate_preact = tensors
     looked = of_k is not None and of_v is not None
-    if form in ("parallel", "recurrent") or (looked and math.isfinite(of_k) and math.isfinite(of_v)):
+    if of_k is not None and of_v is not None:
+        if of_state is not None and max(of_k * of_v, of_state) > _LARGEST_IN_FLOAT32:
+            tensors, state = [x.double() for x in tensors], MLSTMState(*(x.double() for x in state))
+            q, k, v, igate_preact, fgate_preact = tensors
+        if math.isfinite(of_k) and math.isfinite(of_v):
+            return tensors, state
+    if form in ("parallel", "recurrent"):
         return tensors, state
     if not looked and q.device.type == "cuda" and not torch.compiler.is_compiling():
         return tensors, state  # looking costs a GPU more than it is worth
@@ -278,16 +281,17 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
 def _recurrent(q: Tensor, states: Iterator[MLSTMState], read: Read) -> tuple[Tensor, MLSTMState]:
     h = []
     for q_t, state in zip(q.unbind(2), states, strict=True):
-        reading = read.evaluate(lambda leaf, c=state.c_state, n=state.n_state, q=q_t: leaf.read_token(c, n, q))
+        at = state.c_state, state.n_state, q_t
+        reading = read.evaluate(lambda leaf: leaf.read_token(*at))  # noqa: B023 (called at once)
         h.append(_normalised(*reading, state.m_state))
     return torch.stack(h, 2), state
 
 
 def _parallel(q: Tensor, states: Iterator[MLSTMState], read: Read) -> tuple[Tensor, MLSTMState]:
-    states = list(states)
-    c_state, n_state, m_state = (torch.stack(parts, 2) for parts in zip(*states, strict=True))
+    all_states = list(states)
+    c_state, n_state, m_state = (torch.stack(parts, 2) for parts in zip(*all_states, strict=True))
     reading = read.evaluate(lambda leaf: leaf.read_plainly(c_state, n_state, q))
-    return _normalised(*reading, m_state), states[-1]
+    return _normalised(*reading, m_state), all_states[-1]
 
 
 def _normalised(numerator: Tensor, n_dot_q: Tensor, m_state: Tensor) -> Tensor:

@@ -151,7 +151,8 @@ class MLSTMCell(nn.Module):
         of_convolved, of_x = by_q @ of_q + by_k @ of_k, by_v @ of_v
         preacts = narrow(convolved, of_convolved.transpose(0, 1).flatten(1), bias)
         preacts = preacts + narrow(x, of_x.transpose(0, 1).flatten(1))
-        return preacts.transpose(1, 2).chunk(2, dim=1)
+        igate_preact, fgate_preact = preacts.transpose(1, 2).chunk(2, dim=1)
+        return igate_preact, fgate_preact
 
     def forward(
         self,
@@ -184,7 +185,7 @@ class MLSTMCell(nn.Module):
         if reset is not None and self.mixer.read.keys is None:
             k, igate_preact, fgate_preact = emptied(k, igate_preact, fgate_preact, reset[:, None])
             reset = None
-        h = []
+        h: list[Tensor] = []
         for start, stop, rows in pieces(reset, q.shape[2]):
             if rows is not None and state is not None:
                 state = MLSTMState(*(x.masked_fill(rows.view(-1, *[1] * (x.ndim - 1)), 0) for x in state))
@@ -194,6 +195,7 @@ class MLSTMCell(nn.Module):
                 initial_state=state, position=position + start, return_state=True,
             )  # fmt: skip
             h.append(part)
+        assert state is not None  # there is at least one piece
         return self.outnorm(h[0] if len(h) == 1 else torch.cat(h, 2)), state
 
 

@@ -66,6 +66,7 @@ class CausalConv(nn.Module):
         """Draw taps and biases as PyTorch's convolution does, U(-b, b) with b = 1 / sqrt(kernel size)."""
         bound = 1 / math.sqrt(self.conv.kernel_size[0])
         nn.init.uniform_(self.conv.weight, -bound, bound, generator)
+        assert self.conv.bias is not None  # as it is built
         nn.init.uniform_(self.conv.bias, -bound, bound, generator)
 
     def forward(
@@ -96,7 +97,8 @@ class CausalConv(nn.Module):
             windows, of = x.unfold(1, size, 1), sequence.unfold(1, size, 1)
             windows = windows.where((of == of[..., -1:])[:, :, None], 0)
             if untouched(self.conv, nn.Conv1d):
-                return (windows * self.conv.weight[:, 0]).sum(-1) + self.conv.bias
+                filtered = (windows * self.conv.weight[:, 0]).sum(-1)
+                return filtered if self.conv.bias is None else filtered + self.conv.bias
             return self.conv(windows.flatten(0, 1)).reshape(len(x), length, -1)
         if not untouched(self.conv, nn.Conv1d):
             return self.conv(x.mT).mT

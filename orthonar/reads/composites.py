@@ -121,15 +121,15 @@ class MatrixStraightThroughRead(LeafRead):
                 raise ValueError(f"{name} must be a read with a matrix that is a function of C alone, not {read!r}")
 
     @property
-    def needs_precision(self) -> bool:
+    def needs_precision(self) -> bool:  # type: ignore[override]  # its parts', not its class's
         return self.forward.needs_precision or self.backward.needs_precision
 
     @property
-    def waits_for_host(self) -> bool:
+    def waits_for_host(self) -> bool:  # type: ignore[override]
         return self.forward.waits_for_host or self.backward.waits_for_host
 
     @property
-    def traceable(self) -> bool:
+    def traceable(self) -> bool:  # type: ignore[override]
         return self.forward.traceable and self.backward.traceable
 
     def matrix(self, memory: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ have as many as they are told, n, and the best odd polynomial of degree 2 n + 1 
 from abc import abstractmethod
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ class PolynomialRead(FilterRead):
     degree: int = integer(4, least=1, most=64)
 
     @abstractmethod
-    def polynomial(self) -> tuple[float, ...]:
+    def polynomial(self) -> np.ndarray:
         """c_0 ... c_n, n at most the degree."""
 
     @cached_property
@@ -74,7 +75,7 @@ class SteepRead(PolynomialRead):
 
     ripple: float = number(0.25, least=0.01, most=0.9)
 
-    def polynomial(self) -> tuple[float, ...]:
+    def polynomial(self) -> np.ndarray:
         return steepest_odd(self.degree, self.ripple)
 
 
@@ -98,6 +99,6 @@ class ShortNewtonSchulzRead(PolynomialRead):
     steps: int = integer(5, least=1, most=8)
     fit: str = choice("minimax", ("minimax", "series"))
 
-    def polynomial(self) -> tuple[float, ...]:
+    def polynomial(self) -> np.ndarray:
         nearest = best_odd if self.fit == "minimax" else truncated_series
         return nearest(lambda s: newton_schulz_scalar(s, self.steps), self.degree)

@@ -72,6 +72,7 @@ class MesaRead(LeafRead):
         return (self.ridge * trace).clamp_min(self.eps)
 
     def read_chunk(self, chunk: Chunk) -> Reading:
+        assert chunk.keys is not None  # they are kept for it
         numerator, _ = chunk.ask(self.queries(chunk.q, chunk.keys))
         return Reading(numerator.to(chunk.q.dtype), chunk.raw.n_dot_q)
 

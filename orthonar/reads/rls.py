@@ -59,6 +59,7 @@ class RLSRead(LeafRead):
         return transpose_matvec(self._inverse(k), n_state.double()).to(n_state.dtype)
 
     def read_chunk(self, chunk: Chunk) -> Reading:
+        assert chunk.keys is not None  # they are kept for it
         numerator, n_dot_q = chunk.ask(self.queries(chunk.q, chunk.keys))
         return Reading(numerator.to(chunk.q.dtype), n_dot_q)
 

@@ -127,7 +127,8 @@ _together: list[dict] | None = None
 def final_table():
     """Let all rows reported inside be one output, of which a reader sees one line."""
     global _together
-    _together = rows = []
+    rows: list[dict] = []
+    _together = rows
     try:
         yield
     finally:

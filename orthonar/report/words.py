@@ -51,7 +51,7 @@ def percent(interval: stats.Interval, unit: str = "") -> str:
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def mean_text(shares: Sequence[float], most: int = stats.LEAST_FOR_INTERVAL - 1) -> str:
+def mean_text(shares: Sequence[float] | np.ndarray, most: int = stats.LEAST_FOR_INTERVAL - 1) -> str:
     """A mean of shares in percent with its interval, or, of too few runs for one, with the runs: "39.2 (31 34 52)".
 
     Args:

@@ -55,12 +55,17 @@ def _validation_set(config: RunConfig) -> list:
     return config.task.validation_set(config.seed, config.validation_sequences, config.batch_size, "cpu")
 
 
+def _task(config: RunConfig) -> NoisyRecall:
+    assert isinstance(config.task, NoisyRecall)  # no other run is asked
+    return config.task
+
+
 def _memory(model: SequenceModel, config: RunConfig) -> dict[str, float]:
-    return questions(model, config.task, _validation_set(config))
+    return questions(model, _task(config), _validation_set(config))
 
 
 def _occurrences(model: SequenceModel, config: RunConfig) -> dict[str, float]:
-    counted = recall_by_occurrences(model, config.task, _validation_set(config))
+    counted = recall_by_occurrences(model, _task(config), _validation_set(config))
     everything, numbers = sum(line.scored for line in counted), {}
     for n in OCCURRENCES:
         here = [line for line in counted if line.occurrences == n or line.occurrences > n == OCCURRENCES[-1]]
@@ -71,8 +76,9 @@ def _occurrences(model: SequenceModel, config: RunConfig) -> dict[str, float]:
 
 
 def _delays(model: SequenceModel, config: RunConfig) -> dict[str, float]:
-    sizes = {"pairs": min(DELAYED_PAIRS, len(config.task.keys)), "sequences": DELAYED_SEQUENCES}
-    found = recall_by_delay(model, config.task, DELAYS, **sizes, seed=config.seed)
+    task = _task(config)
+    sizes = {"pairs": min(DELAYED_PAIRS, len(task.keys)), "sequences": DELAYED_SEQUENCES}
+    found = recall_by_delay(model, task, DELAYS, **sizes, seed=config.seed)
     return {f"delay_{line.delay}": line.accuracy for line in found}
 
 

@@ -36,7 +36,8 @@ def _begin_worker(numbers, device: str) -> None:
 
 
 def _die_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
     os._exit(1)
 
 

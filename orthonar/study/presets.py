@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 from ..data.base import Task
 from ..data.key_door import KeyDoor
@@ -103,10 +104,10 @@ class Study:
         """
         means = {}
         for lr in self.rates:
-            runs = [records.get(self.run(task, side, lr, seed).identity) for seed in self.rate_seeds]
-            if None in runs:
+            identities = [self.run(task, side, lr, seed).identity for seed in self.rate_seeds]
+            if any(identity not in records for identity in identities):
                 return None
-            means[lr] = sum(run.accuracy or 0.0 for run in runs)
+            means[lr] = sum(records[identity].accuracy or 0.0 for identity in identities)
         return max(means, key=lambda lr: (means[lr], lr))
 
     def seed_runs(self, task: Mapping, side: str, records: Mapping[str, RunRecord], device="cpu") -> list[RunConfig]:
@@ -120,9 +121,9 @@ class Study:
         First the choice of rates, a seed at a time over tasks, rates and reads; then the seeds, one at a time over
         tasks and reads, of the cells whose rate is chosen: whenever it is stopped, every cell has about as many.
         """
-        records = {record.identity: record for record in records}
+        known = {record.identity: record for record in records}
         choice = _in_turns([self.rate_runs(task, side, device) for task, side in self.cells()])
-        return choice + _in_turns([self.seed_runs(task, side, records, device) for task, side in self.cells()])
+        return choice + _in_turns([self.seed_runs(task, side, known, device) for task, side in self.cells()])
 
     def size(self) -> int:
         """Number of runs when all is done."""
@@ -135,7 +136,7 @@ def _in_turns(lists: Sequence[list]) -> list:
     return [runs[i] for i in range(longest) for runs in lists if i < len(runs)]
 
 
-def _task(vocab_size: int, seq_len: int) -> Mapping:
+def _task(vocab_size: int, seq_len: int) -> MappingProxyType[str, Any]:
     return MappingProxyType({"vocab_size": vocab_size, "seq_len": seq_len})
 
 
@@ -184,10 +185,10 @@ def _other_task(task: Task, compared: Mapping[str, Side]) -> Study:
     )
 
 
-def _map(scale: str, tasks: Iterable[Mapping], settings: Mapping) -> Study:
+def _map(scale: str, tasks: Iterable[Mapping], settings: Mapping[str, Any]) -> Study:
     """Both reads on several tasks at several constant rates, 8 seeds each: the rates themselves are the result."""
-    rates, constant = _POCKET_RATES, {"schedule": Constant()}
-    return Study(scale, tuple(tasks), settings | constant, rates, rate_seeds=tuple(range(8)), seeds=())
+    rates, at_constant = _POCKET_RATES, {**settings, "schedule": Constant()}
+    return Study(scale, tuple(tasks), at_constant, rates, rate_seeds=tuple(range(8)), seeds=())
 
 
 #: Every preset, by name and scale.

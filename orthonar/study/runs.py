@@ -44,8 +44,10 @@ def describe_end(record: RunRecord) -> str:
 
 def _changed(task: Task) -> list[str]:
     """What is not the default of a task's class, its sizes aside, by the names of the settings."""
-    own = [f for f in dataclasses.fields(task) if f.name not in ("vocab_size", "seq_len", "noise_vocab_size")]
-    return [f"{f.name} {getattr(task, f.name)}" for f in own if getattr(task, f.name) != f.default]
+    own = {f.name: f.default for f in dataclasses.fields(task)}  # type: ignore[arg-type]  # each is a dataclass
+    sizes = "vocab_size", "seq_len", "noise_vocab_size"
+    changed = (name for name in own if name not in sizes and getattr(task, name) != own[name])
+    return [f"{name} {getattr(task, name)}" for name in changed]
 
 
 def _in_words(variant) -> str:

@@ -65,11 +65,11 @@ class RunConfig(Settings):
     frozen_keys: bool = flag(False)
     orthogonal_keys: bool = flag(False)
     eval_every: int = integer(200, least=1)
-    validation_sequences: int | None = integer(None, least=1, optional=True)
+    validation_sequences: int = integer(None, least=1, optional=True)
     probes: bool = flag(False)
     seed: int = integer(0, least=0)
     device: str = "cpu"
-    engine: str = choice("auto", ("auto", "eager", "graph"))
+    engine: str = choice("auto", ("auto", "eager", "graph"))  # type: ignore[misc]  # its default is not seen
 
     def __post_init__(self):
         super().__post_init__()

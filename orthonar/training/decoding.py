@@ -130,8 +130,8 @@ def decode(
     elsewhere = start + (asked.row - start + 1) % size
 
     # Both keys of the pair, then both of another pair, taken out of the right memory and out of another one.
-    keys = [_at(of.k, asked.row, u + offset) for u in (asked.shown, asked.other.clamp_min(0)) for offset in OFFSETS]
-    keys = torch.stack(keys, 2)
+    shown = asked.shown, asked.other.clamp_min(0)
+    keys = torch.stack([_at(of.k, asked.row, u + offset) for u in shown for offset in OFFSETS], 2)
     rows, positions = torch.cat([asked.row, elsewhere]), asked.position.repeat(2)
     here, there = _taken_out(keys.repeat(2, 1, 1, 1), rows, positions, of, write).chunk(2)
 

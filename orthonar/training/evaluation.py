@@ -41,7 +41,8 @@ def evaluate(model: SequenceModel, batches: list[tuple[Tensor, Tensor]]) -> tupl
     Raises:
         ValueError: there is no batch, or one is not a pair of tensors of one shape.
     """
-    right = loss = scored = 0
+    right = scored = torch.zeros((), dtype=torch.int64)
+    loss = torch.zeros((), dtype=torch.float64)
     for _, targets, logits in _judged(model, batches):
         here = targets != IGNORE_INDEX
         right = right + ((logits.argmax(-1) == targets) & here).sum()
@@ -102,7 +103,8 @@ def recall_by_occurrences(
     """
     if count not in ("before", "sequence"):
         raise ValueError(f"count must be 'before' or 'sequence', not {count!r}")
-    scored, right = Counter(), Counter()
+    scored: Counter[int] = Counter()
+    right: Counter[int] = Counter()
     for inputs, targets, logits in _judged(model, batches):
         # Where nothing is scored at the end, the last token is not among the targets, and is not needed.
         whole = torch.cat([inputs, targets[:, -1:]], 1).cpu().numpy()

@@ -108,21 +108,22 @@ class MuonAndAdamW(torch.optim.Optimizer):
     def __init__(self, groups: list[dict], config: Muon, options: dict):
         #: Weights that hold several matrices, each with its matrices: parameters that lie where the weight does.
         self._held: list[tuple[nn.Parameter, list[nn.Parameter]]] = []
-        matrices, others = [], []
+        matrices: list[dict] = []
+        others: list[dict] = []
         for group in groups:
             named = list(zip(group["names"], group["params"], strict=True))
             for_muon = [is_layer_matrix(*pair) for pair in named]
             for kind, chosen in ((matrices, True), (others, False)):
                 mine = [pair for pair, muon in zip(named, for_muon) if muon == chosen]
                 if mine:
-                    names, parameters = zip(*mine)
-                    parameters = [matrix for weight in parameters for matrix in self._matrices_of(weight, chosen)]
-                    kind.append(group | {"params": parameters, "names": list(names)})
+                    parameters = [matrix for _, weight in mine for matrix in self._matrices_of(weight, chosen)]
+                    kind.append(group | {"params": parameters, "names": [name for name, _ in mine]})
         betas, decay = (config.beta1, config.beta2), config.weight_decay
         self._both: list[torch.optim.Optimizer] = []
         if matrices:
-            of_muon = {"momentum": config.momentum, "adjust_lr_fn": "match_rms_adamw"}
-            self._both.append(torch.optim.Muon(matrices, weight_decay=decay, **of_muon))
+            like_adamw, momentum = "match_rms_adamw", config.momentum
+            muon = torch.optim.Muon(matrices, weight_decay=decay, momentum=momentum, adjust_lr_fn=like_adamw)
+            self._both.append(muon)
         if others:
             self._both.append(torch.optim.AdamW(others, betas=betas, weight_decay=decay, fused=True, **options))
         super().__init__([group for optimizer in self._both for group in optimizer.param_groups], {})
@@ -152,7 +153,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
             weight.grad = None
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # a closure would be called twice
         """Take a step of both."""
         for weight, matrices in self._held:
             grads = [None] * len(matrices) if weight.grad is None else weight.grad.flatten(0, -3).unbind()

@@ -4,8 +4,10 @@ Both do the same: a fresh batch from the run's own generator, forward, cross-ent
 the gradient's norm clipped, the optimizer, the schedule. Neither waits for the host, unless the read does.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,13 +55,13 @@ class TrainingStep:
         groups = []
         for names, factor in ((trained.keys() - faster, 1.0), (faster, config.qk_lr_factor)):
             if names:
-                names = [name for name in trained if name in names]
-                group = {"params": [trained[name] for name in names], "names": names, "factor": factor}
+                in_order = [name for name in trained if name in names]
+                group = {"params": [trained[name] for name in in_order], "names": in_order, "factor": factor}
                 groups.append(group | {"lr": self._first_rate(factor)})
         return config.optimizer.build(groups, **self._options)
 
     #: What else the optimizer is to be told.
-    _options = MappingProxyType({})
+    _options: Mapping[str, Any] = MappingProxyType({})
 
     def _first_rate(self, factor: float) -> float | Tensor:
         return factor * self.config.optimizer.lr
@@ -132,20 +134,20 @@ class GraphStep(ScheduledOnDevice):
                 self._compute()
             else:
                 if self._graph is None:
-                    self._capture()
+                    self._graph = self._captured()
                 self._graph.replay()
         self.steps_done += 1
 
     def on_its_stream(self) -> AbstractContextManager:
         return torch.cuda.stream(self.stream)
 
-    def _capture(self) -> None:
+    def _captured(self) -> torch.cuda.CUDAGraph:
         self.optimizer.zero_grad()  # so that the graph has gradients of its own
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.batches)
         with torch.cuda.graph(graph, stream=self.stream):
             self._compute()
-        self._graph = graph
+        return graph
 
 
 def make_training_step(config, device: torch.device) -> TrainingStep:

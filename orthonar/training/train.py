@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import torch
 
+from ..data.noisy_recall import NoisyRecall
 from ..model import SequenceModel
 from .config import RunConfig, usable_device
 from .environment import device_name, revision, versions
@@ -146,12 +147,13 @@ class Run:
         self._step.loss_sum.zero_()
         self._since = step
 
-    def _probe(self, last: bool) -> dict[str, float]:
+    def _probe(self, last: bool) -> dict[str, float | None]:
         task, tokens = self.config.task, self._validation[0][0]
         draws = self._probe_draws
         batches = [task.sample(self.config.batch_size, draws, draws.device) for _ in range(2)]
-        probes = dynamics(self.model, tokens, batches)
+        probes: dict[str, float | None] = {**dynamics(self.model, tokens, batches)}
         if last:
+            assert isinstance(task, NoisyRecall)  # its settings saw to that
             probes |= questions(self.model, task, self._validation)
         return probes
 

@@ -136,7 +136,8 @@ class _ChunkFilter(HandWritten):
             for block in (slice(i, min(i + at_once, len(k))) for i in range(0, len(k), at_once)):
                 grid = (block.stop - block.start,)
                 here = shared[block]
-                gram, *operands = *here.operands(v[block]), flags[block]
+                gram, *operands = here.operands(v[block])
+                operands.append(flags[block])
                 result = grad_scaled[block], room[0], form  # the climb's own y is of no use
                 up, down = {"KEEP": True, "ADJOINT": False}, {"KEEP": True, "ADJOINT": True}
                 _recur[grid](here.z, gram, *operands, climb, room[0], *result, degree, 0, **up, **launch)

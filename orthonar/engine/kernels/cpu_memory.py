@@ -77,11 +77,10 @@ class _CompiledMemory(HandWritten):
         )
         c, n = filled(c_initial, padded, 2).copy(), filled(n_initial, padded).copy()
         in_threads(_follow, rows, *operands, y, n_dot_q, c_start, n_start, c, n, padded * (None,))
-        found = (torch.from_numpy(x) for x in (y, n_dot_q, c_start, n_start, c, n))
-        y, n_dot_q, c_start, n_start, c, n = found
-        y, n_dot_q = y.reshape(*q.shape[:-1], padded)[..., :d], n_dot_q.reshape(peak.shape)
-        c_start, n_start = c_start[..., :d, :d].flatten(0, 1), n_start[..., :d].flatten(0, 1)
-        return tuple(x.contiguous() for x in (y, n_dot_q, c_start, n_start, c[:, :d, :d], n[:, :d]))
+        read, asked, *ends = (torch.from_numpy(x) for x in (y, n_dot_q, c_start, n_start, c, n))
+        read, asked = read.reshape(*q.shape[:-1], padded)[..., :d], asked.reshape(peak.shape)
+        starts = ends[0][..., :d, :d].flatten(0, 1), ends[1][..., :d].flatten(0, 1)
+        return tuple(x.contiguous() for x in (read, asked, *starts, ends[2][:, :d, :d], ends[3][:, :d]))
 
     @staticmethod
     def saved(args, outputs):
@@ -103,8 +102,10 @@ class _CompiledMemory(HandWritten):
         padded = padded_size(d)
         operands = _operands(rows, q, k, v, log_input, peak, peak_initial, q.dtype)
         of_y, of_n_dot_q, of_c_start, of_n_start, of_c, of_n = grads
-        starts = c_start, n_start, of_c_start, of_n_start
-        starts = (filled(x, padded, x.dim() - 1).reshape(rows, -1, *(x.dim() - 1) * [padded]) for x in starts)
+        starts = (
+            filled(x, padded, x.dim() - 1).reshape(rows, -1, *(x.dim() - 1) * [padded])
+            for x in (c_start, n_start, of_c_start, of_n_start)
+        )
         given = _by_rows(rows, of_y, padded), of_n_dot_q.reshape(rows, -1).contiguous().numpy()
         # These are written over, and then are the gradients by what the sequence started from.
         c, n = filled(of_c.to(q.dtype), padded, 2).copy(), filled(of_n, padded).copy()

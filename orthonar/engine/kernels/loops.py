@@ -5,6 +5,7 @@ Numba compiles for one head size at a time, some seconds each, and keeps what it
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +18,10 @@ from .vectors import LANES
 # What a compiler may do with sums; it may not assume that all numbers are finite.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 #: How a loop over chunks or rows is compiled.
-OPTIONS = {"fastmath": _FAST, "nogil": True, "cache": True}
+OPTIONS: dict[str, Any] = {"fastmath": _FAST, "nogil": True, "cache": True}
 #: How what is called there is compiled. Functions of their own would be linked in one way when they are compiled and in
 #: another when they are found compiled, and would sum up in another order: a run would depend on what ran before.
-INLINED = {"inline": "always"}
+INLINED: dict[str, Any] = {"inline": "always"}
 
 
 def padded_size(size: int) -> int:

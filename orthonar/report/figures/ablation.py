@@ -4,6 +4,7 @@ A variant without runs says so.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,10 +23,10 @@ from ..words import NOT_RUN
 _GREY = "#555555"
 #: Of what is published only.
 _UNKNOWN = Look("#777777", "o", "-")
-_HOLLOW = {"linestyle": "none", "markerfacecolor": "none", "markeredgewidth": 1.6, "markersize": 8}
+_HOLLOW: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "none", "markeredgewidth": 1.6, "markersize": 8}
 #: Whose numbers the hollow marks are, and of which task.
 _THEIRS = "follow-up (vocabulary 80, length 512)"
-_SOLVED = {"color": _GREY, "linestyle": ":", "linewidth": 1}
+_SOLVED: dict[str, Any] = {"color": _GREY, "linestyle": ":", "linewidth": 1}
 
 
 def elimination(
@@ -125,7 +126,7 @@ def over_training(
     figure, axes = plt.subplots(lines, columns, figsize=size, sharex=True, sharey=True, layout="constrained")
     axes = np.ravel(axes)
     means = traces.groupby(["side", "step"])[column].mean()
-    behind = {"color": BASELINE.look.color, "linestyle": BASELINE.look.line, "linewidth": 1.6}
+    behind: dict[str, Any] = {"color": BASELINE.look.color, "linestyle": BASELINE.look.line, "linewidth": 1.6}
     for ax, (name, side) in zip(axes, sides.items()):
         mine = traces[traces["side"] == name]
         color, marker = side.look.color, side.look.marker
@@ -251,7 +252,7 @@ def _look(sides: Mapping[str, Side], name: str) -> Look:
     return sides[name].look if name in sides else _UNKNOWN
 
 
-def _hollow(look: Look) -> dict:
+def _hollow(look: Look) -> dict[str, Any]:
     """A side's own mark, hollow: what was published of it."""
     return {"color": look.color, "marker": look.marker, **_HOLLOW}
 
@@ -285,12 +286,12 @@ def _counts(runs: pd.DataFrame, published: Mapping[str, PublishedVariant], name:
 
 def _shares(ax: Axes, at: float, counts: list[tuple[int, int]], look: Look, upright: bool = False) -> None:
     """Our solved share and, hollow, the published one with Wilson's intervals, side by side."""
-    looks = ({"marker": look.marker, "color": look.color, "markersize": 6}, _hollow(look))
+    looks: tuple[dict[str, Any], ...] = ({"marker": look.marker, "color": look.color, "markersize": 6}, _hollow(look))
     for (solved, of), shift, style in zip(counts, (-0.14, 0.14), looks):
         if of:
             share, low, high = (100 * x for x in stats.solved_share(solved, of))
             bars = [[max(share - low, 0)], [max(high - share, 0)]]  # rounding may leave -1e-15
-            place = (
+            place: dict[str, Any] = (
                 {"x": at + shift, "y": share, "yerr": bars} if upright else {"x": share, "y": at + shift, "xerr": bars}
             )
             ax.errorbar(**place, **style, elinewidth=1.2, capsize=2, clip_on=False)
@@ -305,14 +306,14 @@ def _marks(
     # The two sides that all others are compared with come last, so that they lie on top.
     for name, side in sorted(sides.items(), key=lambda item: item[0] in HEADLINE):
         here = runs["side"] == name
-        style = {"color": side.look.color, "markersize": 6.5 if name in HEADLINE else 5, "alpha": 0.8}
+        style: dict[str, Any] = {"color": side.look.color, "markersize": 6.5 if name in HEADLINE else 5, "alpha": 0.8}
         if here.any():  # unclipped marks of nothing would upset the layout
             ax.plot(x[here], y[here], side.look.marker, clip_on=False, **style)
 
 
 def _shares_legend(figure: Figure, hollow: bool) -> Figure:
     """Filled is ours, hollow, if there is any, published; the look is the side's."""
-    mark = {"color": _GREY, "marker": "o", "linestyle": "none"}
+    mark: dict[str, Any] = {"color": _GREY, "marker": "o", "linestyle": "none"}
     handles = [
         Line2D([], [], label="here", **mark),
         Line2D([], [], color="black", linewidth=2, label="mean here"),
@@ -332,7 +333,7 @@ def _marks_legend(figure: Figure, runs: pd.DataFrame, sides: Mapping[str, Side],
         if name in present
     ]
     if hollow:
-        look = {"color": _GREY, "marker": "o", **_HOLLOW}
+        look: dict[str, Any] = {"color": _GREY, "marker": "o", **_HOLLOW}
         handles.append(Line2D([], [], label=f"hollow: mean, {_THEIRS}", **look))
     handles += more
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)

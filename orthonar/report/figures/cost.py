@@ -5,9 +5,9 @@ A panel per kind of device that was measured; a figure without measurements says
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
+from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -102,9 +102,9 @@ def against_newton_schulz(measured: pd.DataFrame, axes: Sequence[Axes] | None = 
         for contender in ("plain", "orthogonalized"):
             color, marker, line, label = _LOOKS[contender]
             of = several[several["contender"] == contender]
-            look = {"color": color, "marker": marker, "linestyle": line}
+            look: dict[str, Any] = {"color": color, "marker": marker, "linestyle": line}
             ax.plot(of["steps"], of["ms"], **look, linewidth=1.8, label=f"{label}: time")
-            hollow = {"markerfacecolor": "white", "alpha": 0.75, "markersize": 7}
+            hollow: dict[str, Any] = {"markerfacecolor": "white", "alpha": 0.75, "markersize": 7}
             right.plot(of["steps"], of["gflop"], **look, **hollow, linewidth=0.8, label=f"{label}: operations")
         for scale, column in ((ax, "ms"), (right, "gflop")):
             scale.set_ylim(several[column].min() / 2, several[column].max() * 2)
@@ -125,7 +125,7 @@ def _against_length(ax: Axes, rows: pd.DataFrame, column: str, bars: bool = Fals
         of = rows[rows["contender"] == contender].sort_values("length")
         values = of[column] / of["batch"]
         spread = [values - of["low"] / of["batch"], of["high"] / of["batch"] - values] if bars else None
-        look = {"color": color, "marker": marker, "linestyle": line, "linewidth": 1.8, "markersize": 5}
+        look: dict[str, Any] = {"color": color, "marker": marker, "linestyle": line, "linewidth": 1.8, "markersize": 5}
         ax.errorbar(of["length"], values, spread, **look, capsize=2, elinewidth=1, label=label)
     _logarithmic(ax)
     lengths = sorted(set(rows["length"]))
@@ -157,9 +157,9 @@ def _panels(
     steps = measured[measured["what"] == "step"]
     there = {device: name for device, name in _DEVICES.items() if (steps["device"] == device).any()} or {"": NOT_RUN}
     if axes is None:
-        _, axes = plt.subplots(1, len(there), figsize=(WIDTH, 3.4), layout="constrained", squeeze=False)
-    axes = np.ravel(axes)
-    handles = {}
+        _, made = plt.subplots(1, len(there), figsize=(WIDTH, 3.4), layout="constrained", squeeze=False)
+        axes = list(made.flat)
+    handles: dict[str, Any] = {}
     for ax, (device, name) in zip(axes, there.items(), strict=True):
         rows = steps[steps["device"] == device]
         ax.set_title(f"{name}: {', '.join(dict.fromkeys(map(model_name, rows['device_name'])))}" if device else "")
@@ -172,6 +172,7 @@ def _panels(
         else:
             _say_not_run(ax)
     figure = axes[0].figure
+    assert isinstance(figure, Figure)
     if handles:
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False)
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2, frameon=False)
     return figure

@@ -1,6 +1,7 @@
 """Figures of the headline comparison: final accuracies, survival, learning rates."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,10 +41,10 @@ def headline(
         widths = [sum(map(len, tasks.values())) for tasks in panels.values()]
         ratios = {"width_ratios": widths}
         size = (min(WIDTH, 1.1 + 0.9 * sum(widths)), 3.9)  # no wider than it must be: it is seen on phones too
-        _, axes = plt.subplots(
+        _, made = plt.subplots(
             1, len(panels), figsize=size, sharey=True, layout="constrained", squeeze=False, gridspec_kw=ratios
         )
-        axes = axes[0]
+        axes = list(made.flat)
     shown = runs.assign(percent=100 * runs["accuracy"].fillna(0.0))
     published = published[published["task"].isin({task for tasks in panels.values() for task in tasks})]
     for ax, (title, tasks) in zip(axes, panels.items(), strict=True):
@@ -70,13 +71,13 @@ def headline(
     sources = set(published.dropna(subset="low")["source"])
     if sources:
         where = "; ".join(text for source, (_, text) in _SOURCES.items() if source in sources)
-        hollow = {"markersize": 8, "markerfacecolor": "none", "markeredgecolor": "#555555", "markeredgewidth": 2}
-        handles.append(
-            Line2D([], [], marker="o", linestyle="none", label=f"hollow: mean published ({where})", **hollow)
-        )
+        published_mean = Line2D([], [], marker="o", linestyle="none", label=f"hollow: mean published ({where})")
+        published_mean.set(markersize=8, markerfacecolor="none", markeredgecolor="#555555", markeredgewidth=2)
+        handles.append(published_mean)
     handles.append(Line2D([], [], color="#555555", linestyle=":", label="solved"))
     figure = axes[0].figure
-    longest = max(len(handle.get_label()) for handle in handles)
+    assert isinstance(figure, Figure)
+    longest = max(len(str(handle.get_label())) for handle in handles)
     columns = 2 if 2 * longest < 18 * figure.get_size_inches()[0] - 8 else 1
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
@@ -86,9 +87,15 @@ def _column(ax: Axes, at: float, half: float, side: Side, here: pd.Series, there
     """One side's seeds around x = at, their mean, the published means, and above them how many were solved."""
     color = side.look.color
     if len(here):
-        look = {"marker": side.look.marker, "linestyle": "none", "color": color, "alpha": 0.8, "markersize": 4.5}
+        look: dict[str, Any] = {
+            "marker": side.look.marker,
+            "linestyle": "none",
+            "color": color,
+            "alpha": 0.8,
+            "markersize": 4.5,
+        }
         places = at + (np.linspace(-half, half, len(here)) if len(here) > 1 else np.zeros(1))
-        ax.plot(places, np.sort(here), **look, markeredgecolor="white", mew=0.5)
+        ax.plot(places, np.sort(here), **look, color=color, markeredgecolor="white", mew=0.5)
         if len(here) > 1:
             ax.plot([at - half, at + half], 2 * [here.mean()], color="black", linewidth=2.2)
     else:
@@ -98,7 +105,7 @@ def _column(ax: Axes, at: float, half: float, side: Side, here: pd.Series, there
     ax.text(at, 103, "\n".join(solved), ha="center", va="bottom", fontsize=7)
     for _, row in there.dropna(subset="low").iterrows():
         middle, spread = (row["low"] + row["high"]) / 2, (row["high"] - row["low"]) / 2
-        style = {"marker": side.look.marker, "markersize": 8, "markerfacecolor": "none"}
+        style: dict[str, Any] = {"marker": side.look.marker, "markersize": 8, "markerfacecolor": "none"}
         x = at + _SOURCES[row["source"]][0]
         ax.errorbar(x, middle, spread or None, color=color, markeredgecolor=color, mew=2, zorder=5, **style)
 
@@ -119,7 +126,7 @@ def survival_curves(curves: Mapping[str, tuple[Side, pd.DataFrame]], title: str,
     for label, (side, curve) in curves.items():
         color, line = side.look.color, side.look.line
         ax.step(curve["step"], curve["waiting"], where="post", color=color, linestyle=line, linewidth=2, label=label)
-        band = {"step": "post", "color": color, "alpha": 0.15, "linewidth": 0}
+        band: dict[str, Any] = {"step": "post", "color": color, "alpha": 0.15, "linewidth": 0}
         ax.fill_between(curve["step"], curve["low"], curve["high"], **band)
     ax.set(xlabel="training step", ylabel="share of runs below 80 %", xlim=(0, None), ylim=(0, 1.03))
     ax.set_title(title)
@@ -156,7 +163,7 @@ def learning_rates(
         ax.plot(shift * mine["lr"], mine["percent"], marker, color=color, alpha=0.6, markersize=4.5)
         means = mine.groupby("lr")["percent"].mean()
         count = f" ({mine['seed'].nunique()} seeds)" if len(mine) else f" ({NOT_RUN})"
-        line = {"linestyle": side.look.line, "color": color, "linewidth": 1.8}
+        line: dict[str, Any] = {"linestyle": side.look.line, "color": color, "linewidth": 1.8}
         ax.plot(shift * means.index, means, **line, label=f"{side.title}, mean{count}")
         for _, row in published[published["side"] == side.name].dropna(subset="low").iterrows():
             label = f"{side.title}, published ({row['source']})"

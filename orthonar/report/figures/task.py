@@ -1,5 +1,7 @@
 """Figures of the task: a sequence's tokens, and how often keys come."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -71,9 +73,9 @@ def token_strip(
         number.set_in_layout(False)
     corners = np.arange(columns + 1), np.arange(rows + 1)
     ax.pcolormesh(*corners, fills.reshape(rows, columns, 4), edgecolors="white", linewidth=0.8)
-    for position in np.flatnonzero(scored):
-        row, column = divmod(int(position), columns)
-        frame = {"edgecolor": "black", "facecolor": "none", "linewidth": 1.8}
+    for position in np.flatnonzero(scored).tolist():
+        row, column = divmod(position, columns)
+        frame: dict[str, Any] = {"edgecolor": "black", "facecolor": "none", "linewidth": 1.8}
         ax.add_patch(Rectangle((column + 0.05, row + 0.05), 0.9, 0.9, **frame))
 
     ax.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal", xticks=[], yticks=[])
@@ -85,7 +87,7 @@ def token_strip(
     kinds = [kind for kind in _KINDS if kind in {_kind(token, task) for token in tokens}]
     handles = [Patch(facecolor=_KINDS[kind][0], label=kind) for kind in kinds]
     handles.append(Patch(facecolor="none", edgecolor="black", linewidth=1.8, label="scored"))
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderpad": 0}
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderpad": 0}
     ax.legend(handles=handles, ncols=len(handles), frameon=False, **place)
     return ax
 

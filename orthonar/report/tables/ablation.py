@@ -75,7 +75,7 @@ def doses(study: Study) -> dict[str, str]:
         for name, side in study.sides.items()
         if set(side.settings) == {"read"} and isinstance(side.settings["read"], NewtonSchulzRead)
     }
-    return {"baseline": "raw"} | {name: str(steps[name]) for name in sorted(steps, key=steps.get)}
+    return {"baseline": "raw"} | {name: str(steps[name]) for name in sorted(steps, key=lambda name: steps[name])}
 
 
 def traces(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:

@@ -36,7 +36,7 @@ def run_benchmark(device: str = "cpu", results: str | os.PathLike | None = None)
     if not (root / "benchmarks").is_dir():
         raise FileNotFoundError("the benchmark is no part of the installed package: run this from a checkout")
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
-        for line in run.stdout:
+        for line in run.stdout or ():
             print(line, end="", flush=True)
     if run.returncode:
         raise subprocess.CalledProcessError(run.returncode, command)

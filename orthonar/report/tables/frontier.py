@@ -35,8 +35,8 @@ def passes(read) -> int:
 def maps(sides: Mapping[str, Side], s: np.ndarray) -> dict[str, np.ndarray]:
     """What becomes of singular values s under each side's read; the raw read, which does not normalise, has no map."""
     reads = {name: side.settings["read"] for name, side in sides.items()}
-    s = torch.from_numpy(s)
-    return {name: read.scalar_map(s).numpy() for name, read in reads.items() if isinstance(read, FilterRead)}
+    values = torch.from_numpy(s)
+    return {name: read.scalar_map(values).numpy() for name, read in reads.items() if isinstance(read, FilterRead)}
 
 
 def frontier(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:

@@ -76,13 +76,15 @@ class CellResult:
         mean = "" if accuracy is None else " to ".join(f"{a:g}" for a in np.atleast_1d(accuracy))
         if mean and cell.second_hand:
             mean = f"({mean})"
-        compared = len(self.runs) and solved is not None
+        compared = ""
+        if len(self.runs) and solved is not None:
+            compared = p_text(stats.fisher((self.solved, solved), (len(self.runs), cell.seeds)))
         return {
             "source": cell.short,
             "mean (%)": mean,
             "solved": "" if solved is None else f"{solved} of {cell.seeds}",
             "solved here": f"{self.solved} of {len(self.runs)}" if len(self.runs) else "",
-            "Fisher p": p_text(stats.fisher((self.solved, solved), (len(self.runs), cell.seeds))) if compared else "",
+            "Fisher p": compared,
         }
 
 
@@ -248,9 +250,10 @@ def published_replication() -> pd.DataFrame:
     """
     cells = [cell for cell in REPLICATION if cell.batch_size == 16]
     tasks = [task_label(cell.vocab_size, cell.seq_len, cell.batch_size) for cell in cells]
-    solved = [tuple(cell.solved(side) for side in _POST_SIDES) for cell in cells]
+    first, second = ([cell.solved_runs[side] for cell in cells] for side in _POST_SIDES)
+    solved = [*zip(first, second), (sum(first), sum(second))]
     rows = []
-    for task, cell, counts in zip([*tasks, "both"], [*cells, None], [*solved, tuple(map(sum, zip(*solved)))]):
+    for task, cell, counts in zip([*tasks, "both"], [*cells, None], solved):
         seeds = cell.seeds if cell else sum(c.seeds for c in cells)
         pairs = stats.Pairs(*cell.pairs) if cell and cell.pairs else None
         rows.append({
@@ -351,8 +354,8 @@ def rate_answer(study: Study, records: Iterable[RunRecord]) -> str:
         return f"{_label(study, task)}: not told yet, {have} of {len(runs)} runs are recorded."
     best = ", ".join(f"{lr:g} for {name}" for name, lr in chosen.items())
     same = "the same for all" if len(set(chosen.values())) == 1 else "not the same: read and rate change together"
-    task, seeds = _label(study, task), len(study.rate_seeds)
-    return f"{task}: of {len(study.rates)} rates on {seeds} seeds the best is {best}: {same}."
+    seeds = len(study.rate_seeds)
+    return f"{_label(study, task)}: of {len(study.rates)} rates on {seeds} seeds the best is {best}: {same}."
 
 
 def _rate_text(lr: float | None) -> str:
@@ -368,7 +371,8 @@ def published_points(study: Study) -> pd.DataFrame:
     for task in study.tasks:
         for cell in _published(study, task):
             for side in study.sides:
-                mean = np.atleast_1d(np.nan if cell.accuracy(side) is None else cell.accuracy(side))
+                accuracy = cell.accuracy(side)
+                mean = np.ravel(np.nan if accuracy is None else accuracy)
                 solved = "" if cell.solved(side) is None else f"{cell.solved(side)}/{cell.seeds}"
                 row = {"task": _label(study, task), "side": side, "low": mean.min(), "high": mean.max()}
                 rows.append(row | {"solved": solved, "source": cell.short})
