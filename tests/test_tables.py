@@ -45,6 +45,16 @@ def test_cells_hold_the_seeds_at_the_chosen_rate_and_no_others():
         assert cell.device == "3 on a CPU (a)"
 
 
+def test_what_a_scale_was_looked_for_with(capsys):
+    style.show(run_tables.searched([]), "the search")
+    assert capsys.readouterr().out == f"the search: {NOT_RUN}\n"
+    runs = [TINY.run(task, side, 1e-2, 0) for task in TASKS for side in reversed(TINY.sides)]
+    table = run_tables.searched(record_of(c, 0.25) for c in runs).reset_index()
+    assert list(table["read"]) == len(TASKS) * ["baseline", "orthogonalized"]
+    assert list(table["task"]) == sorted(table["task"]) and set(table["final (%)"]) == {25.0}
+    assert set(table["between"]) == {f"{n} of {n}" for n in {len(record_of(c, 0.25).trace) for c in runs}}
+
+
 def test_what_is_not_recorded_says_so():
     table = tables.headline(PRESETS["headline"]["paper"], [])
     assert (table[["accuracy (%)", "solved"]] == NOT_RUN).all(axis=None)

@@ -49,14 +49,13 @@ def show(table: pd.DataFrame, title: str = "", name_missing: bool = True) -> Non
 
     run, missing = _run_and_missing(table)
     shown, title = _said_once(run, title)
-    if missing and not len(shown):
+    if not len(shown):
         return print(": ".join(filter(None, (title, NOT_RUN))))
     if title:
         print(textwrap.fill(title, LINE))
-    if len(shown):
-        limits = ("display.max_columns", None, "display.max_rows", None, "display.max_colwidth", None)
-        with pd.option_context("display.width", max(PAGE, text_width(shown)), *limits):
-            display(shown)
+    limits = ("display.max_columns", None, "display.max_rows", None, "display.max_colwidth", None)
+    with pd.option_context("display.width", max(PAGE, text_width(shown)), *limits):
+        display(shown)
     if missing and name_missing:
         print(textwrap.fill(f"{NOT_RUN}: {'; '.join(missing)}", LINE))
 

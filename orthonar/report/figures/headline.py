@@ -87,15 +87,9 @@ def _column(ax: Axes, at: float, half: float, side: Side, here: pd.Series, there
     """One side's seeds around x = at, their mean, the published means, and above them how many were solved."""
     color = side.look.color
     if len(here):
-        look: dict[str, Any] = {
-            "marker": side.look.marker,
-            "linestyle": "none",
-            "color": color,
-            "alpha": 0.8,
-            "markersize": 4.5,
-        }
+        look: dict[str, Any] = {"marker": side.look.marker, "color": color, "alpha": 0.8, "markersize": 4.5}
         places = at + (np.linspace(-half, half, len(here)) if len(here) > 1 else np.zeros(1))
-        ax.plot(places, np.sort(here), **look, color=color, markeredgecolor="white", mew=0.5)
+        ax.plot(places, np.sort(here), **look, linestyle="none", markeredgecolor="white", mew=0.5)
         if len(here) > 1:
             ax.plot([at - half, at + half], 2 * [here.mean()], color="black", linewidth=2.2)
     else:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ...data.noisy_recall import IGNORE_INDEX, NoisyRecall
+from ...reads.base import RawRead
 from ...study.presets import Study
 from ...study.records import run_table
 from ...training.config import RunConfig
@@ -48,6 +49,34 @@ def study_runs(study: Study, records: Iterable[RunRecord], stage: str = "seeds")
     if filled:
         return pd.concat(filled, ignore_index=True)
     return parts[0].reindex(columns=list(dict.fromkeys([*parts[0], *RunConfig().settings()])))
+
+
+def searched(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per run that a scale was looked for with: its settings, where it ended, how sharply it escaped.
+
+    Args:
+        records: run records.
+
+    Returns:
+        By task (vocabulary and length), width and recipe: read, final accuracy (percent), and how many of the
+        evaluations lie between 20 and 80 %.
+    """
+    settings = ["task", "width", "batch, rate, schedule, steps"]
+    rows = []
+    for record in records:
+        config = RunConfig.from_settings(record.settings)
+        accuracies = [line.accuracy or 0.0 for line in record.trace]
+        recipe = f"{config.batch_size}, {config.lr:g}, {record.settings['schedule']}, {config.steps:,}"
+        rows.append({
+            "task": f"{config.vocab_size}, {config.seq_len}",
+            "width": f"{config.embedding_dim} in {config.num_heads} heads",
+            "batch, rate, schedule, steps": recipe,
+            "read": "baseline" if config.read == RawRead() else "orthogonalized",
+            "final (%)": round(100 * accuracies[-1], 1),
+            "between": f"{sum(0.2 <= a <= 0.8 for a in accuracies)} of {len(accuracies)}",
+        })  # fmt: skip
+    table = pd.DataFrame(rows, columns=[*settings, "read", "final (%)", "between"])
+    return table.sort_values([*settings, "read"]).set_index(settings)
 
 
 def in_seconds(runs: pd.DataFrame) -> pd.DataFrame:
