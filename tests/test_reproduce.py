@@ -116,7 +116,7 @@ class TestRuns:
         shown = done[2].stdout.split("What was reproduced")[1].splitlines()
         rows = [line for line in shown if line.startswith("a row")]
         assert [row.split()[2] for row in rows] == ["1_good", "5_good"]
-        assert "10.5 % (pocket, cpu, seeds 0-1)" in rows[0] and "87.5 % (the post)" in rows[0]
+        assert "10.5 % (pocket, cpu, seeds 0 and 1)" in rows[0] and "87.5 % (the post)" in rows[0]
         assert "3.0 %" in rows[1]
 
     def test_parameters_and_figures_reach_the_notebook(self, done):
@@ -360,7 +360,7 @@ class TestReport:
 
     def test_seeds_and_note(self, displayed):
         report("a row", here=1, **{**COMMON, "seeds": (3, 5)}, note="1 of 2 solved")
-        assert artefacts.Artefact(**displayed[0][MIME]).here_text() == "1 % (pocket, cpu, seeds 3, 5, 1 of 2 solved)"
+        assert artefacts.Artefact(**displayed[0][MIME]).here_text() == "1 % (pocket, cpu, seeds 3 and 5, 1 of 2 solved)"
 
     def test_no_live_number_is_shown_under_the_cell(self, displayed):
         report("a row", here=12.34, **COMMON)

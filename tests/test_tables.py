@@ -13,6 +13,7 @@ from orthonar.report import stats, style, words
 from orthonar.report.figures import cost as cost_plots
 from orthonar.report.figures import headline as plots
 from orthonar.report.published import HEADLINE, POOLED_FISHER_P, REPLICATION, published_cells
+from orthonar.report.seeds import seeds_text
 from orthonar.report.tables import headline as tables
 from orthonar.report.tables import runs as run_tables
 from orthonar.report.words import NOT_RUN
@@ -304,10 +305,11 @@ def test_the_answer_names_its_test_and_says_when_nothing_is_shown():
         ([1, 0], "seeds 0 and 1"),
         (range(24), "seeds 0 to 23"),
         ([0, 1, 2, 7, 8], "seeds 0 to 2, 7 and 8"),
+        ([], "no seeds"),
     ],
 )
 def test_seeds_in_words(seeds, text):
-    assert words.seeds_text(seeds) == text
+    assert seeds_text(seeds) == text
 
 
 def _sizes(task):

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from pathlib import Path
 
+from .seeds import seeds_text
+
 __all__ = ["MIME", "Artefact", "final_table", "report", "rows_in", "table"]
 
 MIME = "application/vnd.orthonar.artefact+json"
@@ -43,7 +45,7 @@ class Artefact:
         if self.here is None:
             how = [self.scale]
         else:
-            how = [self.scale, self.device, _seeds_text(self.seeds)]
+            how = [self.scale, self.device, "" if self.seeds is None else seeds_text(self.seeds)]
         return f"{self._shown(self.here, 'not run yet')} ({', '.join(x for x in [*how, self.note] if x)})"
 
     def published_text(self) -> str:
@@ -185,13 +187,3 @@ def _plain(name: str, value: object) -> Value:
     if isinstance(value, Real):
         return float(value) if math.isfinite(value) else str(float(value))
     raise ValueError(f"{name}: a number, a pair, a text or None, got {type(value).__name__}")
-
-
-def _seeds_text(seeds: list[int] | None) -> str:
-    if seeds is None:
-        return ""
-    if len(seeds) == 1:
-        return f"seed {seeds[0]}"
-    if seeds and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
-        return f"seeds {seeds[0]}-{seeds[-1]}"
-    return f"seeds {', '.join(map(str, seeds)) or 'none'}"

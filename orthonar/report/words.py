@@ -1,7 +1,7 @@
 """What tables and figures call things, and how they write numbers."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,21 +24,6 @@ _FEW = 4
 def task_label(vocab_size: int, seq_len: int, batch_size: int) -> str:
     """A task in a few words, the same in every table and figure."""
     return f"vocabulary {vocab_size}, length {seq_len}, batch {batch_size}"
-
-
-def seeds_text(seeds: Collection[int]) -> str:
-    """Seeds in as few words as they take: "seed 3", "seeds 0 to 23", "seeds 0 to 4, 7 and 8"."""
-    spans: list[list[int]] = []
-    for seed in sorted(seeds):
-        if spans and seed == spans[-1][1] + 1:
-            spans[-1][1] = seed
-        else:
-            spans.append([seed, seed])
-    texts = []
-    for first, last in spans:
-        texts += [f"{first} to {last}"] if last > first + 1 else [str(seed) for seed in range(first, last + 1)]
-    before = ", ".join(texts[:-1])
-    return f"seed{'s'[: len(seeds) > 1]} {f'{before} and ' if before else ''}{texts[-1]}"
 
 
 def percent(interval: stats.Interval, unit: str = "") -> str:

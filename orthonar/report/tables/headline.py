@@ -15,7 +15,8 @@ from ...training.config import RunConfig
 from ...training.record import RunRecord
 from .. import stats
 from ..published import REPLICATION, PublishedCell, published_cells
-from ..words import NOT_RUN, devices, mean_text, median_text, p_text, seeds_text, solved_text, task_label
+from ..seeds import seeds_text
+from ..words import NOT_RUN, devices, mean_text, median_text, p_text, solved_text, task_label
 from .runs import _label, shared_rate, study_runs
 
 
