@@ -66,7 +66,7 @@ def test_the_reads_figures_have_a_line_for_each_number_of_steps():
 
 def test_the_cost_of_reads_is_drawn_over_the_length():
     ax = read.read_cost(pd.DataFrame({"slow": [1.0, 2.0], "fast": [0.1, 0.2]}, index=[128, 256]), "somewhere")
-    assert labels(ax) == ["slow", "fast"] and ax.get_title() == "somewhere"
+    assert labels(ax) == ["slow", "fast"] and ax.get_title().endswith("\nsomewhere")
     assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[1.0, 2.0], [0.1, 0.2]]
 
 
@@ -94,10 +94,11 @@ def test_panels_fill_their_lines(panels, grid):
     assert style.panel_grid(panels) == grid
 
 
-def test_a_figure_that_does_not_fit_the_page_is_not_saved(tmp_path):
+def test_a_figure_that_does_not_fit_the_page_or_says_nothing_is_not_saved(tmp_path):
     wide, small = plt.figure(figsize=(7, 2)), plt.figure(figsize=(3, 2))
     small.text(0.5, 0.5, "a footnote", fontsize=6)
-    for figure, named in ((wide, "7"), (small, "a footnote")):
+    untitled, _ = plt.subplots(figsize=(3, 2))
+    for figure, named in ((wide, "7"), (small, "a footnote"), (untitled, "title")):
         with pytest.raises(ValueError, match=named):
             style.save(figure, "it", tmp_path)
     assert not list(tmp_path.rglob("*.png"))

@@ -96,7 +96,7 @@ def save(fig: Figure, name: str, folder: Path | str | None = None) -> tuple[Path
         The paths of the PNG and of the PDF.
 
     Raises:
-        ValueError: the figure is wider than `WIDTH`, or has a text smaller than `SMALLEST` points.
+        ValueError: the figure is wider than `WIDTH`, has a text smaller than `SMALLEST` points, or no title.
         OSError: in one sentence, that a file cannot be written; what was there before stays.
     """
     width = fig.get_size_inches()[0]
@@ -105,6 +105,8 @@ def save(fig: Figure, name: str, folder: Path | str | None = None) -> tuple[Path
     for text in fig.findobj(Text):
         if text.get_visible() and text.get_text().strip() and float(text.get_fontsize()) < SMALLEST:
             raise ValueError(f"{name}: {text.get_text()!r} is {text.get_fontsize():g} points, not at least {SMALLEST}")
+    if not any([fig.get_suptitle(), *(ax.get_title() for ax in fig.axes)]):
+        raise ValueError(f"{name}: a figure says in a title what is seen")
     folder = paths.figures_dir() if folder is None else Path(folder)
     png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
     drawn = {png: io.BytesIO(), pdf: io.BytesIO()}

@@ -56,7 +56,8 @@ def attention_cost(measured: pd.DataFrame, what: str, memory: str, axes=None) ->
         The figure: left medians of the time with bars from the fastest to the slowest, right the memory.
     """
     if axes is None:
-        _, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.0), layout="constrained")
+        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2), layout="constrained")
+        figure.suptitle("What a training step costs" if what == "training" else "What one more token costs")
     rows = measured[measured["what"] == what]
     for side in (BASELINE, ORTHOGONALIZED, ATTENTION):
         of = rows[rows["contender"] == side.name].sort_values("length")
@@ -97,6 +98,7 @@ def against_noise(table: pd.DataFrame, sides: Mapping[str, Side], ax: Axes | Non
                 of["noise"] + shift, 100 * of["value"], bars, **_line(side), capsize=2, elinewidth=1, label=label
             )
     ax.set_xticks(sorted(set(table["noise"])))
+    ax.set_title("Solved runs with more and less noise")
     ax.set(xlabel="share of noise", ylabel="solved runs (%), with 95 % interval", ylim=(-3, 103))
     ax.spines[["top", "right"]].set_visible(False)
     if len(ran):
@@ -118,7 +120,8 @@ def recall_of_the_tail(table: pd.DataFrame, sides: Mapping[str, Side], axes=None
         The figure: solved runs left, the others right; a thin line a run, a thick one for the mean.
     """
     if axes is None:
-        _, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.9), sharey=True, layout="constrained")
+        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.1), sharey=True, layout="constrained")
+        figure.suptitle("Recall of keys that were shown seldom and often")
     at = np.arange(len(GROUPS))
     for ax, solved in zip(axes, (True, False)):
         of = table[table["solved"] == solved]
@@ -152,6 +155,7 @@ def stream_memory(measured: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(4.6, 3.0), layout="constrained")
+    ax.set_title("Memory while a stream is read")
     for (form, read), of in measured.groupby(["form", "read"], sort=False):
         look = _line(_OF_READ[read]) | {"markerfacecolor": "none" if form == "steps" else None}
         ax.plot(of["tokens"], of["mib"], **look, label=f"{read}, {FORMS[form].format(block=of['block'].iloc[0])}")
@@ -178,6 +182,7 @@ def recall_over_delay(table: pd.DataFrame, sides: Mapping[str, Side], chance: fl
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(4.6, 3.0), layout="constrained")
+    ax.set_title("Recall of a pair that was shown long ago, a line a run")
     labelled = set()
     for i, (_, row) in enumerate(table.iterrows()):
         label = None if row["side"] in labelled else sides[row["side"]].title

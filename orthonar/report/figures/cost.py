@@ -44,7 +44,7 @@ def time_against_length(measured: pd.DataFrame, axes: Sequence[Axes] | None = No
     def draw(ax: Axes, rows: pd.DataFrame) -> None:
         _against_length(ax, rows, "ms", bars=True)
 
-    return _panels(measured, draw, "time of a training step, a sequence (ms)", axes)
+    return _panels(measured, draw, "What a training step costs in time", "time of a step, a sequence (ms)", axes)
 
 
 def memory_against_length(measured: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Figure:
@@ -61,7 +61,7 @@ def memory_against_length(measured: pd.DataFrame, axes: Sequence[Axes] | None = 
     def draw(ax: Axes, rows: pd.DataFrame) -> None:
         _against_length(ax, rows, "mib")
 
-    return _panels(measured, draw, "extra peak memory, a sequence (MiB)", axes)
+    return _panels(measured, draw, "What a training step costs in memory", "extra peak memory, a sequence (MiB)", axes)
 
 
 def share_of_peak(measured: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Figure:
@@ -79,7 +79,8 @@ def share_of_peak(measured: pd.DataFrame, axes: Sequence[Axes] | None = None) ->
         _against_length(ax, rows.assign(percent=100 * rows["share"] * rows["batch"]), "percent")
         ax.set(yscale="linear", ylim=(0, None))
 
-    return _panels(measured, draw, "operations a second\n(% of the fastest matrix product)", axes)
+    title = "How much of what the device can do a training step uses"
+    return _panels(measured, draw, title, "operations a second\n(% of the fastest matrix product)", axes)
 
 
 def against_newton_schulz(measured: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Figure:
@@ -115,7 +116,8 @@ def against_newton_schulz(measured: pd.DataFrame, axes: Sequence[Axes] | None = 
         first = several.iloc[0]
         ax.set_title(f"{ax.get_title()}\nlength {first['length']}, batch {first['batch']}")
 
-    return _panels(measured, draw, "time of a step (ms)", axes, xlabel="Newton-Schulz steps")
+    title = "What more Newton-Schulz steps cost"
+    return _panels(measured, draw, title, "time of a step (ms)", axes, xlabel="Newton-Schulz steps")
 
 
 def _against_length(ax: Axes, rows: pd.DataFrame, column: str, bars: bool = False) -> None:
@@ -150,6 +152,7 @@ def _say_not_run(ax: Axes) -> None:
 def _panels(
     measured: pd.DataFrame,
     draw: Callable[[Axes, pd.DataFrame], None],
+    title: str,
     ylabel: str,
     axes: Sequence[Axes] | None,
     xlabel: str = "sequence length (tokens)",
@@ -157,7 +160,8 @@ def _panels(
     steps = measured[measured["what"] == "step"]
     there = {device: name for device, name in _DEVICES.items() if (steps["device"] == device).any()} or {"": NOT_RUN}
     if axes is None:
-        _, made = plt.subplots(1, len(there), figsize=(WIDTH, 3.4), layout="constrained", squeeze=False)
+        new, made = plt.subplots(1, len(there), figsize=(WIDTH, 3.6), layout="constrained", squeeze=False)
+        new.suptitle(title)
         axes = list(made.flat)
     handles: dict[str, Any] = {}
     for ax, (device, name) in zip(axes, there.items(), strict=True):

@@ -33,6 +33,7 @@ def singular_value_maps(s: np.ndarray, maps: Mapping[str, np.ndarray], sides: Ma
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
+    ax.set_title("How far each read lifts small singular values")
     for i, (name, values) in enumerate(maps.items()):
         own = name == ORTHOGONALIZED.name
         # Marks of neighbours side by side, not on top of each other.
@@ -67,7 +68,8 @@ def frontier(
         right the share of runs that have escaped over wall seconds.
     """
     if axes is None:
-        _, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.6), layout="constrained")
+        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), layout="constrained")
+        figure.suptitle("How soon runs escape, and what their read costs")
     hazards, waiting = axes
     drawn = table[table["ratio"].notna()]
     for name, row in drawn.iterrows():

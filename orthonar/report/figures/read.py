@@ -46,6 +46,7 @@ def singular_values(spectra: Mapping[int, np.ndarray], ax: Axes | None = None) -
         _, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for steps, values in spectra.items():
         ax.plot(np.arange(1, len(values) + 1), values, markevery=4, **_steps_style(steps))
+    ax.set_title("Every step brings a memory's singular values closer together")
     ax.set(xlabel="singular value, from the largest", ylabel="its size", yscale="log", xlim=(0, None))
     ax.legend(frameon=False, loc="lower left")
     ax.spines[["top", "right"]].set_visible(False)
@@ -67,6 +68,7 @@ def scalar_maps(s: np.ndarray, maps: Mapping[int, np.ndarray], ax: Axes | None =
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
     ax.axhline(1, color="#555555", linewidth=0.8, linestyle=(0, (1, 3)), label="polar factor")
+    ax.set_title("The more steps, the smaller the singular values that are lifted to 1")
     for steps, values in maps.items():
         ax.plot(s, values, markevery=len(s) // 12, **_steps_style(steps))
     ax.set(xlabel="singular value $s$ before", ylabel=r"$\mathrm{NS}_k(s)$ after $k$ steps", xscale="log")
@@ -94,6 +96,7 @@ def series_errors(errors: pd.DataFrame, tolerance: float, ax: Axes | None = None
         ax.plot(errors.index, error, markevery=4, **_steps_style(steps))
     ax.axhline(tolerance, color="#555555", linestyle="--", linewidth=1)
     ax.annotate("float32 epsilon", (0.3 * errors.index[-1], tolerance), (0, 4), textcoords="offset points")
+    ax.set_title("A polynomial of low degree does what the steps do, to rounding")
     ax.set(xlabel="degree, in products with $A$", ylabel="largest error on [0, 1]", yscale="log")
     ax.set(xlim=(-1, errors.index[-1]), ylim=(1e-13, 2))
     ax.legend(frameon=False, loc="lower right")
@@ -116,11 +119,11 @@ def read_cost(seconds: pd.DataFrame, title: str, ax: Axes | None = None) -> Axes
         _, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for (name, times), look in zip(seconds.items(), _WAYS):
         ax.plot(seconds.index, times, **_line(look), linewidth=1.8, label=name)
-    ax.set(xscale="log", yscale="log", xlabel="sequence length (tokens)", ylabel="seconds, forward and backward")
+    ax.set(xscale="log", yscale="log", xlabel="sequence length (tokens)", ylabel="seconds")
     ax.set_xticks(seconds.index, [f"{length:,}" for length in seconds.index])
     ax.set_ylim(None, 8 * seconds.max(axis=None))  # room for the legend
     ax.minorticks_off()
-    ax.set_title(title, fontsize=9)
+    ax.set_title(f"What a read costs, forward and backward\n{title}", fontsize=9)
     ax.legend(frameon=False, loc="upper left")
     ax.spines[["top", "right"]].set_visible(False)
     return ax

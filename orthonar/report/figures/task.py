@@ -58,11 +58,13 @@ def token_strip(
         else:
             scored = scored[:-1]
 
+    noisy = any(token in task.distractors for token in tokens.tolist())
     columns = min(columns, len(tokens))
     rows = -(-len(tokens) // columns)
     if ax is None:
         cell = min(0.3, (WIDTH - 0.6) / columns)  # inches
-        _, ax = plt.subplots(figsize=(columns * cell + 0.6, rows * cell + 0.7), layout="constrained")
+        figure, ax = plt.subplots(figsize=(columns * cell + 0.6, rows * cell + 1.0), layout="constrained")
+        figure.suptitle("Pairs of key and value" + " among noise" * noisy + "; what comes back is asked for")
     fills = np.zeros((rows * columns, 4))
     for position, token in enumerate(tokens):
         row, column = divmod(position, columns)
@@ -117,6 +119,7 @@ def key_occupancy(tokens: np.ndarray, task: NoisyRecall, ax: Axes | None = None)
     pairs = np.arange(1, task.num_pairs)
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    ax.set_title("A sequence goes on, and new keys become rare")
     low, high = np.quantile(shown, [0.1, 0.9], axis=0)
     ax.fill_between(2 * pairs, low, high, color="#56B4E9", alpha=0.35, linewidth=0, label="80 % of sequences")
     mean = shown.mean(0)

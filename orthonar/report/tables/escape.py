@@ -1,16 +1,19 @@
 """What moves the hazard of escape: the runs of several studies with their covariates, and fitted models as text."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from ...study.presets import Study
+from ...study.presets import PRESETS, Study
 from ...study.records import trace_table
+from ...study.sides import BASELINE, COSINE_4000, by_name
 from ...training.record import RunRecord
-from .. import hazards
+from .. import hazards, stats
+from ..published import MEDIAN_ESCAPE_4000, REACHED_BY_2000
 from ..words import p_text, significant
-from .headline import study_runs
+from .headline import answers, study_runs
 
 #: What the models' terms are called for readers.
 TERMS = {
@@ -99,3 +102,29 @@ def answer(fitted: pd.DataFrame) -> str:
         return "What moves the hazard of escape cannot be told from the runs so far."
     said = ", ".join(f"{what} {_with_interval(*factor)}" for what, factor in factors.items())
     return f"{said} ({counted.format(int(behind['events']), int(behind['run_intervals']))})."
+
+
+def longer_schedule() -> Study:
+    """The raw read at the follow-up's recipe, with its cosine over 2,000 steps and over 4,000."""
+    return replace(PRESETS["schedule"]["paper"], sides=by_name(BASELINE, COSINE_4000))
+
+
+def longer_answers(records: Iterable[RunRecord]) -> list[str]:
+    """What a cosine over twice the steps does for the raw read, and when its runs escape, in sentences.
+
+    Args:
+        records: run records.
+
+    Returns:
+        None, where no run over 4,000 steps is recorded.
+    """
+    study, records = longer_schedule(), list(records)
+    runs = study_runs(study, records)
+    longer = runs[runs["side"] == COSINE_4000.name]
+    if not len(longer):
+        return []
+    half, by_then = stats.median_escape(longer), int((longer["escape_step"] <= 2000).sum())
+    when = "half of them never" if np.isnan(half) else f"half of them by step {half:,.0f}"
+    theirs = f"{REACHED_BY_2000.solved} of {REACHED_BY_2000.seeds}, half by step {MEDIAN_ESCAPE_4000:,}"
+    reached = f"{by_then} of the {len(longer)} runs over 4,000 steps reach 80 % by step 2,000, {when}"
+    return [*answers(study, records), f"{reached} (the follow-up's: {theirs})."]
