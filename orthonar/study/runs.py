@@ -51,12 +51,14 @@ def _changed(task: Task) -> list[str]:
 
 
 def _in_words(variant) -> str:
-    """A read or write: its name, the number of its steps, its parts."""
+    """A read or write: its name, the number of its steps and products, its parts."""
     name = type(variant).__name__.removesuffix("Read")
     values = [getattr(variant, f.name) for f in dataclasses.fields(variant)]
     parts = [_in_words(v) for v in values if dataclasses.is_dataclass(v)]
-    steps = getattr(variant, "steps", None)
-    return name + ("" if steps is None else f" {steps}") + (f" ({', '.join(parts)})" if parts else "")
+    steps, products = getattr(variant, "steps", None), getattr(variant, "degree", None)
+    name += "" if steps is None else f" {steps}"
+    name += "" if products is None else f" of {products} product{'s'[: products != 1]}"
+    return name + (f" ({', '.join(parts)})" if parts else "")
 
 
 def estimate(config: RunConfig, records: Iterable[RunRecord], device: str = "cpu") -> float | None:
