@@ -18,6 +18,7 @@ from orthonar import (
     SequenceModel,
     train,
 )
+from orthonar.study.presets import PRESETS
 from orthonar.study.records import run_table
 from orthonar.study.runs import describe, estimate
 from orthonar.training.record import RunRecord
@@ -25,6 +26,13 @@ from orthonar.training.streaming import recall_by_delay
 
 TINY = {name: value for name, value in SETTINGS.items() if name not in ("noise_vocab_size", "num_heads")}
 TASK = MQAR(vocab_size=20, seq_len=16, num_kv_pairs=2)
+
+
+@pytest.mark.parametrize("name, scale", [(name, scale) for name, scales in PRESETS.items() for scale in scales])
+def test_a_sweep_tells_every_cell_of_a_preset_apart(name, scale):
+    study = PRESETS[name][scale]
+    runs = [study.run(task, side, study.rates[0], 0) for task, side in study.cells()]
+    assert len({describe(run) for run in runs}) == len({run.identity for run in runs}) == len(runs)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch before 2.9 has no Muon")

@@ -15,7 +15,6 @@ from orthonar.report.tables import frontier as tables
 from orthonar.report.tables.ablation import probed_runs
 from orthonar.report.tables.runs import in_seconds
 from orthonar.study.presets import PRESETS
-from orthonar.study.runs import describe
 from orthonar.study.sides import DEGREES, title
 from orthonar.training.record import Evaluation
 
@@ -118,9 +117,3 @@ def test_maps_of_every_degree():
     assert "baseline" not in maps and len(maps) == len(WHOLE.sides) - 1
     ax = plots.singular_value_maps(s, maps, WHOLE.sides)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [title(name) for name in maps]
-
-
-def test_a_sweep_tells_every_read_of_the_frontier_apart():
-    study = PRESETS["frontier"]["pocket"]
-    told = [describe(study.run(study.tasks[0], side, 3e-3, 0)) for side in study.sides]
-    assert len(set(told)) == len(told) and any(line.startswith("Steep of 1 product, ") for line in told)

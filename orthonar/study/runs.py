@@ -3,8 +3,8 @@
 import dataclasses
 import statistics
 from collections.abc import Iterable
+from typing import Any
 
-from ..data.base import Task
 from ..data.noisy_recall import NoisyRecall
 from ..mlstm.writes import AdditiveWrite
 from ..training.anneals import NoAnneal
@@ -28,7 +28,9 @@ def describe(config: RunConfig) -> str:
     words += ["frozen keys"] if config.frozen_keys else []
     words += [f"queries and keys lr x {config.qk_lr_factor:g}"] if config.qk_lr_factor != 1 else []
     words += [] if isinstance(task, NoisyRecall) else [_in_words(task)]
-    words += [f"vocabulary {task.vocab_size}, length {task.seq_len}", *_changed(task)]
+    words += [f"vocabulary {task.vocab_size}, length {task.seq_len}"]
+    words += _changed(task) if isinstance(task, NoisyRecall) else []
+    words += [f"batch {config.batch_size}"]
     return f"{', '.join(words)}, lr {optimizer.lr:g}, seed {config.seed}"
 
 
@@ -42,23 +44,32 @@ def describe_end(record: RunRecord) -> str:
     return f"{reached} ({record.wall_seconds:.0f} s)"
 
 
-def _changed(task: Task) -> list[str]:
-    """What is not the default of a task's class, its sizes aside, by the names of the settings."""
-    own = {f.name: f.default for f in dataclasses.fields(task)}  # type: ignore[arg-type]  # each is a dataclass
-    sizes = "vocab_size", "seq_len", "noise_vocab_size"
-    changed = (name for name in own if name not in sizes and getattr(task, name) != own[name])
-    return [f"{name} {getattr(task, name)}" for name in changed]
+# Settings of parts that a run's description tells in words of its own, or that all runs of a study share.
+_TOLD = ("vocab_size", "seq_len", "noise_vocab_size", "num_heads", "steps", "degree")
 
 
-def _in_words(variant) -> str:
-    """A read or write: its name, the number of its steps and products, its parts."""
-    name = type(variant).__name__.removesuffix("Read")
-    values = [getattr(variant, f.name) for f in dataclasses.fields(variant)]
-    parts = [_in_words(v) for v in values if dataclasses.is_dataclass(v)]
-    steps, products = getattr(variant, "steps", None), getattr(variant, "degree", None)
+def _changed(part: Any) -> list[str]:
+    """What is not the default of a part's class, by the names of the settings."""
+    words = []
+    for setting in dataclasses.fields(part):
+        value = getattr(part, setting.name)
+        if setting.name in _TOLD or dataclasses.is_dataclass(value) or value == setting.default:
+            continue
+        name = setting.name.replace("_", " ")
+        words.append(name if value is True else f"{name} {value}")
+    return words
+
+
+def _in_words(part: Any) -> str:
+    """A read, a write or another part: its name, the number of its steps and products, what else is not its default."""
+    name = type(part).__name__.removesuffix("Read")
+    values = [getattr(part, setting.name) for setting in dataclasses.fields(part)]
+    inner = [_in_words(value) for value in values if dataclasses.is_dataclass(value)]
+    steps, products = getattr(part, "steps", None), getattr(part, "degree", None)
     name += "" if steps is None else f" {steps}"
     name += "" if products is None else f" of {products} product{'s'[: products != 1]}"
-    return name + (f" ({', '.join(parts)})" if parts else "")
+    inner += _changed(part)
+    return name + (f" ({', '.join(inner)})" if inner else "")
 
 
 def estimate(config: RunConfig, records: Iterable[RunRecord], device: str = "cpu") -> float | None:
