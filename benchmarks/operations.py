@@ -105,31 +105,34 @@ def stock_cell(batch: int, length: int, heads: int, size: int) -> int:
     return 12 * batch * heads * length**2 * size
 
 
-def layers(config: ModelConfig, batch: int, length: int, stock: bool = False) -> int:
+def layers(config: ModelConfig, batch: int, length: int, stock: bool = False, compiled: bool = False) -> int:
     """Operations of the study's model around the cell.
 
     At each of P positions 4 E I for the up-projection, 2 I K for the convolution, 2 I E for the down-projection and
     2 E V for the logits. Queries, keys and values are projected by dense matrices of a head, 6 I D, and the gates by
-    8 I NH and 12 I^2 once; in the package `xlstm` by blocks of size b, 6 I b, and by 12 I NH. All three times.
+    8 I NH and 12 I^2 once; by compiled loops and in the package `xlstm` by blocks of size b, 6 I b, in the latter the
+    gates by 12 I NH. All three times.
 
     Args:
         config: sizes: width E, inner width I, heads NH of size D, vocabulary V, taps K, block size b.
         batch: sequences.
         length: positions in a sequence.
         stock: as the package `xlstm` does it; its convolution also filters the K - 1 positions that it cuts off.
+        compiled: whether Numba compiles the projections.
 
     Returns:
         Floating-point operations, forward and backward.
     """
     e, v, mixer = config.embedding_dim, config.vocab_size, config.mixer
     i, k = mixer.inner_dim(e), mixer.conv_kernel_size
-    each = 6 * e * i + 2 * e * v + 2 * i * k
+    projected_by = mixer.qkv_block_size if stock or compiled else mixer.head_size(e)
+    each = 6 * e * i + 2 * e * v + 2 * i * k + 6 * i * projected_by
     if stock:
         once = batch * 2 * i * k * (k - 1)
-        each += 6 * i * mixer.qkv_block_size + 12 * i * mixer.num_heads
+        each += 12 * i * mixer.num_heads
     else:
         once = 12 * i**2
-        each += 6 * i * mixer.head_size(e) + 8 * i * mixer.num_heads
+        each += 8 * i * mixer.num_heads
     return 3 * (batch * length * each + once)
 
 
@@ -151,7 +154,7 @@ def step_operations(
         length: positions in a sequence.
         degree: of the filter, for "orthogonalized".
         steps: Newton-Schulz steps, for "plain".
-        compiled: whether Numba compiles the chunkwise form.
+        compiled: whether Numba compiles the chunkwise form, and the projections around it.
 
     Returns:
         Floating-point operations, forward and backward.
@@ -164,4 +167,5 @@ def step_operations(
         "raw": lambda: chunkwise(*sizes),
         "orthogonalized": lambda: chunkwise(*sizes, degree),
     }[contender]()
-    return cell + layers(config, batch, length, stock=contender == "stock")
+    by_loops = compiled and contender in ("raw", "orthogonalized")
+    return cell + layers(config, batch, length, stock=contender == "stock", compiled=by_loops)

@@ -15,9 +15,10 @@ from benchmarks import cost as command
 from benchmarks import operations
 from benchmarks.steps import CONTENDERS
 from benchmarks.stock import StockModel
-from orthonar import MLSTMConfig, MLSTMModel, NewtonSchulzRead, RawRead, mlstm_sequence
+from orthonar import MLSTM, MLSTMConfig, MLSTMModel, ModelConfig, NewtonSchulzRead, RawRead, mlstm_sequence
 from orthonar.engine.backends import numba_version
-from orthonar.engine.kernels import cpu_filter, cpu_memory
+from orthonar.engine.kernels import cpu_filter, cpu_layer, cpu_memory
+from orthonar.engine.kernels.cpu_layer import compiled_blocks
 from orthonar.paths import project_root
 from orthonar.report.figures import cost as cost_plots
 from orthonar.report.published import COSTS
@@ -67,7 +68,7 @@ class CountedLoops:
 
     def __init__(self, monkeypatch):
         self.total = 0
-        for module in (cpu_memory, cpu_filter):
+        for module in (cpu_memory, cpu_filter, cpu_layer):
             for name in [name for name in vars(self.__class__) if name in vars(module)]:
                 monkeypatch.setattr(module, name, getattr(self, name))
             for name, function in list(vars(module).items()):
@@ -99,6 +100,14 @@ class CountedLoops:
     def write_read_and_compare(self, old, new, decay, left, right, query, out, other, sized):
         self.write_and_read(old, new, decay, left, right, query, out, sized)
         return self.inner_product(new, other, sized)
+
+    def block_product(self, a, x, y, blocked, sized):
+        y[:] = (a.reshape(len(a), -1, len(a)) * x.reshape(-1, len(a)).T[:, :, None]).sum(0).ravel()
+        self.total += 2 * a.size
+
+    def add_block_outer_product(self, a, x, y, blocked, sized):
+        a += (x.reshape(-1, len(a)).T[:, :, None] * y.reshape(-1, len(a))).reshape(a.shape)
+        self.total += 2 * a.size
 
     def _decay_and_write(self, decay, old, x, y, m, sized):
         m[:] = decay * old + np.outer(x, y)
@@ -135,6 +144,22 @@ def test_compiled_cell(steps, length, monkeypatch):
     torch.testing.assert_close(grads(), compiled)
     degree = None if steps is None else degree_of(steps, torch.float64)
     assert loops.total == operations.compiled_cell(1, length, 2, 16, degree)
+
+
+def test_compiled_projections(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(s, generator=generator).requires_grad_() for s in ((2, 9, 64), (16, 4, 4)))
+
+    def results():
+        y = compiled_blocks(x, weight, 2)
+        return y, *torch.autograd.grad(y.square().sum(), (x, weight))
+
+    compiled = results()
+    loops = CountedLoops(monkeypatch)
+    torch.testing.assert_close(results(), compiled)
+    config = ModelConfig(8, 32, mixer=MLSTM(num_heads=2))
+    of_projections = [operations.layers(config, 2, 9, compiled=c) for c in (True, False)]
+    assert 3 * loops.total == of_projections[0] - (of_projections[1] - 3 * 2 * 9 * 6 * 64 * 32)
 
 
 class TestCell:

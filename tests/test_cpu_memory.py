@@ -132,12 +132,14 @@ def test_threads_change_nothing():
 
 
 def test_compiled_anew_or_found_compiled_it_gives_the_same_numbers(tmp_path):
-    """Memory and filter; else a run could not be repeated."""
+    """Memory, filter and the layer's maps; else a run could not be repeated."""
     code = (
-        "import hashlib, test_cpu_filter as f, test_cpu_memory as m, torch;"
+        "import hashlib, test_cpu_filter as f, test_cpu_layer as l, test_cpu_memory as m, torch;"
         "found = m.with_grads(m.compiled_memory, m.operands(9, 48, torch.float32, torch.float32));"
         "of_filter = f.operands(9, 48, torch.float32), f.FIVE_STEPS, 1e-6, 16.0;"
         "found += f.with_grads(f.compiled_filter, *of_filter);"
+        "found += l.with_grads(l.of_blocks, l.blocks_operands(3, 300, 96, 4, torch.float32));"
+        "found += l.with_grads(l.compiled_convolution, l.convolution_operands(3, 300, 20, 4, torch.float32));"
         "print(*(hashlib.sha256(x.numpy().tobytes()).hexdigest() for x in found))"
     )
     places = {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}

@@ -175,6 +175,11 @@ CASES = {
     "engine.chunk_states._Scan": lambda f: (operands((N, L), (N, L, D), (N, D)), f.apply),
     "engine.kernels.chunk_filter._ChunkFilter": fused_filter_case,
     "engine.kernels.cpu_filter._CompiledFilter": compiled_filter_case,
+    "engine.kernels.cpu_layer._CompiledBlocks": lambda f: (
+        operands((N, L, 16), (8, 2, 2)),
+        lambda x, weight: f.apply(x, weight, 2),
+    ),
+    "engine.kernels.cpu_layer._CompiledConvolution": lambda f: (operands((N, L, D), (D, 2), (D,)), f.apply),
     "engine.kernels.cpu_memory._CompiledMemory": compiled_memory_case,
     "engine.kernels.chunk_reads._ChunkReads": lambda f: reads_case(f, "float32"),
     "engine.kernels.states._Scan": lambda f: (operands((N, L), (N, L, D), (N, D)), f.apply),

@@ -11,6 +11,7 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
+from .by_hand import autocast_is_on
 from .looking import called_while_traced
 
 #: Precisions of float32 products in the kernels.
@@ -54,6 +55,20 @@ def compiled_memory(q, k, v, log_input, peak, peak_initial, c_initial, n_initial
     return compiled_memory(q, k, v, log_input, peak, peak_initial, c_initial, n_initial)
 
 
+def compiled_blocks(x: Tensor, weight: Tensor, heads: int) -> Tensor:
+    """What a block-diagonal map makes of every position, by head; see `orthonar.engine.kernels.cpu_layer`."""
+    from .kernels.cpu_layer import compiled_blocks
+
+    return compiled_blocks(x, weight, heads)
+
+
+def compiled_convolution(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """A depthwise convolution over the current and the past positions; see `orthonar.engine.kernels.cpu_layer`."""
+    from .kernels.cpu_layer import compiled_convolution
+
+    return compiled_convolution(x, taps, bias)
+
+
 def fused_states(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
     """States at the chunks' starts and the last one's end; see `orthonar.engine.kernels.states`."""
     from .kernels.states import fused_scan
@@ -89,9 +104,33 @@ def can_compile(device: torch.device, head_size: int) -> bool:
     return numba_version() is not None
 
 
+def can_compile_maps(*tensors: Tensor) -> bool:
+    """Whether Numba's kernels compute a layer's maps of tensors: all float32 or all float64, and no autocast.
+
+    Args:
+        tensors: inputs and weights.
+    """
+    dtypes, device = {x.dtype for x in tensors}, tensors[0].device
+    exact = len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64} and not autocast_is_on(device)
+    return exact and can_compile(device, 1)
+
+
+def can_compile_blocks(x: Tensor, weight: Tensor, heads: int) -> bool:
+    """Whether they compute a block-diagonal map by head: blocks and heads must be cut into whole vectors of 64 bytes.
+
+    Args:
+        x: (B, S, I).
+        weight: the blocks, (I / size, size, size).
+        heads: NH.
+    """
+    lanes, head_size = 64 // x.element_size(), x.shape[2] // heads
+    whole = lanes % weight.shape[1] == 0 and head_size % lanes == 0
+    return whole and head_size <= _LARGEST_COMPILED_HEAD and can_compile_maps(x, weight)
+
+
 @called_while_traced
 def numba_version() -> str | None:
-    """Version of the Numba that compiles memory and filters for CPUs, None where none does."""
+    """Version of the Numba that compiles loops for CPUs, None where none does."""
     return _numba_version() if os.environ.get("ORTHONAR_NUMBA") != "0" else None
 
 
@@ -102,7 +141,7 @@ def _numba_version() -> str | None:
     try:
         import numba
 
-        from .kernels import cpu_filter, cpu_memory  # noqa: F401 (Numba looks for a place to keep what it compiles)
+        from .kernels import cpu_filter, cpu_layer, cpu_memory  # noqa: F401 (Numba looks for a place to keep what it compiles)
     except Exception as exception:  # whatever a compiler may raise
         reason = f"{type(exception).__name__}: {exception}"
         _warn_once(f"orthonar: Numba is installed but cannot be used, PyTorch's operators are slower: {reason}")

@@ -26,7 +26,6 @@ from .parts import (
     CausalConv,
     HeadwiseNorm,
     LayerNorm,  # noqa: F401 (known by this name too)
-    headwise,
     narrow,
     small_init_std,
     unset,
@@ -290,24 +289,26 @@ class MLSTMLayer(MixerLayer):
                 reset = sequence.diff(dim=1, prepend=torch.zeros_like(sequence[:, :1])) > 0
         x, z = self.proj_up(x).chunk(2, dim=-1)
         past = x.new_zeros(len(x), self.mixer.conv_kernel_size - 1, x.shape[-1]) if state is None else state.conv
-        convolved, conv_state = self.conv1d(x, past, sequence, lengths)
+        # What no form can differentiate twice need not be made of what can be.
+        once = form == "chunkwise" and not self.mixer.write.sequential
+        options = {"once": True} if once and isinstance(self.conv1d, CausalConv) else {}
+        convolved, conv_state = self.conv1d(x, past, sequence, lengths, **options)
         convolved = F.silu(convolved)
-        q, k, v, *gates = self._projected(convolved, x)
+        q, k, v, *gates = self._projected(convolved, x, once)
         memory, position = (None, 0) if state is None else (state.memory, state.position)
         h, memory = self.mlstm_cell(q, k, v, *gates, form, memory, position, reset, padding)
         h = (h + self.learnable_skip * convolved) * F.silu(z)
         y, state = self.proj_down(h), LayerState(conv_state, memory, position + q.shape[2])
         return (y if back is None else moved(y, back)), state
 
-    def _projected(self, convolved: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values (B, NH, S, DH), gate pre-activations (B, NH, S)."""
+    def _projected(self, convolved: Tensor, x: Tensor, once: bool) -> tuple[Tensor, ...]:
+        """Queries, keys and values (B, NH, S, DH), gate pre-activations (B, NH, S); once as of `CausalConv.forward`."""
         heads, cell = self.mixer.num_heads, self.mlstm_cell
         projections = self.q_proj, self.k_proj, self.v_proj
         plain = all(untouched(p, BlockDiagonal) for p in projections)
         if plain and untouched(cell.igate, nn.Linear) and untouched(cell.fgate, nn.Linear):
-            of_q, of_k, of_v = (p.by_head(heads) for p in projections)
-            q, k, v = headwise(convolved, of_q), headwise(convolved, of_k), headwise(x, of_v)
-            return q, k, v, *cell.gates(convolved, x, of_q, of_k, of_v)
+            q, k, v = (p.projected(y, heads, once) for p, y in zip(projections, (convolved, convolved, x)))
+            return q, k, v, *cell.gates(convolved, x, *(p.by_head(heads) for p in projections))
         q, k, v = self.q_proj(convolved), self.k_proj(convolved), self.v_proj(x)
         of_all = torch.cat([q, k, v], -1)
         gates = (gate(of_all).mT for gate in (cell.igate, cell.fgate))

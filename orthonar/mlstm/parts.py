@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..engine.backends import can_compile_blocks, can_compile_maps, compiled_blocks, compiled_convolution
+
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
@@ -70,7 +72,12 @@ class CausalConv(nn.Module):
         nn.init.uniform_(self.conv.bias, -bound, bound, generator)
 
     def forward(
-        self, x: Tensor, past: Tensor, sequence: Tensor | None = None, lengths: Tensor | None = None
+        self,
+        x: Tensor,
+        past: Tensor,
+        sequence: Tensor | None = None,
+        lengths: Tensor | None = None,
+        once: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Filter the inputs of a row and those before them.
 
@@ -80,6 +87,7 @@ class CausalConv(nn.Module):
             sequence: number of the sequence that each input belongs to, (B, S), never decreasing; those before belong
                 to number 0. An output sees the inputs of its own sequence alone. None: all are of one.
             lengths: how many of a row's inputs, the first ones, there really are, (B,); None is all.
+            once: whether all this is differentiated once at most, so that compiled loops may do it.
 
         Returns:
             (B, S, I), and the past of what comes next, of the last sequence alone.
@@ -88,9 +96,9 @@ class CausalConv(nn.Module):
         before = past.shape[1]
         if sequence is not None:
             sequence = torch.cat([sequence.new_zeros(len(x), before), sequence], 1)
-        return self._filtered(x, sequence, length), self._last(x, sequence, lengths, before)
+        return self._filtered(x, sequence, length, once), self._last(x, sequence, lengths, before)
 
-    def _filtered(self, x: Tensor, sequence: Tensor | None, length: int) -> Tensor:
+    def _filtered(self, x: Tensor, sequence: Tensor | None, length: int, once: bool) -> Tensor:
         if sequence is not None:
             # Every output has a window of its own, in which inputs of other sequences are zero.
             size = x.shape[1] - length + 1
@@ -102,9 +110,11 @@ class CausalConv(nn.Module):
             return self.conv(windows.flatten(0, 1)).reshape(len(x), length, -1)
         if not untouched(self.conv, nn.Conv1d):
             return self.conv(x.mT).mT
+        taps, bias = self.conv.weight[:, 0], self.conv.bias
+        if once and bias is not None and can_compile_maps(x, taps, bias):
+            return compiled_convolution(x, taps, bias)
         # As an image of height 1: PyTorch's two-dimensional depthwise convolution is several times faster on a CPU.
-        image, taps = x.mT[:, :, None], self.conv.weight[:, :, None]
-        return F.conv2d(image, taps, self.conv.bias, groups=x.shape[-1])[:, :, 0].mT
+        return F.conv2d(x.mT[:, :, None], taps[:, None, None], bias, groups=x.shape[-1])[:, :, 0].mT
 
     @staticmethod
     def _last(x: Tensor, sequence: Tensor | None, lengths: Tensor | None, count: int) -> Tensor:
@@ -128,6 +138,18 @@ class BlockDiagonal(nn.Module):
         """Project x (..., size), block by block."""
         count, _, block_size = self.weight.shape
         return torch.einsum("...ni,noi->...no", x.unflatten(-1, (count, block_size)), self.weight).flatten(-2)
+
+    def projected(self, x: Tensor, heads: int, once: bool) -> Tensor:
+        """Project x (B, S, size) to (B, NH, S, DH), in memory heads first, by the fastest way there is.
+
+        Args:
+            x: what is projected.
+            heads: NH.
+            once: whether it is differentiated once at most, so that compiled loops may do it.
+        """
+        if once and can_compile_blocks(x, self.weight, heads):
+            return compiled_blocks(x, self.weight, heads)
+        return headwise(x, self.by_head(heads))
 
     def by_head(self, heads: int) -> Tensor:
         """The matrix of every head, (NH, DH, DH): a few dense products are faster than many 4 x 4 ones."""

@@ -41,17 +41,29 @@ def decays_and_weights(log_input: Tensor, peak: Tensor, peak_start: Tensor) -> t
     return (before - peak).exp(), (log_input - peak).exp()
 
 
-def in_threads(loop: Callable, count: int, *args) -> None:
-    """The loop over all chunks or rows, shared out to as many threads as PyTorch has."""
-    threads = min(torch.get_num_threads(), count)
-    bounds = [count * i // threads for i in range(threads + 1)] if threads else [0]
-    parts = list(zip(bounds[:-1], bounds[1:], strict=True))
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        others = [pool.submit(loop, *part, *args) for part in parts[1:]]
-        for part in parts[:1]:
-            loop(*part, *args)
-        for other in others:
-            other.result()
+def in_threads(loop: Callable, count: int, *args, least: int | None = None) -> None:
+    """The loop over all chunks or rows, shared out to as many threads as PyTorch has.
+
+    PyTorch's own threads wait awake for a millisecond or two before they sleep, and take a core each meanwhile. A loop
+    that takes no longer says how much of it is worth a thread, and is shared out to half as many at most.
+
+    Args:
+        loop: called with the bounds of a part and args.
+        count: how many chunks, rows or positions there are.
+        args: of the loop.
+        least: fewest of them that a thread of a short loop is given; None is no short loop.
+    """
+    threads = torch.get_num_threads() if least is None else min(torch.get_num_threads() // 2, count // least)
+    threads = max(1, min(threads, count))
+    bounds = [count * i // threads for i in range(threads + 1)]
+    first, *others = zip(bounds[:-1], bounds[1:], strict=True)
+    if not others:  # without a pool, which a small loop takes as long to set up as to run
+        return loop(*first, *args)
+    with ThreadPoolExecutor(len(others)) as pool:
+        running = [pool.submit(loop, *part, *args) for part in others]
+        loop(*first, *args)
+        for part in running:
+            part.result()
 
 
 # Numba takes the length of a tuple from its type. Loops over a head's numbers are told their length by one, so that

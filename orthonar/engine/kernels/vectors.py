@@ -116,6 +116,46 @@ def add_outer_products(typing_context, p, r, m, sized):
     return types.void(p, r, m, sized), generate
 
 
+@intrinsic
+def block_product(typing_context, a, x, y, blocked, sized):
+    """y = A x for block-diagonal A with blocks of B x B, which come as (B, D): a[r] meets the r-th entry of each block.
+
+    x and y have D entries one after the other; tuples of length B, which divides a vector's entries, and D.
+    """
+
+    def generate(context, builder, signature, args):
+        rows, size = _Rows(context, builder, signature), signature.args[3].count
+        of_a, of_x, of_y = (rows.data(i, args[i]) for i in range(3))
+        for column in range(rows.size // rows.lanes):
+            vector, total = rows.load(of_x, rows.index(0), column), rows.zero
+            for r in range(size):
+                entries = rows.repeated_in_blocks(vector, r, size)
+                product = builder.fmul(rows.load(of_a, rows.index(r), column), entries, flags=_FUSED)
+                total = builder.fadd(product, total, flags=_FUSED)
+            rows.store(total, of_y, rows.index(0), column)
+        return context.get_dummy_value()
+
+    return types.void(a, x, y, blocked, sized), generate
+
+
+@intrinsic
+def add_block_outer_product(typing_context, a, x, y, blocked, sized):
+    """A += y x^T in the blocks of A, likewise."""
+
+    def generate(context, builder, signature, args):
+        rows, size = _Rows(context, builder, signature), signature.args[3].count
+        of_a, of_x, of_y = (rows.data(i, args[i]) for i in range(3))
+        for column in range(rows.size // rows.lanes):
+            left, right = rows.load(of_y, rows.index(0), column), rows.load(of_x, rows.index(0), column)
+            for r in range(size):
+                product = builder.fmul(left, rows.repeated_in_blocks(right, r, size), flags=_FUSED)
+                total = builder.fadd(product, rows.load(of_a, rows.index(r), column), flags=_FUSED)
+                rows.store(total, of_a, rows.index(r), column)
+        return context.get_dummy_value()
+
+    return types.void(a, x, y, blocked, sized), generate
+
+
 def _written_and_read(context, builder, signature, old, new, decay, left, right, query, out, other=None):
     """M = decay old + left right^T and out = M^T query in one pass over the rows; returns the sum of M * other."""
     rows = _Rows(context, builder, signature)
@@ -223,6 +263,12 @@ class _Rows:
         for lane in range(self.lanes):
             vector = self.builder.insert_element(vector, one, ir.Constant(ir.IntType(32), lane))
         return vector
+
+    def repeated_in_blocks(self, vector, place, size):
+        """Each block of `size` entries of a vector filled with the entry that it has at a place."""
+        mask = [lane // size * size + place for lane in range(self.lanes)]
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), mask)
+        return self.builder.shuffle_vector(vector, vector, mask)
 
     def variable(self):
         """A place for a vector; LLVM turns it into a register."""
