@@ -69,8 +69,8 @@ def compiled_cell(batch: int, length: int, heads: int, size: int, degree: int | 
     """Operations of the loops that Numba compiles for CPUs, which follow the memory position by position.
 
     A memory costs 18 D^2 a position: 4 to be written and read, and as much again for its states in the backward pass,
-    8 for the adjoint, written twice and read twice, and 2 for the gates. A filter adds (38 + 6 n) D^2: A is kept, 8 D^2
-    in each pass, and applied n times; its adjoint takes 2 n products more, 22 D^2 lead back to keys, values and gates.
+    8 for the adjoint, written twice and read twice, and 2 for the gates. A filter adds (36 + 6 n) D^2: A is kept, 8 D^2
+    in each pass, and applied n times; its adjoint takes 2 n products more, 20 D^2 lead back to keys, values and gates.
     A chunk starts with C^T C, in each pass, and its adjoint: 6 D^3.
 
     Args:
@@ -86,7 +86,7 @@ def compiled_cell(batch: int, length: int, heads: int, size: int, degree: int | 
     n_pos, d = min(CHUNK_FOR_RAW, length), size
     each = 18 * n_pos * d**2
     if degree is not None:
-        each += (38 + 6 * degree) * n_pos * d**2 + 6 * d**3
+        each += (36 + 6 * degree) * n_pos * d**2 + 6 * d**3
     return batch * heads * -(-length // n_pos) * each
 
 

@@ -80,16 +80,8 @@ class CountedLoops:
         y[:] = m.T @ x
         self.total += 2 * m.size
 
-    def add_product(self, m, x, y, sized):
-        y += m @ x
-        self.total += 2 * m.size
-
-    def inner_product(self, x, y, sized):
-        self.total += 2 * x.size
-        return (x * y).sum()
-
-    def add_outer_products(self, p, r, m, sized):
-        m += p.T @ r
+    def add_outer_products(self, p, r, decay, m, sized):
+        m[:] = decay * m + p.T @ r
         self.total += 2 * len(p) * m.size
 
     def write_and_read(self, old, new, decay, left, right, query, out, sized):
@@ -99,7 +91,19 @@ class CountedLoops:
 
     def write_read_and_compare(self, old, new, decay, left, right, query, out, other, sized):
         self.write_and_read(old, new, decay, left, right, query, out, sized)
-        return self.inner_product(new, other, sized)
+        self.total += 2 * new.size
+        return (new * other).sum()
+
+    def symmetric_products(self, g, a, x, y, out_x, out_y, sized):
+        out_x[:], out_y[:] = (g + g.T) @ x, (g + g.T) @ y
+        self.total += 10 * g.size
+        return (g * a).sum()
+
+    def read_compare_and_write(self, g, new, c, decay, key, value, right, out_value, out_key, sized):
+        out_value[:], out_key[:], compared = g.T @ key, g @ value + c @ right, (g * c).sum()
+        new[:] = decay * g + np.outer(key, right)
+        self.total += 10 * g.size
+        return compared
 
     def block_product(self, a, x, y, blocked, sized):
         y[:] = (a.reshape(len(a), -1, len(a)) * x.reshape(-1, len(a)).T[:, :, None]).sum(0).ravel()

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..by_hand import HandWritten
 from .loops import INLINED, OPTIONS, copy, decays_and_weights, dot, filled, in_threads, padded_size
-from .vectors import add_outer_products, add_product, inner_product, transpose_product
+from .vectors import add_outer_products, read_compare_and_write, symmetric_products, transpose_product
 
 
 def compiled_filter(
@@ -133,14 +133,6 @@ def _numbers(
 
 
 @njit(**INLINED)
-def _decay(decay, m, sized):
-    """M = decay M."""
-    for j in range(len(sized)):
-        for i in range(len(sized)):
-            m[j, i] *= decay
-
-
-@njit(**INLINED)
 def _decay_and_write(decay, old, x, y, m, sized):
     """M = decay old + x y^T. Were M the same as old, no loop would be vectorised."""
     for j in range(len(sized)):
@@ -162,7 +154,7 @@ def _decay_and_write_both(decay, old, x, y, m, sized):
 def _gram(c, a, sized):
     """A = C^T C."""
     a[:] = 0
-    add_outer_products(c, c, a, sized)
+    add_outer_products(c, c, c.dtype.type(1), a, sized)
 
 
 @njit(**INLINED)
@@ -271,7 +263,7 @@ def _read_back(
     d, degree, length = len(sized), len(coefficients) - 1, k.shape[1]
     zero, two, eps = constants[0] - constants[0], constants[0] + constants[0], constants[2]
     c, a = np.empty((length + 1, d, d), k.dtype), np.empty((length + 1, d, d), k.dtype)
-    of_memory, of_a, both = np.empty((2, d, d), k.dtype), np.empty((d, d), k.dtype), np.empty((d, d), k.dtype)
+    of_c, of_a, both = np.empty((d, d), k.dtype), np.empty((d, d), k.dtype), np.empty((d, d), k.dtype)
     keys, seen = np.empty((length, d), k.dtype), np.empty((length, d), k.dtype)
     norms, squares = np.empty(length, k.dtype), np.empty(2, k.dtype)
     anew = np.empty(length + 1, np.bool_)
@@ -285,11 +277,11 @@ def _read_back(
         for t in range(length):
             anew[t] = _follow(t, chunk, constants, c[t], a[t], c[t + 1], a[t + 1], keys[t], seen[t], w, squares, sized)
             norms[t] = np.sqrt(squares[0])
-        of_memory[:] = 0
+        of_c[:] = 0
         of_a[:] = 0
+        back = zero
         of_log_decay = 0.0  # in float64, so that its differences add up
         for t in range(length - 1, -1, -1):
-            of_c, of_c_before = of_memory[(t + 1) % 2], of_memory[t % 2]
             key, value = keys[t], v[n, t]
             norm = max(norms[t], eps)
             four = (two / norm) * (two / norm)
@@ -308,7 +300,7 @@ def _read_back(
             for i in range(d):
                 of_r[i] = (of_r[i] - p[0, i]) / (four * norm)
                 through_z += of_r[i] * z[n, t, i]
-            add_outer_products(p[:degree], r, of_a, sized)
+            add_outer_products(p[:degree], r, back * back, of_a, sized)  # what later positions left is decayed
             if norms[t] > eps:
                 of_square = -(two * form + through_z) / (two * norm * norm)
                 for i in range(d):
@@ -316,32 +308,29 @@ def _read_back(
             if anew[t]:
                 _through_gram(c[t + 1], of_a, of_c, both, applied, sized)
                 of_a[:] = 0
-            # w = C_t^T k
-            transpose_product(c[t + 1], key, w, sized)
-            transpose_product(of_a, value, of_h, sized)
-            add_product(of_a, value, of_h, sized)
-            transpose_product(of_c, key, of_v, sized)
-            transpose_product(of_a, w, applied, sized)
+            # w = C_t^T k; where C_t was formed anew, what it is multiplied with is 0
+            back, of_key_itself, of_value_itself = alpha[n, t], dot(key, key, sized), zero
+            for i in range(d):
+                w[i] = seen[t, i] + of_key_itself * value[i]
+            of_log = two * back * symmetric_products(of_a, a[t], value, w, of_h, applied, sized)
+            through_h = dot(of_h, seen[t], sized)
+            for i in range(d):
+                of_value_itself += value[i] * of_h[i]
+                of_h[i] *= back
+            # C_t = alpha C_{t-1} + k v^T once more, of which the first part goes into the pass over C_{t-1}
+            of_log += read_compare_and_write(of_c, of_c, c[t], back, key, value, of_h, of_v, of_key, sized)
             for i in range(d):
                 of_v[i] += applied[i]
-                of_key[i] = zero
-            add_product(of_a, w, of_v, sized)
-            add_product(of_c, value, of_key, sized)
-            add_product(c[t + 1], of_h, of_key, sized)
-            for i in range(d):
+                of_key[i] += of_value_itself * key[i]
                 grad_k[n, t, i] = beta[n, t] * of_key[i]
                 grad_v[n, t, i] = of_v[i]
-            back = alpha[n, t]
-            of_log = back * (inner_product(of_c, c[t], sized) + two * back * inner_product(of_a, a[t], sized))
-            of_log += dot(of_h, seen[t], sized)
+            of_log = back * of_log + through_h
             grad_input[n, t] = dot(key, of_key, sized)
             grad_peak[n, t] = of_log_decay - of_log - grad_input[n, t]
             of_log_decay = np.float64(of_log)
+        for j in range(d):
             for i in range(d):
-                of_h[i] *= back
-            _decay_and_write(back, of_c, key, of_h, of_c_before, sized)
-            _decay(back * back, of_a, sized)
-        of_c = of_memory[0]
+                of_a[j, i] *= back * back
         _through_gram(c[0], of_a, of_c, both, applied, sized)
         grad_peak_start[n, 0] = of_log_decay
         grad_c[n] = of_c

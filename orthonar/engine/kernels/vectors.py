@@ -45,62 +45,21 @@ def transpose_product(typing_context, m, x, y, sized):
 
 
 @intrinsic
-def add_product(typing_context, m, x, y, sized):
-    """y += M x, likewise."""
+def add_outer_products(typing_context, p, r, decay, m, sized):
+    """M = decay M + sum_k p_k r_k^T over the rows of p and r, (n, D), C-contiguous like M (D, D), and a tuple of
+    length D."""
 
     def generate(context, builder, signature, args):
         rows = _Rows(context, builder, signature)
-        of_m, of_x, of_y = (rows.data(i, args[i]) for i in range(3))
-        with rows.loop(rows.index(rows.size), 1) as j:
-            total = rows.zero
-            for column in range(rows.size // rows.lanes):
-                factor = rows.load(of_x, rows.index(0), column)
-                product = builder.fmul(rows.load(of_m, j, column), factor, flags=_FUSED)
-                total = builder.fadd(product, total, flags=_FUSED)
-            place = builder.gep(of_y, [j])
-            builder.store(builder.fadd(builder.load(place), rows.across(total)), place)
-        return context.get_dummy_value()
-
-    return types.void(m, x, y, sized), generate
-
-
-@intrinsic
-def inner_product(typing_context, x, y, sized):
-    """The sum of the products of the entries of X and Y (D, D), C-contiguous, and a tuple of length D."""
-
-    def generate(context, builder, signature, args):
-        rows = _Rows(context, builder, signature)
-        of_x, of_y = (rows.data(i, args[i]) for i in range(2))
-        sums = [rows.variable() for _ in rows.pieces[0][0]]
-        for place in sums:
-            builder.store(rows.zero, place)
-        with rows.loop(rows.index(rows.size), 1) as j:
-            for column in range(rows.size // rows.lanes):
-                left, right = rows.load(of_x, j, column), rows.load(of_y, j, column)
-                rows.add_product(sums[column % len(sums)], left, right)
-        total = builder.load(sums[0])
-        for place in sums[1:]:
-            total = builder.fadd(total, builder.load(place))
-        return rows.across(total)
-
-    return x.dtype(x, y, sized), generate
-
-
-@intrinsic
-def add_outer_products(typing_context, p, r, m, sized):
-    """M += sum_k p_k r_k^T over the rows of p and r, (n, D), C-contiguous like M (D, D), and a tuple of length D."""
-
-    def generate(context, builder, signature, args):
-        rows = _Rows(context, builder, signature)
-        of_p, of_r, of_m = (rows.data(i, args[i]) for i in range(3))
-        count = rows.count(0, args[0])
+        of_p, of_r, of_m = (rows.data(i, args[i]) for i in (0, 1, 3))
+        count, decays = rows.count(0, args[0]), rows.splat(args[2])
         for columns, rows_at_once in rows.pieces:
             sums = [[rows.variable() for _ in columns] for _ in range(rows_at_once)]
             with rows.loop(rows.index(rows.size), rows_at_once) as j:
                 here = [builder.add(j, rows.index(i)) for i in range(rows_at_once)]
                 for row, places in zip(here, sums, strict=True):
                     for place, column in zip(places, columns, strict=True):
-                        builder.store(rows.load(of_m, row, column), place)
+                        builder.store(builder.fmul(decays, rows.load(of_m, row, column), flags=_FUSED), place)
                 with rows.loop(count, 1) as k:
                     start = builder.mul(k, rows.index(rows.size))
                     vectors = [rows.load(of_r, k, column) for column in columns]
@@ -113,7 +72,80 @@ def add_outer_products(typing_context, p, r, m, sized):
                         rows.store(builder.load(place), of_m, row, column)
         return context.get_dummy_value()
 
-    return types.void(p, r, m, sized), generate
+    return types.void(p, r, decay, m, sized), generate
+
+
+@intrinsic
+def symmetric_products(typing_context, g, a, x, y, out_x, out_y, sized):
+    """out_x = (G + G^T) x and out_y = (G + G^T) y for G (D, D), in one pass; returns the sum of the products of the
+    entries of G and of A (D, D). All C-contiguous, and a tuple of length D."""
+
+    def generate(context, builder, signature, args):
+        rows = _Rows(context, builder, signature)
+        of_g, of_a, of_x, of_y, of_out_x, of_out_y = (rows.data(i, args[i]) for i in range(6))
+        compared = rows.variable()
+        builder.store(rows.zero, compared)
+        for column in range(rows.size // rows.lanes):
+            for out in (of_out_x, of_out_y):
+                rows.store(rows.zero, out, rows.index(0), column)
+        for columns in rows.cut(_BYTES_FOR_SUMS // 2):
+            sums = [(rows.variable(), rows.variable()) for _ in columns]
+            for place in sum(sums, ()):
+                builder.store(rows.zero, place)
+            with rows.loop(rows.index(rows.size), 1) as j:
+                factors, dots = [rows.repeated(of, j) for of in (of_x, of_y)], [rows.zero, rows.zero]
+                for places, column in zip(sums, columns, strict=True):
+                    row = rows.load(of_g, j, column)
+                    rows.add_product(compared, row, rows.load(of_a, j, column))
+                    for i, (place, of) in enumerate(zip(places, (of_x, of_y), strict=True)):
+                        rows.add_product(place, factors[i], row)
+                        dots[i] = rows.plus_product(dots[i], row, rows.load(of, rows.index(0), column))
+                for dot, out in zip(dots, (of_out_x, of_out_y), strict=True):
+                    rows.add_number(rows.across(dot), out, j)
+            for places, column in zip(sums, columns, strict=True):
+                for place, out in zip(places, (of_out_x, of_out_y), strict=True):
+                    total = builder.fadd(rows.load(out, rows.index(0), column), builder.load(place), flags=_FUSED)
+                    rows.store(total, out, rows.index(0), column)
+        return rows.across(builder.load(compared))
+
+    return g.dtype(g, a, x, y, out_x, out_y, sized), generate
+
+
+@intrinsic
+def read_compare_and_write(typing_context, g, new, c, decay, key, value, right, out_value, out_key, sized):
+    """out_value = G^T key, out_key = G value + C right, and then new = decay G + key right^T, in one pass; returns the
+    sum of the products of the entries of G and of C. new may be G itself; the rest likewise."""
+
+    def generate(context, builder, signature, args):
+        rows = _Rows(context, builder, signature)
+        of_g, of_new, of_c, of_key, of_value, of_right, of_out_value, of_out_key = (
+            rows.data(i, args[i]) for i in (0, 1, 2, 4, 5, 6, 7, 8)
+        )
+        decays, compared = rows.splat(args[3]), rows.variable()
+        builder.store(rows.zero, compared)
+        for column in range(rows.size // rows.lanes):
+            rows.store(rows.zero, of_out_key, rows.index(0), column)
+        for columns in rows.cut(_BYTES_FOR_SUMS):
+            sums = [rows.variable() for _ in columns]
+            for place in sums:
+                builder.store(rows.zero, place)
+            with rows.loop(rows.index(rows.size), 1) as j:
+                factor, dots = rows.repeated(of_key, j), [rows.zero, rows.zero]
+                for place, column in zip(sums, columns, strict=True):
+                    row, other = rows.load(of_g, j, column), rows.load(of_c, j, column)
+                    to_write = rows.load(of_right, rows.index(0), column)
+                    rows.add_product(place, factor, row)
+                    rows.add_product(compared, row, other)
+                    dots[0] = rows.plus_product(dots[0], row, rows.load(of_value, rows.index(0), column))
+                    dots[1] = rows.plus_product(dots[1], other, to_write)
+                    left_over = builder.fmul(decays, row, flags=_FUSED)
+                    rows.store(rows.plus_product(left_over, factor, to_write), of_new, j, column)
+                rows.add_number(rows.across(builder.fadd(*dots)), of_out_key, j)
+            for place, column in zip(sums, columns, strict=True):
+                rows.store(builder.load(place), of_out_value, rows.index(0), column)
+        return rows.across(builder.load(compared))
+
+    return g.dtype(g, new, c, decay, key, value, right, out_value, out_key, sized), generate
 
 
 @intrinsic
@@ -277,6 +309,14 @@ class _Rows:
     def add_product(self, place, left, right):
         product = self.builder.fmul(left, right, flags=_FUSED)
         self.builder.store(self.builder.fadd(product, self.builder.load(place), flags=_FUSED), place)
+
+    def plus_product(self, total, left, right):
+        return self.builder.fadd(self.builder.fmul(left, right, flags=_FUSED), total, flags=_FUSED)
+
+    def add_number(self, number, data, index):
+        """Add one number to one entry."""
+        place = self.builder.gep(data, [index])
+        self.builder.store(self.builder.fadd(self.builder.load(place), number), place)
 
     def across(self, vector):
         """The sum of a vector's entries, by halves."""
