@@ -53,28 +53,6 @@ def test_what_is_told_says_what_is_missing():
     assert beside.told(NOISE, records[1:])[-1] == "Still missing: 31 of 32 runs are recorded."
 
 
-def test_where_the_advantage_begins():
-    table = beside.by_noise(NOISE, noisy_records())
-    assert table["runs"].tolist() == 4 * [8] and table["solved"].tolist() == [8, 8, 0, 8]
-    told = beside.noise_answer(table)
-    assert "Orthogonalized solves more runs than chance explains at a share of noise of 0.5" in told
-    assert "of 2 shares judged (0, 0.5)" in told
-    text = beside.noise_text(table)
-    assert (
-        text.loc["0.5"].tolist() == ["0 of 8", "8 of 8", words.p_text(2 / 12870)] and text.loc["0", "Fisher p"] == "1"
-    )
-    few = beside.by_noise(NOISE, [r for r in noisy_records() if r.settings["seed"] < 7])
-    assert "not told yet: at none of 2 shares" in beside.noise_answer(few)
-    assert beside.noise_answer(table[table["noise"] == 0]) == (
-        "At the one share of noise judged so far (0) orthogonalized does not solve more runs than chance explains."
-    )
-    nothing = beside.by_noise(NOISE, [])
-    assert (beside.noise_text(nothing)["baseline"] == words.NOT_RUN).all()
-    assert [line.get_text() for line in plots.against_noise(nothing, NOISE.sides).texts] == [words.NOT_RUN]
-    drawn = plots.against_noise(table, NOISE.sides)
-    assert [c.get_label() for c in drawn.containers] == ["baseline (16 runs)", "orthogonalized (16 runs)"]
-
-
 def answers_of(records, numbers):
     index = pd.Index([record.identity for record in records], name="identity")
     return pd.DataFrame([numbers] * len(records), index)

@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 from tiny import record_of
 
+from benchmarks import pace as command
 from orthonar import MesaRead, NewtonSchulzRead, RawRead
 from orthonar.report import stats, style, words
 from orthonar.report.figures import frontier as plots
 from orthonar.report.tables import frontier as tables
+from orthonar.report.tables import pace
 from orthonar.report.tables.ablation import probed_runs
 from orthonar.report.tables.runs import in_seconds
 from orthonar.study.presets import PRESETS
@@ -20,16 +22,16 @@ from orthonar.training.record import Evaluation
 
 WHOLE = PRESETS["frontier"]["pocket"]
 STUDY = WHOLE.only(["orthogonalized", "baseline", "ns1", "degree1", "degree3", "degree4", "degree12"])
+PACE = {side: 0.08 if side == "orthogonalized" else 0.04 for side in STUDY.sides}
 
 
-def escaping(config, at, ms):
-    """A record of a run that escapes at a step, or never, at so many milliseconds a step."""
+def escaping(config, at):
+    """A record of a run that escapes at a step, or never; how long it took is of no account."""
     steps = range(50, config.steps + 1, 50)
     trace = [
-        Evaluation(step, 0.9 if at and step >= at else 0.2, 1.0, 1.0, step * ms / 1e3, {"effective_rank": 4.0})
-        for step in steps
+        Evaluation(step, 0.9 if at and step >= at else 0.2, 1.0, 1.0, 1.0, {"effective_rank": 4.0}) for step in steps
     ]
-    return replace(record_of(config, trace[-1].accuracy), trace=trace, wall_seconds=config.steps * ms / 1e3)
+    return replace(record_of(config, trace[-1].accuracy), trace=trace, wall_seconds=1e6)
 
 
 def records(later):
@@ -38,8 +40,7 @@ def records(later):
     for task, side in STUDY.cells():
         for seed in STUDY.seeds:
             at = 100 + 50 * (seed % 11) + later.get(side, 0)
-            ms = 80 if side == "orthogonalized" else 40
-            made.append(escaping(STUDY.run(task, side, 3e-3, seed), at if at <= 600 else None, ms))
+            made.append(escaping(STUDY.run(task, side, 3e-3, seed), at if at <= 600 else None))
     return made
 
 
@@ -58,7 +59,7 @@ def test_every_degree_is_a_side():
 
 def test_the_cheapest_that_keeps_the_effect_is_found():
     slow = {"baseline": 600, "degree1": 300, "ns1": 300}
-    table = tables.frontier(STUDY, records(slow))
+    table = tables.frontier(STUDY, records(slow), PACE)
     own = table.loc["orthogonalized"]
     assert own[["passes", "runs", "ratio", "median_step", "median_seconds"]].tolist() == [23, 24, 1, 300, 24]
     assert table.loc["degree4", "ratio"] == pytest.approx(1) and table.loc["degree4", "low"] < 0.7
@@ -67,12 +68,12 @@ def test_the_cheapest_that_keeps_the_effect_is_found():
     assert table.loc["degree1", "ratio"] < 0.7
     assert table["slope"].loc["ns1"] == pytest.approx(1.5) and np.isnan(table.loc["baseline", "slope"])
     assert "No read has a hazard relative to five steps' with a lower 95 % bound above 0.7" in tables.answer(table)
-    sooner = tables.frontier(STUDY, records(slow | {"degree12": -50, "degree3": -50}))
+    sooner = tables.frontier(STUDY, records(slow | {"degree12": -50, "degree3": -50}), PACE)
     assert "is 3 products: 3 passes instead of 23" in tables.answer(sooner)
 
 
 def test_nothing_recorded_says_so_once():
-    table = tables.frontier(STUDY, [])
+    table = tables.frontier(STUDY, [], {})
     assert tables.answer(table).count(words.NOT_RUN) == 1
     assert (tables.frontier_text(table)["solved"] == words.NOT_RUN).all()
     figure = plots.frontier(table, {}, STUDY.sides, tables.KEEPS)
@@ -81,7 +82,7 @@ def test_nothing_recorded_says_so_once():
 
 def test_tables_and_figures_of_some_runs():
     some = [r for r in records({"ns1": 600}) if r.settings["seed"] < 9 and r.settings["read"].get("degree") != 12]
-    table = tables.frontier(STUDY, some)
+    table = tables.frontier(STUDY, some, PACE)
     text = tables.frontier_text(table)
     assert list(text.index[:1]) == ["baseline"] and text.loc["degree12", "solved"] == words.NOT_RUN
     assert text.loc["ns1", "relative hazard"] == "no escape" and text.loc["orthogonalized", "relative hazard"] == "1"
@@ -96,7 +97,7 @@ def test_tables_and_figures_of_some_runs():
     keeping = tables.answer(table.assign(low=table["ratio"].where(table["low"].isna(), 0.8)))
     assert "The cheapest read" in keeping and keeping.endswith("(so far: 1 of 6 reads have too few runs).")
     runs = probed_runs(STUDY, some)
-    curves = {name: stats.survival(in_seconds(of)) for name, of in runs.groupby("side", sort=False)}
+    curves = {name: stats.survival(in_seconds(of, PACE[name])) for name, of in runs.groupby("side", sort=False)}
     figure = plots.frontier(table, curves, STUDY.sides, tables.KEEPS)
     figure.canvas.draw()
     hazards, waiting = figure.axes
@@ -104,11 +105,39 @@ def test_tables_and_figures_of_some_runs():
     assert len([line for line in waiting.lines if line.get_label() in map(title, STUDY.sides)]) == len(curves) == 6
 
 
-def test_steps_become_seconds_at_the_median_pace():
+def test_steps_become_seconds_at_the_measured_pace():
     runs = pd.DataFrame({"steps": 100, "escape_step": [50, np.nan, 20], "wall_seconds": [10.0, 20.0, 900.0]})
-    timed = in_seconds(runs)
-    assert timed["steps"].tolist() == [20.0] * 3, "one run among much else does not count for three"
+    timed = in_seconds(runs, 0.2)
+    assert timed["steps"].tolist() == [20.0] * 3, "what ran beside a run does not count"
     assert timed["escape_step"].tolist()[::2] == [10.0, 4.0] and np.isnan(timed["escape_step"][1])
+
+
+def test_of_a_few_runs_there_is_no_hazard():
+    few = [r for r in records({}) if r.settings["seed"] < 8 or r.settings["read"].get("degree") not in (3, 4)]
+    few = [r for r in few if r.settings["seed"] < 7 or r.settings["read"].get("degree") != 4]
+    table = tables.frontier(STUDY, few, {"degree3": 0.04})
+    assert np.isnan(table.loc["degree4", "ratio"]) and table.loc["degree3", "ratio"] > 0
+    assert tables.frontier_text(table).loc["degree4", "relative hazard"] == "too few runs"
+    pace = tables.pace_text(table)
+    assert "degree4" not in pace.index and pace.loc["degree3"].tolist()[2:] == ["10", "40"]
+    assert pace.loc["degree1"].tolist()[2:] == ["", ""], "not measured"
+
+
+def test_the_pace_is_measured_and_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)  # other tests have their own
+    options = ["--sides", "degree1", "baseline", "--repeats", "2", "--results", str(tmp_path)]
+    command.main(options)
+    command.main(options)
+    first, last = pace.read_records(tmp_path)
+    of_two = WHOLE.only(["baseline", "degree1"])
+    assert pace.newest(of_two, [last, first]) == last and pace.newest(WHOLE, [first, last]) is None
+    seconds = pace.seconds_per_step(of_two, last)
+    assert set(seconds) == {"baseline", "degree1"} and all(0 < s < 60 for s in seconds.values())
+    assert "1 thread" in pace.caption(last) and pace.caption(None) == words.NOT_RUN
+    assert pace.seconds_per_step(WHOLE, None) == {}
+    with pytest.raises(SystemExit):
+        command.main(["--sides", "degree5", "--results", str(tmp_path)])
+    assert len((tmp_path / pace.FILE).read_text().splitlines()) == 2
 
 
 def test_maps_of_every_degree():

@@ -15,6 +15,7 @@ from orthonar.report.figures import headline as plots
 from orthonar.report.published import HEADLINE, POOLED_FISHER_P, REPLICATION, published_cells
 from orthonar.report.seeds import seeds_text
 from orthonar.report.tables import headline as tables
+from orthonar.report.tables import rates
 from orthonar.report.tables import runs as run_tables
 from orthonar.report.words import NOT_RUN
 from orthonar.study import sides
@@ -64,9 +65,9 @@ def test_what_is_not_recorded_says_so():
     assert (tables.comparison(TINY, [])["solved"] == NOT_RUN).all()
     assert (tables.escape_comparison(TINY, [])["median"] == NOT_RUN).all()
     assert (tables.endings(TINY, []) == 0).all(axis=None)
-    assert (tables.rate_choices(TINY, [])["one rate for the task"] == "not chosen").all()
+    assert (rates.choices(TINY, [])["one rate for the task"] == "not chosen").all()
     assert tables.different_rates(TINY, []) == []
-    assert (tables.rates(TINY, []) == NOT_RUN).all(axis=None)
+    assert (rates.by_rate(TINY, []) == NOT_RUN).all(axis=None)
     assert all(cell.mean is None and cell.device == "" for cell in tables.cells(TINY, []))
 
 
@@ -117,7 +118,7 @@ def test_any_sides_have_their_tables(name, recorded):
     for table in (tables.comparison, tables.escape_comparison):
         assert list(table(study, records).index.get_level_values("read")) == others
     assert len(tables.published_points(study)) == len(study.sides) * (next(iter(study.sides)) in _PUBLISHED)
-    for table in (tables.beside_published, tables.endings, tables.rates, tables.rate_choices):
+    for table in (tables.beside_published, tables.endings, rates.by_rate, rates.choices):
         table(study, records)
     panel = {"all": {tables.cells(study, [])[0].task: study.sides.values()}}
     plots.headline(panel, tables.study_runs(study, records), tables.published_points(study))
@@ -139,7 +140,7 @@ def test_tables_fit_the_page(count):
         records = [r for r in all_records(study) if r.settings["seed"] < count or r.settings["seed"] >= 100]
         for table in (
             tables.headline, tables.beside_published, tables.endings, tables.comparison, tables.escape_comparison,
-            tables.rates, tables.rate_choices,
+            rates.by_rate, rates.choices,
         ):  # fmt: skip
             assert style.text_width(table(study, records)) <= words.PAGE, (name, scale, table.__name__)
 
@@ -222,7 +223,7 @@ def test_the_rate_for_a_task_and_that_for_task_and_read():
     records = all_records(TINY, accuracy)
     assert tables.different_rates(TINY, records) == []
     records = all_records(TINY, lambda c: 0.9 if (c.lr == 1e-3) == (type(c.read).__name__ == "RawRead") else 0.3)
-    choice = tables.rate_choices(TINY, records).iloc[:2].to_numpy().tolist()
+    choice = rates.choices(TINY, records).iloc[:2].to_numpy().tolist()
     own, task = ["0.001", "0.01"], ["no: a confound", "0.01"]  # of equally good rates the larger
     assert choice == [[lr, *task] for lr in own]
     assert "baseline at 0.001, orthogonalized at 0.01" in tables.different_rates(TINY, records)[0]
@@ -240,8 +241,8 @@ def test_the_best_rates_in_a_sentence():
         TINY,
         lambda c: 0.9 if c.lr == best["baseline" if type(c.read).__name__ == "RawRead" else "orthogonalized"] else 0.1,
     )
-    assert "0.001 for baseline, 0.01 for orthogonalized: not the same" in tables.rate_answer(TINY, records)
-    assert "0 of 8 runs are recorded" in tables.rate_answer(TINY, [])
+    assert "0.001 for baseline, 0.01 for orthogonalized: not the same" in rates.answer(TINY, records)
+    assert "0 of 8 runs are recorded" in rates.answer(TINY, [])
 
 
 def test_comparison_is_of_all_runs_and_in_pairs_of_those_that_have_a_partner():
@@ -339,7 +340,7 @@ def test_escapes_are_compared_by_pairs_beside_the_published():
 
 
 def test_the_chosen_rate_is_marked_and_no_other():
-    text = tables.rates(TINY, all_records(TINY, lambda c: 0.9 if c.lr == 1e-3 else 0.1))
+    text = rates.by_rate(TINY, all_records(TINY, lambda c: 0.9 if c.lr == 1e-3 else 0.1))
     assert (text["0.001"] == "90.0, 2 of 2 *").all()
     assert (text["0.01"] == "10.0, 0 of 2").all()
 

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart, and grey
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from ..mixers.attention import Attention
 from ..mlstm.parts import small_init_std
@@ -42,6 +43,11 @@ class Look:
     color: str
     marker: str
     line: str | tuple = "-"
+
+    @property
+    def of_line(self) -> dict[str, Any]:
+        """Arguments that draw a line with marks in matplotlib."""
+        return {"color": self.color, "linestyle": self.line, "marker": self.marker}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ _OF_READ = {"raw": BASELINE, "orthogonalized": ORTHOGONALIZED}
 
 
 def _line(side: Side) -> dict:
-    return {"color": side.look.color, "linestyle": side.look.line, "marker": side.look.marker, "markersize": 5}
+    return {**side.look.of_line, "markersize": 5}
 
 
 def _say_not_run(ax: Axes) -> None:
@@ -73,39 +73,6 @@ def attention_cost(measured: pd.DataFrame, what: str, memory: str, axes=None) ->
     if len(rows):
         axes[0].figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return axes[0].figure
-
-
-def against_noise(table: pd.DataFrame, sides: Mapping[str, Side], ax: Axes | None = None) -> Axes:
-    """Draw the share of solved runs against the share of noise.
-
-    Args:
-        table: as of `orthonar.report.tables.beside.by_noise`.
-        sides: by name.
-        ax: the axes to draw on; None for new ones.
-
-    Returns:
-        The axes: shares in percent with Wilson's 95 % intervals, sides side by side.
-    """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(4.6, 3.0), layout="constrained")
-    ran = table[table["runs"] > 0]
-    for shift, (name, side) in zip((-0.006, 0.006), sides.items()):
-        of = ran[ran["side"] == name]
-        if len(of):
-            bars = 100 * np.maximum([of["value"] - of["low"], of["high"] - of["value"]], 0)
-            label = f"{side.title} ({of['runs'].sum()} runs)"
-            ax.errorbar(
-                of["noise"] + shift, 100 * of["value"], bars, **_line(side), capsize=2, elinewidth=1, label=label
-            )
-    ax.set_xticks(sorted(set(table["noise"])))
-    ax.set_title("Solved runs with more and less noise")
-    ax.set(xlabel="share of noise", ylabel="solved runs (%), with 95 % interval", ylim=(-3, 103))
-    ax.spines[["top", "right"]].set_visible(False)
-    if len(ran):
-        ax.legend(frameon=False)
-    else:
-        _say_not_run(ax)
-    return ax
 
 
 def recall_of_the_tail(table: pd.DataFrame, sides: Mapping[str, Side], axes=None) -> Figure:

@@ -8,15 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...study.sides import BASELINE, ORTHOGONALIZED, Look, Side
+from ...study.sides import BASELINE, ORTHOGONALIZED, Side
 from ..style import WIDTH
 from ..words import NOT_RUN
 
 _GREY = "#555555"
-
-
-def _line(look: Look) -> dict:
-    return {"color": look.color, "linestyle": look.line, "marker": look.marker}
 
 
 def singular_value_maps(s: np.ndarray, maps: Mapping[str, np.ndarray], sides: Mapping[str, Side], ax=None) -> Axes:
@@ -41,7 +37,7 @@ def singular_value_maps(s: np.ndarray, maps: Mapping[str, np.ndarray], sides: Ma
         width = 2.6 if own else 1.2
         # What lifts a value is how a map rises; how it ripples afterwards stays faint.
         top = 1 + int(np.argmax(values > 1 - 1e-3)) if (values > 1 - 1e-3).any() else len(s)
-        look = {**_line(sides[name].look), "markersize": 5, "markevery": every, "label": sides[name].title}
+        look = {**sides[name].look.of_line, "markersize": 5, "markevery": every, "label": sides[name].title}
         ax.plot(s[:top], values[:top], linewidth=width, **look)
         ax.plot(s[top - 1 :], values[top - 1 :], color=sides[name].look.color, linewidth=width / 3, alpha=0.35)
     ax.set(xlabel="singular value $s$ of the normalised memory", ylabel="what the read makes of it", xscale="log")
@@ -88,7 +84,7 @@ def frontier(
         hazards.set_yscale("log")
     for name, curve in curves.items():
         width = 2.4 if name in (ORTHOGONALIZED.name, BASELINE.name) else 1.2
-        style = {**_line(sides[name].look), "markevery": max(1, len(curve) // 3), "markersize": 5, "linewidth": width}
+        style = {**sides[name].look.of_line, "markevery": max(1, len(curve) // 3), "markersize": 5, "linewidth": width}
         waiting.step(curve["step"], 1 - curve["waiting"], where="post", **style, label=sides[name].title)
     waiting.set(xlabel="wall seconds of training", ylabel="share of runs that have escaped", ylim=(0, 1.03))
     for ax, there in ((hazards, len(drawn)), (waiting, len(curves))):

@@ -24,12 +24,8 @@ _WAYS = (Look("#D55E00", "v", ":"), ORTHOGONALIZED.look, BASELINE.look)
 def _steps_style(steps: int) -> dict:
     """The same look for a number of Newton-Schulz steps in every figure; the study's five stand out."""
     label = f"{steps} step{'' if steps == 1 else 's'}"
-    look = {**_line(_STEPS[steps]), "markersize": 4}
+    look = {**_STEPS[steps].of_line, "markersize": 4}
     return {**look, "linewidth": 2.4 if steps == 5 else 1.5, "label": label}
-
-
-def _line(look: Look) -> dict:
-    return {"color": look.color, "linestyle": look.line, "marker": look.marker}
 
 
 def singular_values(spectra: Mapping[int, np.ndarray], ax: Axes | None = None) -> Axes:
@@ -118,7 +114,7 @@ def read_cost(seconds: pd.DataFrame, title: str, ax: Axes | None = None) -> Axes
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for (name, times), look in zip(seconds.items(), _WAYS):
-        ax.plot(seconds.index, times, **_line(look), linewidth=1.8, label=name)
+        ax.plot(seconds.index, times, **look.of_line, linewidth=1.8, label=name)
     ax.set(xscale="log", yscale="log", xlabel="sequence length (tokens)", ylabel="seconds")
     ax.set_xticks(seconds.index, [f"{length:,}" for length in seconds.index])
     ax.set_ylim(None, 8 * seconds.max(axis=None))  # room for the legend

@@ -13,7 +13,6 @@ from ...training.record import RunRecord
 from .. import hazards, stats
 from ..words import NOT_RUN, median_text
 from .ablation import probed_runs
-from .runs import in_seconds
 
 #: A read keeps the effect if the lower bound of its hazard of escape, relative to the study's read, is above this.
 KEEPS = 0.7
@@ -39,19 +38,21 @@ def maps(sides: Mapping[str, Side], s: np.ndarray) -> dict[str, np.ndarray]:
     return {name: read.scalar_map(values).numpy() for name, read in reads.items() if isinstance(read, FilterRead)}
 
 
-def frontier(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
+def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, float]) -> pd.DataFrame:
     """What each side of a study costs and how soon its runs escape, as numbers.
 
     Args:
         study: a study of one task with the study's own read among its sides.
         records: run records.
+        pace: seconds per step of each side, as of `orthonar.report.tables.pace.seconds_per_step`.
 
     Returns:
         One row per side, by its name: passes; slope (of the map at 0); runs, solved and escaped (counts);
         run_intervals, see `orthonar.report.hazards.run_intervals`; ratio, low and high, the hazard of escape relative
-        to the study's read with its 95 % interval, NaN without one; median_step and median_seconds to escape; step_ms,
-        the median over runs of a training step's milliseconds, evaluations included; early_rank, the mean effective
-        rank of the memory early in training.
+        to the study's read with its 95 % interval, NaN without one or with fewer than
+        `orthonar.report.stats.LEAST_FOR_INTERVAL` runs of either; median_step and median_seconds to escape; step_ms, a
+        training step's milliseconds, NaN where they are not measured; early_rank, the mean effective rank of the
+        memory early in training.
     """
     table = probed_runs(study, records)
     reference = table[table["side"] == ORTHOGONALIZED.name]
@@ -59,10 +60,11 @@ def frontier(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     for name, side in study.sides.items():
         read, runs = side.settings["read"], table[table["side"] == name]
         near = maps({name: side}, np.array([1e-6])).get(name)
-        ratio = hazards.hazard_ratio(reference, runs)
+        enough = min(len(reference), len(runs)) >= stats.LEAST_FOR_INTERVAL
+        ratio = hazards.hazard_ratio(reference, runs) if enough else stats.Interval(*3 * [np.nan])
         if name == ORTHOGONALIZED.name and len(runs):
             ratio = stats.Interval(1.0, 1.0, 1.0)
-        timed = len(runs) > 0
+        there, seconds = len(runs) > 0, pace.get(name, np.nan)
         rows[name] = {
             "passes": passes(read),
             "slope": np.nan if near is None else float(near[0]) / 1e-6,
@@ -73,10 +75,10 @@ def frontier(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
             "ratio": ratio.value,
             "low": ratio.low,
             "high": ratio.high,
-            "median_step": stats.median_escape(runs) if timed else np.nan,
-            "median_seconds": stats.median_escape(in_seconds(runs)) if timed else np.nan,
-            "step_ms": 1e3 * (runs["wall_seconds"] / runs["steps"]).median() if timed else np.nan,
-            "early_rank": runs["early_effective_rank"].mean() if timed else np.nan,
+            "median_step": stats.median_escape(runs) if there else np.nan,
+            "median_seconds": seconds * stats.median_escape(runs) if there else np.nan,
+            "step_ms": 1e3 * seconds,
+            "early_rank": runs["early_effective_rank"].mean() if there else np.nan,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("read")
 
@@ -91,7 +93,9 @@ def frontier_text(table: pd.DataFrame) -> pd.DataFrame:
             rows.append(shown | {"solved": NOT_RUN})
             continue
         own = name == ORTHOGONALIZED.name
-        hazard = "no escape" if np.isnan(row["ratio"]) else _ratio_text(row)
+        hazard = _ratio_text(row)
+        if np.isnan(row["ratio"]):
+            hazard = "too few runs" if row["runs"] < stats.LEAST_FOR_INTERVAL else "no escape"
         rows.append(
             shown
             | {
@@ -106,16 +110,20 @@ def frontier_text(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def pace_text(table: pd.DataFrame) -> pd.DataFrame:
-    """How soon half of the runs have escaped and what a step takes, of the reads of `frontier` with runs, as text."""
+    """How soon half of the runs have escaped and what a step takes, as text; blank where it is not measured.
+
+    Only reads of `frontier` with at least `orthonar.report.stats.LEAST_FOR_INTERVAL` runs have medians to show.
+    """
+    enough = table[table["runs"] >= stats.LEAST_FOR_INTERVAL].sort_values("passes", kind="stable")
     rows = [
         {
             "read": name,
             "passes": f"{row['passes']:.0f}",
             "median step": median_text(row["median_step"]),
-            "median seconds": median_text(row["median_seconds"]),
-            "ms a step": f"{row['step_ms']:.0f}",
+            "median seconds": "" if np.isnan(row["step_ms"]) else median_text(row["median_seconds"]),
+            "ms a step": "" if np.isnan(row["step_ms"]) else f"{row['step_ms']:.0f}",
         }
-        for name, row in table[table["runs"] > 0].sort_values("passes", kind="stable").iterrows()
+        for name, row in enough.iterrows()
     ]
     columns = ["read", "passes", "median step", "median seconds", "ms a step"]
     return pd.DataFrame(rows, columns=columns).set_index("read")

@@ -17,7 +17,7 @@ from .. import stats
 from ..published import REPLICATION, PublishedCell, published_cells
 from ..seeds import seeds_text
 from ..words import NOT_RUN, devices, mean_text, median_text, p_text, solved_text, task_label
-from .runs import _label, shared_rate, study_runs
+from .runs import shared_rate, study_runs, study_task_label
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def cells(study: Study, records: Iterable[RunRecord], stage: str = "seeds") -> l
     table = study_runs(study, records, stage)
     results = []
     for task, side in study.cells():
-        label = _label(study, task)
+        label = study_task_label(study, task)
         runs = table[(table["task"] == label) & (table["side"] == side)]
         rate = study.chosen_rate(task, side, found) if stage == "seeds" else shared_rate(study, task, found)
         results.append(CellResult(label, side, rate, runs, len(study.seeds), _published(study, task)))
@@ -164,20 +164,53 @@ def comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         if not (len(first) and len(second)):
             rows.append({**key, "solved": NOT_RUN})
             continue
-        solved, runs = zip(*((int(side["solved"].sum()), len(side)) for side in (first, second)))
-        row = {**key, "solved": ", ".join(f"{s} of {n}" for s, n in zip(solved, runs))}
-        if min(runs) > 1:  # one run tests nothing
-            row["Fisher p"] = p_text(stats.fisher(solved, runs))
-        ours, theirs = stats.shared_seeds(first, second)
-        row["pairs"] = f"{len(ours)}"
-        if len(ours):
-            counts = stats.pairs(first, second)
-            row["alone"] = f"{counts.first_only}, {counts.second_only}"
-            row["McNemar p"] = p_text(stats.mcnemar(counts)) if len(ours) > 1 else ""
-            row["gain (points)"] = mean_text(stats.accuracies(theirs) - stats.accuracies(ours), most=4)
-        rows.append(row)
-    columns = ["task", "read", "solved", "Fisher p", "pairs", "alone", "McNemar p", "gain (points)"]
+        rows.append({**key, **compared(first, second)})
+    columns = ["task", "read", *COMPARED]
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index(["task", "read"])
+
+
+#: What two tables of runs are compared by, see `compared`.
+COMPARED = ("solved", "Fisher p", "pairs", "alone", "McNemar p", "gain (points)")
+
+
+def compared(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, str]:
+    """Solved runs and accuracies of two sides as text, see `comparison`: of `COMPARED` what there is to say.
+
+    Args:
+        first: run table of one side, at least one run.
+        second: run table of the other, at least one run.
+    """
+    solved, runs = _counts(first, second)
+    row = {"solved": ", ".join(f"{s} of {n}" for s, n in zip(solved, runs))}
+    if min(runs) > 1:  # one run tests nothing
+        row["Fisher p"] = p_text(stats.fisher(solved, runs))
+    ours, theirs = stats.shared_seeds(first, second)
+    row["pairs"] = f"{len(ours)}"
+    if len(ours):
+        counts = stats.pairs(first, second)
+        row["alone"] = f"{counts.first_only}, {counts.second_only}"
+        row["McNemar p"] = p_text(stats.mcnemar(counts)) if len(ours) > 1 else ""
+        row["gain (points)"] = mean_text(stats.accuracies(theirs) - stats.accuracies(ours), most=4)
+    return row
+
+
+def tested(first: pd.DataFrame, second: pd.DataFrame) -> tuple[float, str]:
+    """The two-sided p-value that both sides solve runs at one rate, and the test's name.
+
+    It is the exact McNemar test of the runs in pairs where every run has a partner, else Fisher's.
+
+    Args:
+        first: run table of one side.
+        second: run table of the other.
+    """
+    if len(first) == len(second) == len(stats.shared_seeds(first, second)[0]):
+        return stats.mcnemar(stats.pairs(first, second)), "exact McNemar test in pairs"
+    return stats.fisher(*_counts(first, second)), "Fisher's exact test"
+
+
+def _counts(first: pd.DataFrame, second: pd.DataFrame) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Solved runs of both sides, and all runs of both."""
+    return (int(first["solved"].sum()), int(second["solved"].sum())), (len(first), len(second))
 
 
 def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
@@ -189,7 +222,7 @@ def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFram
         run escapes sooner in, and the p-value of the log-rank test stratified by seed; the published p-value of a plain
         one.
     """
-    published = {_label(study, task): _published(study, task) for task in study.tasks}
+    published = {study_task_label(study, task): _published(study, task) for task in study.tasks}
     rows = []
     for key, first, second in _against_first(study, records):
         row = {**key, "median": NOT_RUN}
@@ -224,9 +257,8 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
     for key, first, second in _against_first(study, records):
         if min(len(first), len(second)) < least:
             continue
-        solved, runs = zip(*((int(side["solved"].sum()), len(side)) for side in (first, second)))
-        paired = runs[0] == runs[1] == len(stats.shared_seeds(first, second)[0])
-        p = stats.mcnemar(stats.pairs(first, second)) if paired else stats.fisher(solved, runs)
+        solved, runs = _counts(first, second)
+        p, test = tested(first, second)
         told = p <= 1 - stats.CONFIDENCE
         names = (study.sides[next(iter(study.sides))].title, study.sides[key["read"]].title)
         more = "more" if solved[1] / runs[1] > solved[0] / runs[0] else "fewer"
@@ -235,7 +267,6 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
         if seeds[0] != seeds[1]:
             counts = [f"{count} ({of_side})" for count, of_side in zip(counts, seeds)]
         task = key["task"] if seeds[0] != seeds[1] else f"{key['task']}, {seeds[0]}"
-        test = "exact McNemar test in pairs" if paired else "Fisher's exact test"
         verdict = f"{more} than chance explains" if told else "no difference is shown"
         sentences.append(f"{task}: {counts[0]}, {counts[1]}: {verdict} ({test}, p = {p_text(p)}).")
     return sentences
@@ -276,7 +307,7 @@ def _against_first(study: Study, records: Iterable[RunRecord]):
     table = study_runs(study, records)
     baseline, *others = study.sides
     for task in study.tasks:
-        label = _label(study, task)
+        label = study_task_label(study, task)
         of_task = table[table["task"] == label]
         for other in others:
             yield {"task": label, "read": other}, *(of_task[of_task["side"] == side] for side in (baseline, other))
@@ -296,73 +327,6 @@ def different_rates(study: Study, records: Iterable[RunRecord]) -> list[str]:
     return list(sentences.values())
 
 
-def rates(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """Mean accuracy in percent and solved runs at each learning rate, for each task and side, as text.
-
-    Returns:
-        One row per task and side, a column per rate, "80.8, 1 of 2"; a star marks the rate chosen for task and side.
-    """
-    records = list(records)
-    found = {r.identity: r for r in records}
-    table = study_runs(study, records, "rates")
-    rows = []
-    for task, side in study.cells():
-        row = {"task": _label(study, task), "read": side}
-        chosen = study.chosen_rate(task, side, found)
-        for lr in study.rates:
-            runs = table[(table["task"] == row["task"]) & (table["side"] == side) & (table["lr"] == lr)]
-            text = NOT_RUN
-            if len(runs):
-                solved = f"{int(runs['solved'].sum())} of {len(runs)}"
-                text = f"{100 * stats.accuracies(runs).mean():.1f}, {solved}" + (" *" if lr == chosen else "")
-            row[f"{lr:g}"] = text
-        rows.append(row)
-    return pd.DataFrame(rows).set_index(["task", "read"])
-
-
-def rate_choices(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """Which learning rate is chosen, by either meaning of "for each task": as text.
-
-    Returns:
-        One row per task and side: the rate chosen for it by itself; whether all sides of the task have that rate; the
-        one rate for the whole task, that with the highest mean over all sides.
-    """
-    found = {r.identity: r for r in records}
-    rows = []
-    for task in study.tasks:
-        chosen = {side: study.chosen_rate(task, side, found) for side in study.sides}
-        together = _rate_text(shared_rate(study, task, found))
-        same = "" if None in chosen.values() else "yes" if len(set(chosen.values())) == 1 else "no: a confound"
-        for side, lr in chosen.items():
-            row = {"task": _label(study, task), "read": side, "its own rate": _rate_text(lr), "the same for all": same}
-            rows.append(row | {"one rate for the task": together})
-    return pd.DataFrame(rows).set_index(["task", "read"])
-
-
-def rate_answer(study: Study, records: Iterable[RunRecord]) -> str:
-    """Which learning rate is best for each side of a study's first task, in a sentence.
-
-    Args:
-        study: whose rates.
-        records: run records.
-    """
-    found = {r.identity: r for r in records}
-    task, sides = study.tasks[0], study.sides
-    chosen = {side.title: study.chosen_rate(task, name, found) for name, side in sides.items()}
-    if None in chosen.values():
-        runs = [c for name in sides for c in study.rate_runs(task, name)]
-        have = sum(c.identity in found for c in runs)
-        return f"{_label(study, task)}: not told yet, {have} of {len(runs)} runs are recorded."
-    best = ", ".join(f"{lr:g} for {name}" for name, lr in chosen.items())
-    same = "the same for all" if len(set(chosen.values())) == 1 else "not the same: read and rate change together"
-    seeds = len(study.rate_seeds)
-    return f"{_label(study, task)}: of {len(study.rates)} rates on {seeds} seeds the best is {best}: {same}."
-
-
-def _rate_text(lr: float | None) -> str:
-    return "not chosen" if lr is None else f"{lr:g}"
-
-
 def published_points(study: Study) -> pd.DataFrame:
     """What was published of a study's tasks: columns task, side, low and high (mean accuracy, percent), solved, source.
 
@@ -375,7 +339,7 @@ def published_points(study: Study) -> pd.DataFrame:
                 accuracy = cell.accuracy(side)
                 mean = np.ravel(np.nan if accuracy is None else accuracy)
                 solved = "" if cell.solved(side) is None else f"{cell.solved(side)}/{cell.seeds}"
-                row = {"task": _label(study, task), "side": side, "low": mean.min(), "high": mean.max()}
+                row = {"task": study_task_label(study, task), "side": side, "low": mean.min(), "high": mean.max()}
                 rows.append(row | {"solved": solved, "source": cell.short})
     return pd.DataFrame(rows, columns=["task", "side", "low", "high", "solved", "source"])
 

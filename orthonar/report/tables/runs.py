@@ -39,7 +39,7 @@ def study_runs(study: Study, records: Iterable[RunRecord], stage: str = "seeds")
         runs = [found[c.identity] for c in _runs(study, task, side, found, stage) if c.identity in found]
         table = run_table(runs).drop(columns="task", errors="ignore")
         table.insert(0, "side", side)
-        table.insert(0, "task", _label(study, task))
+        table.insert(0, "task", study_task_label(study, task))
         traces = [([e.step for e in r.trace], [e.accuracy for e in r.trace]) for r in runs]
         table["ended"] = pd.Series([_ending(r, *trace) for r, trace in zip(runs, traces)], dtype=object)
         table["best"] = pd.Series([max((a or 0.0 for a in reached), default=0.0) for _, reached in traces], dtype=float)
@@ -79,19 +79,18 @@ def searched(records: Iterable[RunRecord]) -> pd.DataFrame:
     return table.sort_values([*settings, "read"]).set_index(settings)
 
 
-def in_seconds(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs of one side with seconds in the place of steps, at the side's pace: for `orthonar.report.stats.survival`.
+def in_seconds(runs: pd.DataFrame, pace: float) -> pd.DataFrame:
+    """Runs of one side with seconds in the place of steps, for `orthonar.report.stats.survival`.
 
-    The pace is the median over the runs of seconds per step, evaluations included: how fast a single run went says more
-    of what ran beside it than of the read.
+    How long the runs themselves took says more of what ran beside them than of their read.
 
     Args:
         runs: a run table.
+        pace: seconds per step, as of `orthonar.report.tables.pace.seconds_per_step`.
 
     Returns:
         The same table, its escape_step and steps in seconds.
     """
-    pace = (runs["wall_seconds"] / runs["steps"]).median()
     return runs.assign(escape_step=pace * runs["escape_step"], steps=pace * runs["steps"])
 
 
@@ -154,7 +153,7 @@ def _runs(study: Study, task: Mapping, side: str, found: Mapping[str, RunRecord]
     return [] if lr is None else [study.run(task, side, lr, seed) for seed in study.seeds]
 
 
-def _label(study: Study, task: Mapping) -> str:
+def study_task_label(study: Study, task: Mapping) -> str:
     """A task in a few words: its sizes, and what else tells it from the study's other tasks."""
     config = study.run(task, next(iter(study.sides)), study.rates[0], 0)
     sizes = {"vocab_size": config.task.vocab_size, "seq_len": config.task.seq_len, "batch_size": config.batch_size}

@@ -1,0 +1,70 @@
+"""The records of `python -m benchmarks.pace`: how long a training step of a study's sides takes on a quiet machine."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ...study.jsonl import Damage
+from ...study.presets import Study
+from ..words import NOT_RUN, model_name
+from .benchmark_records import read_benchmark
+
+#: Version of the records' layout, and their file.
+SCHEMA, FILE = 1, "pace-cpu.jsonl"
+#: Of the run whose steps are timed: what a step takes does not depend on it.
+SEED = 0
+
+
+def read_records(where: str | os.PathLike, damaged: list[Damage] | None = None) -> list[dict]:
+    """The records of the benchmark in a folder, the oldest first; none where there is no file.
+
+    Args:
+        where: the folder.
+        damaged: takes the lines that are no such records; None warns of each instead.
+    """
+    files = [Path(where) / FILE]
+    return read_benchmark("pace", files, lambda record: (_medians(record), caption(record)), SCHEMA, damaged)
+
+
+def newest(study: Study, records: Iterable[dict]) -> dict | None:
+    """The newest record that has every side of a study; None without one.
+
+    Args:
+        study: of whose first task.
+        records: as of `read_records`.
+    """
+    wanted = _identities(study).values()
+    whole = [record for record in records if set(wanted) <= set(_medians(record))]
+    return max(whole, key=lambda record: record["started"], default=None)
+
+
+def caption(record: dict | None) -> str:
+    """What stands behind a record's numbers, in a line."""
+    if record is None:
+        return NOT_RUN
+    threads = record["settings"]["threads"]
+    where = f"{model_name(record['device_name'])}, {threads} thread{'s'[: threads > 1]}"
+    return f"{where}; {record['started'][:10]}, revision {str(record['revision'])[:12]}"
+
+
+def seconds_per_step(study: Study, record: dict | None) -> dict[str, float]:
+    """Median seconds of a training step of each side, evaluations left out; nothing without a record.
+
+    Args:
+        study: of whose first task.
+        record: as of `newest`.
+    """
+    if record is None:
+        return {}
+    medians = _medians(record)
+    return {side: medians[identity] for side, identity in _identities(study).items()}
+
+
+def _identities(study: Study) -> dict[str, str]:
+    return {side: study.run(task, side, study.rates[0], SEED).identity for task, side in study.only(tasks=1).cells()}
+
+
+def _medians(record: dict) -> dict[str, float]:
+    return {row["identity"]: float(np.median(row["seconds"])) for row in record["rows"]}

@@ -1,0 +1,167 @@
+"""A study whose tasks differ in one setting, with that setting as an axis."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from ...study.presets import Study
+from ...training.record import RunRecord
+from .. import stats
+from ..words import NOT_RUN
+from .headline import COMPARED, compared, tested
+from .runs import study_runs
+
+
+def solved_along(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFrame:
+    """Solved runs of each side at each value of a setting.
+
+    Args:
+        study: one whose tasks differ in that setting.
+        records: run records.
+        setting: a number, by its name in `RunConfig`.
+
+    Returns:
+        One row a value and side, also without runs: the setting, side, runs, solved; value, low and high (share of
+        solved runs with Wilson's interval, NaN without runs).
+    """
+    rows = []
+    for at, sides in _by_value(study, records, setting).items():
+        for side, runs in sides.items():
+            solved = int(runs["solved"].sum()) if len(runs) else 0
+            share = stats.solved_share(solved, len(runs)) if len(runs) else stats.Interval(*3 * [float("nan")])
+            rows.append({setting: at, "side": side, "runs": len(runs), "solved": solved, **share._asdict()})
+    return pd.DataFrame(rows)
+
+
+def beside(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFrame:
+    """Both sides of a study beside each other at each value of a setting, as text.
+
+    Args:
+        study: one of two sides whose tasks differ in that setting.
+        records: run records.
+        setting: by its name in `RunConfig`.
+
+    Returns:
+        A row a value: solved runs, a column a side, and the tests of `orthonar.report.tables.headline.comparison`.
+    """
+    rows = []
+    for at, sides in _by_value(study, records, setting).items():
+        row = {setting.replace("_", " "): f"{at:g}"}
+        row |= {
+            side: f"{runs['solved'].sum()} of {len(runs)}" if len(runs) else NOT_RUN for side, runs in sides.items()
+        }
+        first, second = sides.values()
+        rows.append(row | (compared(first, second) if len(first) and len(second) else {}))
+    columns = [setting.replace("_", " "), *study.sides, *(name for name in COMPARED if name != "solved")]
+    return _text(rows, columns, columns[:1])
+
+
+def against_the_first(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFrame:
+    """Each side at each value of a setting against itself at the first, as text.
+
+    Args:
+        study: one whose tasks differ in that setting.
+        records: run records.
+        setting: by its name in `RunConfig`.
+
+    Returns:
+        A row a side and further value with `orthonar.report.tables.headline.COMPARED`, see
+        `orthonar.report.tables.headline.comparison`; of two numbers the first is always the first value's.
+    """
+    words, rows = setting.replace("_", " "), []
+    start, *others = _by_value(study, records, setting).items()
+    for side in study.sides:
+        for at, sides in others:
+            first, second = start[1][side], sides[side]
+            both = compared(first, second) if len(first) and len(second) else {"solved": NOT_RUN}
+            rows.append({"read": side, words: f"{at:g}", **both})
+    return _text(rows, ["read", words, *COMPARED], ["read", words])
+
+
+def side_answer(study: Study, records: Iterable[RunRecord], setting: str, words: str) -> str:
+    """At which values of a setting the second side solves more runs than the first, in a sentence.
+
+    Judged are values at which each side has at least `orthonar.report.stats.LEAST_FOR_INTERVAL` runs; a difference is
+    said to be there where the p-value of `orthonar.report.tables.headline.tested` is at most 0.05. Every value is a
+    test, for which none is corrected.
+
+    Args:
+        study: one of two sides whose tasks differ in that setting.
+        records: run records.
+        setting: by its name in `RunConfig`.
+        words: what the setting is called, in the singular.
+    """
+    judged, more, tests = [], [], []
+    found = _by_value(study, records, setting)
+    one, other = (side.title for side in study.sides.values())
+    for at, (first, second) in ((at, sides.values()) for at, sides in found.items()):
+        if min(len(first), len(second)) >= stats.LEAST_FOR_INTERVAL:
+            p, test = tested(first, second)
+            judged.append(f"{at:g}")
+            tests.append(test)
+            if p <= 1 - stats.CONFIDENCE and second["solved"].mean() > first["solved"].mean():
+                more.append(f"{at:g}")
+    if not judged:
+        return (
+            f"Where {other} solves more runs than {one} is not told yet: at none of {len(found)} values of the {words} "
+            f"are {stats.LEAST_FOR_INTERVAL} runs of either there."
+        )
+    chance = f"by more than chance explains ({', '.join(dict.fromkeys(tests))})"
+    if len(judged) == 1:
+        solves = "solves" if more else "does not solve"
+        return f"At the one {words} judged so far ({judged[0]}) {other} {solves} more runs than {one} {chance}."
+    of = f"{len(judged)} values of the {words} judged ({', '.join(judged)})"
+    if not more:
+        return f"At none of {of} does {other} solve more runs than {one} {chance}."
+    return f"At {', '.join(more)} of {of} {other} solves more runs than {one} {chance}."
+
+
+def value_answers(study: Study, records: Iterable[RunRecord], setting: str, words: str) -> list[str]:
+    """How many runs each side solves along a setting, and where that differs from the first value, a sentence a side.
+
+    Tests are those of `orthonar.report.tables.headline.tested`, one a further value, none corrected. A side is told
+    once it has runs at two values.
+
+    Args:
+        study: one whose tasks differ in that setting.
+        records: run records.
+        setting: by its name in `RunConfig`.
+        words: what the setting is called, in the singular.
+    """
+    found, sentences = _by_value(study, records, setting), []
+    for name, side in study.sides.items():
+        mine = [(at, sides[name]) for at, sides in found.items() if len(sides[name])]
+        if len(mine) < 2:
+            continue
+        (start, first), *others = mine
+        counts = ", ".join(f"{runs['solved'].sum()} of {len(runs)} at {at:g}" for at, runs in mine)
+        tests = {at: tested(first, runs) for at, runs in others}
+        verdicts = []
+        for which, sign in (("more", 1), ("fewer", -1)):
+            at = [
+                f"{at:g}"
+                for at, runs in others
+                if sign * (runs["solved"].mean() - first["solved"].mean()) > 0 and tests[at][0] <= 1 - stats.CONFIDENCE
+            ]
+            verdicts += [f"{which} than chance explains at {', '.join(at)}"] if at else []
+        used = ", ".join(dict.fromkeys(test for _, test in tests.values()))
+        sentences.append(
+            f"Along the {words} {side.title} solves {counts}; against {start:g} "
+            f"{' and '.join(verdicts) or 'no difference is shown'} ({used})."
+        )
+    return sentences
+
+
+def _by_value(study: Study, records: Iterable[RunRecord], setting: str) -> dict[float, dict[str, pd.DataFrame]]:
+    """The run table of each side, at each value of a setting."""
+    table = study_runs(study, records)
+    found: dict[float, dict[str, pd.DataFrame]] = {}
+    for task, side in study.cells():
+        at = float(getattr(study.run(task, side, study.rates[0], 0), setting))
+        runs = table[(table["side"] == side) & (table[setting] == at)] if len(table) else table
+        found.setdefault(at, {})[side] = runs
+    return found
+
+
+def _text(rows: list[dict], columns: list[str], index: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index(index)

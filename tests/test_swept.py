@@ -1,0 +1,89 @@
+"""Solved runs along one setting of a study's tasks, from records that never were."""
+
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import pytest
+from tiny import TINY, record_of
+
+from orthonar.report import words
+from orthonar.report.figures import swept as plots
+from orthonar.report.tables import swept
+from orthonar.study.sides import HEADLINE
+
+SHARES = (0.5, 0.0)
+NOISE = replace(
+    TINY, tasks=tuple(TINY.tasks[0] | {"frac_noise": share} for share in SHARES), rates=(1e-3,), rate_seeds=(),
+    seeds=tuple(range(8)),
+)  # fmt: skip
+SETTING = "frac_noise", "share of noise"
+
+
+@pytest.fixture(autouse=True)
+def closed_afterwards():
+    yield
+    plt.close("all")
+
+
+def records(seeds=NOISE.seeds):
+    """With noise the second side solves all its runs and the first none; without it the first all, the second two."""
+    made = []
+    for config in NOISE.runs([]):
+        second = config.read != HEADLINE["baseline"].settings["read"]
+        solved = second != (config.frac_noise == 0) or second and config.seed < 2
+        made += [record_of(config, 0.9 if solved else 0.1)] if config.seed in seeds else []
+    return made
+
+
+def test_solved_runs_along_a_setting():
+    table = swept.solved_along(NOISE, records(), "frac_noise")
+    assert table["frac_noise"].tolist() == [0.5, 0.5, 0, 0] and table["runs"].tolist() == 4 * [8]
+    assert table["solved"].tolist() == [0, 8, 8, 2] and table["value"].tolist() == [0, 1, 1, 0.25]
+    drawn = plots.solved_along(table, "frac_noise", NOISE.sides, "a title")
+    assert [c.get_label() for c in drawn.containers] == ["baseline (16 runs)", "orthogonalized (16 runs)"]
+    assert [line.get_ydata().tolist() for c in drawn.containers for line in c.lines[:1]] == [[0, 100], [100, 25]]
+    nothing = swept.solved_along(NOISE, [], "frac_noise")
+    assert nothing["runs"].tolist() == 4 * [0]
+    assert words.NOT_RUN in [t.get_text() for t in plots.solved_along(nothing, "frac_noise", NOISE.sides, "").texts]
+
+
+def test_the_sides_beside_each_other():
+    text = swept.beside(NOISE, records(), "frac_noise")
+    assert text.loc["0.5", ["baseline", "orthogonalized", "alone"]].tolist() == ["0 of 8", "8 of 8", "0, 8"]
+    assert text.loc["0.5", "Fisher p"] == words.p_text(2 / 12870) and text.loc["0.5", "McNemar p"] == "0.0078"
+    assert text.loc["0", "alone"] == "6, 0"
+    told = swept.side_answer(NOISE, records(), *SETTING)
+    assert told == (
+        "At 0.5 of 2 values of the share of noise judged (0.5, 0) orthogonalized solves more runs than baseline by "
+        "more than chance explains (exact McNemar test in pairs)."
+    ), "fewer at 0 is not more"
+
+
+def test_a_side_against_itself_at_the_first_value():
+    text = swept.against_the_first(NOISE, records(), "frac_noise")
+    assert text.index.tolist() == [("baseline", "0"), ("orthogonalized", "0")]
+    assert text["solved"].tolist() == ["0 of 8, 8 of 8", "8 of 8, 2 of 8"]
+    assert text["alone"].tolist() == ["0, 8", "6, 0"]
+    assert swept.value_answers(NOISE, records(), *SETTING) == [
+        "Along the share of noise baseline solves 0 of 8 at 0.5, 8 of 8 at 0; against 0.5 more than chance explains "
+        "at 0 (exact McNemar test in pairs).",
+        "Along the share of noise orthogonalized solves 8 of 8 at 0.5, 2 of 8 at 0; against 0.5 fewer than chance "
+        "explains at 0 (exact McNemar test in pairs).",
+    ]
+
+
+def test_a_sweep_that_is_not_whole_says_so():
+    """The order of a sweep: a seed at a time over all cells; and whole cells that are missing."""
+    few = records(seeds=range(7))
+    assert "not told yet: at none of 2 values" in swept.side_answer(NOISE, few, *SETTING)
+    assert "(exact McNemar" in swept.value_answers(NOISE, few, *SETTING)[0]
+    odd = [r for r in records() if r.settings["frac_noise"] or r.settings["seed"] < 4]
+    assert "4 of 4 at 0" in (told := swept.value_answers(NOISE, odd, *SETTING)[0]) and "(Fisher's exact test)" in told
+    one = [r for r in records() if r.settings["frac_noise"]]
+    assert swept.value_answers(NOISE, one, *SETTING) == []
+    assert swept.side_answer(NOISE, one, *SETTING) == (
+        "At the one share of noise judged so far (0.5) orthogonalized solves more runs than baseline by more than "
+        "chance explains (exact McNemar test in pairs)."
+    )
+    assert (swept.against_the_first(NOISE, one, "frac_noise")["solved"] == words.NOT_RUN).all()
+    assert (swept.beside(NOISE, [], "frac_noise")["baseline"] == words.NOT_RUN).all()
