@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orthonar.report.tables import escape, headline
+from orthonar.report.tables import escape, headline, swept
 from orthonar.study.presets import PRESETS, find_study, preset_names
 from orthonar.study.records import RunStore
 
@@ -77,5 +77,7 @@ def test_the_readme_says_what_the_records_say():
     records, readme = RunStore(ROOT / "results").records(), " ".join(text_of(ROOT / "README.md").split())
     pocket = headline.answers(PRESETS["headline"]["pocket"], records)
     small, read, *_ = headline.answers(PRESETS["initialisation"]["paper"], records)
-    for sentence in (small, read, *pocket, *escape.longer_answers(records)):
+    swept_std = swept.value_answers(PRESETS["initialisation"]["pocket"], records, "embedding_std", "embedding's std")
+    _, *attention = headline.answers(PRESETS["attention"]["pocket"], records)
+    for sentence in (small, read, *pocket, *escape.longer_answers(records), *swept_std, *attention):
         assert sentence in readme, sentence
