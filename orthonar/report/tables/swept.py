@@ -42,7 +42,8 @@ def beside(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataF
         setting: by its name in `RunConfig`.
 
     Returns:
-        A row a value: solved runs, a column a side, and the tests of `orthonar.report.tables.headline.comparison`.
+        A row a value: solved runs, a column a side, and the tests of `orthonar.report.tables.headline.comparison`; at
+        most six columns.
     """
     rows = []
     for at, sides in _by_value(study, records, setting).items():
@@ -52,7 +53,7 @@ def beside(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataF
         }
         first, second = sides.values()
         rows.append(row | (compared(first, second) if len(first) and len(second) else {}))
-    columns = [setting.replace("_", " "), *study.sides, *(name for name in COMPARED if name != "solved")]
+    columns = [setting.replace("_", " "), *study.sides, *(name for name in COMPARED if name not in ("solved", "pairs"))]
     return _text(rows, columns, columns[:1])
 
 
