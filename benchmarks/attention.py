@@ -11,26 +11,23 @@ line of JSON to attention-cpu.jsonl in results/benchmarks.
 """
 
 import argparse
-import json
 import multiprocessing
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from benchmarks.record import begin, keep
 from benchmarks.steps import extra_resident, print_seconds, time_in_turns
 from orthonar import Attention, ModelConfig, SequenceModel
 from orthonar.mixers.attention import AttentionState
 from orthonar.report.tables import attention as tables
 from orthonar.report.tables.cost import folder
-from orthonar.study.jsonl import append_line, check_writable
+from orthonar.study.jsonl import check_writable
 from orthonar.study.presets import PRESETS
 from orthonar.study.sides import ATTENTION, BASELINE, ORTHOGONALIZED
-from orthonar.training.environment import device_name, revision, versions
 from orthonar.training.streaming import stream
 
 SIDES = {side.name: side for side in (BASELINE, ORTHOGONALIZED, ATTENTION)}
@@ -159,11 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(settings.threads)
     record = {
         "schema": tables.SCHEMA,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device_name": device_name(torch.device("cpu")),
-        "load_before": round(os.getloadavg()[0], 2),
-        "versions": versions(),
-        "revision": revision(),
+        **begin(),
         "settings": {
             "vocab_size": _STUDY.tasks[0]["vocab_size"],
             "width": model_config(BASELINE.name).embedding_dim,
@@ -175,8 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     print(f"{record['device_name']}; load of the machine before: {record['load_before']}", flush=True)
     record["rows"] = measure(settings)
-    append_line(path, json.dumps(record, allow_nan=False, sort_keys=True))
-    print(f"appended to {path}")
+    keep(record, path)
 
 
 if __name__ == "__main__":

@@ -20,24 +20,22 @@ cost-cuda.jsonl in results/benchmarks.
 import argparse
 import dataclasses
 import gc
-import json
 import multiprocessing
 import os
 import signal
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from benchmarks import operations
+from benchmarks.record import begin, keep
 from benchmarks.steps import (
     CONTENDERS,
     extra_resident,
@@ -51,9 +49,8 @@ from benchmarks.steps import (
 from orthonar import MLSTMConfig, NewtonSchulzRead, RawRead, RunConfig, mlstm_sequence
 from orthonar.engine.backends import can_compile
 from orthonar.report.tables import cost
-from orthonar.study.jsonl import append_line, check_writable
+from orthonar.study.jsonl import check_writable
 from orthonar.training.config import usable_device
-from orthonar.training.environment import device_name, revision, versions
 from orthonar.training.step import make_training_step
 
 #: Newton-Schulz steps of the study.
@@ -299,7 +296,7 @@ def measure_group(group: list[Case], settings: argparse.Namespace) -> list[dict]
     return rows
 
 
-def begin(settings: argparse.Namespace) -> dict:
+def unmeasured(settings: argparse.Namespace) -> dict:
     """A record with everything but what is measured."""
     packages = {}
     for name in ("xlstm", "flash-linear-attention", "triton"):
@@ -308,18 +305,14 @@ def begin(settings: argparse.Namespace) -> dict:
         except PackageNotFoundError:
             pass
     device = torch.device(settings.device)
-    record = {
+    record = begin(settings.device)
+    record["versions"] |= packages | ({"cuda": torch.version.cuda} if device.type == "cuda" else {})
+    return record | {
         "schema": cost.SCHEMA,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device.type,
-        "device_name": device_name(device),
         "threads": torch.get_num_threads(),
-        "load_before": round(os.getloadavg()[0], 2),
-        "versions": versions() | packages | ({"cuda": torch.version.cuda} if device.type == "cuda" else {}),
-        "revision": revision(),
         "settings": {name: value for name, value in vars(settings).items() if name in SETTINGS},
     }
-    return record
 
 
 def measure(settings: argparse.Namespace, record: dict) -> None:
@@ -421,7 +414,7 @@ def main(arguments: list[str] | None = None) -> None:
             for case in group:
                 print(f"    {case}" + (f": {left_out(case)}" if left_out(case) else ""))
         return
-    record = begin(settings)
+    record = unmeasured(settings)
     try:
         measure(settings, record)
     except KeyboardInterrupt:
@@ -429,17 +422,8 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit("interrupted before a length was measured: nothing to append")
         print("interrupted: the lengths measured so far are kept")
     print_summary(record)
-    path, line = (
-        settings.results / f"cost-{record['device']}.jsonl",
-        json.dumps(record, allow_nan=False, sort_keys=True),
-    )
-    try:
-        append_line(path, line)
-    except OSError as error:
-        kept = Path(tempfile.mkdtemp(prefix="orthonar-"), path.name)
-        append_line(kept, line)
-        sys.exit(f"not appended to {path} ({error.strerror or error}), but in {kept}")
-    print(f"\nappended to {path}")
+    print()
+    keep(record, settings.results / f"cost-{record['device']}.jsonl")
 
 
 if __name__ == "__main__":

@@ -8,20 +8,17 @@ one line of JSON to pace-cpu.jsonl in results/benchmarks; notebooks 10 and 11 tu
 """
 
 import argparse
-import json
-import os
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
+from benchmarks.record import begin, keep
 from benchmarks.steps import print_seconds, time_in_turns
 from orthonar.report.tables import pace as tables
 from orthonar.report.tables.cost import folder
-from orthonar.study.jsonl import append_line, check_writable
+from orthonar.study.jsonl import check_writable
 from orthonar.study.presets import Study, find_study, preset_names
-from orthonar.training.environment import device_name, revision, versions
 from orthonar.training.step import make_training_step
 
 
@@ -51,11 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(settings.threads)
     record = {
         "schema": tables.SCHEMA,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device_name": device_name(torch.device("cpu")),
-        "load_before": round(os.getloadavg()[0], 2),
-        "versions": versions(),
-        "revision": revision(),
+        **begin(),
         "settings": {"preset": settings.preset, "threads": settings.threads, "repeats": settings.repeats},
     }
     print(f"{record['device_name']}; load of the machine before: {record['load_before']}", flush=True)
@@ -66,8 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     for row in record["rows"]:
         print_seconds(row["side"], row["seconds"])
-    append_line(path, json.dumps(record, allow_nan=False, sort_keys=True))
-    print(f"appended to {path}")
+    keep(record, path)
 
 
 if __name__ == "__main__":

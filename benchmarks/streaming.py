@@ -10,20 +10,18 @@ appended as one line of JSON to streaming.jsonl in results/benchmarks.
 """
 
 import argparse
-import json
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
+from benchmarks.record import begin, keep
 from benchmarks.steps import resident, verdict
 from orthonar import MLSTM, ModelConfig, NewtonSchulzRead, RawRead, SequenceModel
 from orthonar.paths import results_dir
-from orthonar.study.jsonl import append_line, check_writable
-from orthonar.training.environment import device_name, revision, versions
+from orthonar.study.jsonl import check_writable
 from orthonar.training.streaming import stream
 
 READS = {"raw": RawRead(), "orthogonalized": NewtonSchulzRead(steps=5)}
@@ -127,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(str(error))
 
     sizes = {"vocab_size": settings.vocab_size, "width": settings.width, "heads": settings.heads}
-    started, rows = datetime.now(UTC).isoformat(timespec="seconds"), []
+    record, rows = begin(), []
     for form in settings.forms:
         for read in settings.reads:
             found = fresh(form, read, stops, settings.block_size, sizes, settings.threads)
@@ -140,16 +138,8 @@ def main(arguments: list[str] | None = None) -> None:
                 apart = difference(found, other)
                 verdict(f"{form}, {read}: logits beside blocks of 1,000", apart, at_most=1e-4)
                 rows[-1]["difference"] = apart
-    record = {
-        "settings": sizes | {"block_size": settings.block_size, "threads": settings.threads},
-        "rows": rows,
-        "device": device_name(torch.device("cpu")),
-        "versions": versions(),
-        "revision": revision(),
-        "started": started,
-    }
-    append_line(path, json.dumps(record, allow_nan=False, sort_keys=True))
-    print(f"appended to {path}")
+    of = {"settings": sizes | {"block_size": settings.block_size, "threads": settings.threads}, "rows": rows}
+    keep(record | of | {"device": record["device_name"]}, path)
 
 
 if __name__ == "__main__":

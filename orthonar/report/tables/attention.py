@@ -1,7 +1,6 @@
 """The records of `python -m benchmarks.attention` as tables: what attention costs beside both mLSTMs."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,9 @@ import pandas as pd
 
 from ...study.jsonl import Damage
 from ...study.sides import ATTENTION, BASELINE, ORTHOGONALIZED
-from ..words import NOT_RUN, model_name
-from .benchmark_records import read_benchmark
+from ..words import NOT_RUN
+from .benchmark_records import newest as newest
+from .benchmark_records import read_benchmark, where
 
 #: Version of the records' layout, and their file.
 SCHEMA, FILE = 1, "attention-cpu.jsonl"
@@ -20,20 +20,15 @@ KINDS = {"training": "a training pass", "token": "one token at a time"}
 _MLSTMS = {BASELINE.name: "the raw mLSTM", ORTHOGONALIZED.name: "the orthogonalized mLSTM"}
 
 
-def read_records(where: str | os.PathLike, damaged: list[Damage] | None = None) -> list[dict]:
+def read_records(folder: str | os.PathLike, damaged: list[Damage] | None = None) -> list[dict]:
     """The records of the benchmark in a folder, the oldest first; none where there is no file.
 
     Args:
-        where: the folder.
+        folder: where they are.
         damaged: takes the lines that are no such records; None warns of each instead.
     """
-    files = [Path(where) / FILE]
+    files = [Path(folder) / FILE]
     return read_benchmark("attention", files, lambda record: (table(record), caption(record)), SCHEMA, damaged)
-
-
-def newest(records: Iterable[dict]) -> dict | None:
-    """The newest record; None without one."""
-    return max(records, key=lambda record: record["started"], default=None)
 
 
 def caption(record: dict | None) -> str:
@@ -42,8 +37,7 @@ def caption(record: dict | None) -> str:
         return NOT_RUN
     of = record["settings"]
     sizes = f"vocabulary {of['vocab_size']}, width {of['width']}, {of['heads']} heads, batch {of['batch']}, untrained"
-    where = f"{model_name(record['device_name'])}, {of['threads']} thread{'s'[: of['threads'] > 1]}"
-    return f"{sizes}; {where}; {record['started'][:10]}, revision {str(record['revision'])[:12]}"
+    return f"{sizes}; {where(record)}"
 
 
 def table(record: dict | None) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...study.jsonl import Damage, read_lines
+from ..words import model_name
 
 
 def read_benchmark(
@@ -37,3 +38,15 @@ def read_benchmark(
 
     found = (record for file in files for record in read_lines(file, parse, damaged))
     return sorted(found, key=lambda record: record["started"])
+
+
+def newest(records: Iterable[dict]) -> dict | None:
+    """The newest of some records; None without one."""
+    return max(records, key=lambda record: record["started"], default=None)
+
+
+def where(record: dict) -> str:
+    """What a record was measured on and when, in a few words: processor, threads, day, revision."""
+    threads = record["settings"]["threads"]
+    on = f"{model_name(record['device_name'])}, {threads} thread{'s'[: threads > 1]}"
+    return f"{on}; {record['started'][:10]}, revision {str(record['revision'])[:12]}"

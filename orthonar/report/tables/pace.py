@@ -8,8 +8,8 @@ import numpy as np
 
 from ...study.jsonl import Damage
 from ...study.presets import Study
-from ..words import NOT_RUN, model_name
-from .benchmark_records import read_benchmark
+from ..words import NOT_RUN
+from . import benchmark_records
 
 #: Version of the records' layout, and their file.
 SCHEMA, FILE = 1, "pace-cpu.jsonl"
@@ -17,15 +17,17 @@ SCHEMA, FILE = 1, "pace-cpu.jsonl"
 SEED = 0
 
 
-def read_records(where: str | os.PathLike, damaged: list[Damage] | None = None) -> list[dict]:
+def read_records(folder: str | os.PathLike, damaged: list[Damage] | None = None) -> list[dict]:
     """The records of the benchmark in a folder, the oldest first; none where there is no file.
 
     Args:
-        where: the folder.
+        folder: where they are.
         damaged: takes the lines that are no such records; None warns of each instead.
     """
-    files = [Path(where) / FILE]
-    return read_benchmark("pace", files, lambda record: (_medians(record), caption(record)), SCHEMA, damaged)
+    files = [Path(folder) / FILE]
+    return benchmark_records.read_benchmark(
+        "pace", files, lambda record: (_medians(record), caption(record)), SCHEMA, damaged
+    )
 
 
 def newest(study: Study, records: Iterable[dict]) -> dict | None:
@@ -37,16 +39,12 @@ def newest(study: Study, records: Iterable[dict]) -> dict | None:
     """
     wanted = _identities(study).values()
     whole = [record for record in records if set(wanted) <= set(_medians(record))]
-    return max(whole, key=lambda record: record["started"], default=None)
+    return benchmark_records.newest(whole)
 
 
 def caption(record: dict | None) -> str:
     """What stands behind a record's numbers, in a line."""
-    if record is None:
-        return NOT_RUN
-    threads = record["settings"]["threads"]
-    where = f"{model_name(record['device_name'])}, {threads} thread{'s'[: threads > 1]}"
-    return f"{where}; {record['started'][:10]}, revision {str(record['revision'])[:12]}"
+    return NOT_RUN if record is None else benchmark_records.where(record)
 
 
 def seconds_per_step(study: Study, record: dict | None) -> dict[str, float]:

@@ -1,0 +1,41 @@
+"""What every benchmark records of the machine, and that what it measured is never lost."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import record as records
+from orthonar.report.tables import benchmark_records
+
+
+def test_a_record_says_what_it_was_measured_on():
+    record = records.begin()
+    assert set(record) == {"started", "device_name", "load_before", "versions", "revision"}
+    assert {"torch", "numpy"} <= set(record["versions"]) and record["device_name"]
+    where = benchmark_records.where(record | {"settings": {"threads": 2}})
+    assert "2 threads" in where and record["started"][:10] in where and str(record["revision"])[:12] in where
+
+
+def test_records_are_appended(tmp_path, capsys):
+    path = tmp_path / "made" / "some.jsonl"
+    for rows in ([1], [2]):
+        records.keep({"rows": rows}, path)
+    assert [json.loads(line)["rows"] for line in path.read_text().splitlines()] == [[1], [2]]
+    assert capsys.readouterr().out == 2 * f"appended to {path}\n"
+
+
+def test_what_cannot_be_appended_is_kept_elsewhere(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="not appended to .*some.jsonl .*, but in ") as stop:
+        records.keep({"rows": [1]}, tmp_path / "file" / "some.jsonl")
+    kept = Path(re.search("but in (.*)$", str(stop.value)).group(1))
+    assert json.loads(kept.read_text()) == {"rows": [1]}
+
+
+def test_the_newest_is_the_latest_started():
+    assert benchmark_records.newest([]) is None
+    assert benchmark_records.newest({"started": f"2026-0{month}-01"} for month in (2, 3, 1)) == {
+        "started": "2026-03-01"
+    }
