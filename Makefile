@@ -22,7 +22,7 @@ export JUPYTER_RUNTIME_DIR := $(CURDIR)/.venv/var/jupyter/runtime
 export IPYTHONDIR := $(CURDIR)/.venv/var/ipython
 export MPLCONFIGDIR := $(CURDIR)/.venv/var/matplotlib
 
-.PHONY: help venv test test-lab test-colab lint format reproduce verify checksums docs notebooks clean distclean
+.PHONY: help venv test test-lab test-colab lint format reproduce verify checksums findings docs notebooks clean distclean
 
 help: ## this list
 	@echo "make TARGET [PYTHON=python3.12]"
@@ -74,6 +74,9 @@ verify: $(STAMP) ## every published number beside the recorded one; checksums; a
 
 checksums: $(STAMP) ## list the result files as they are now, in results/SHA256SUMS
 	$(PY) -m orthonar.verify --write-checksums
+
+findings: $(STAMP) ## write what came out so far into the README
+	$(PY) docs/findings.py
 
 notebooks: $(STAMP) ## execute the committed notebooks in place, at their saved defaults, and clean their metadata
 	$(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 \

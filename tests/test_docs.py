@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orthonar.report.tables import escape, headline, swept
-from orthonar.study.presets import PRESETS, find_study, preset_names
+from orthonar.report.tables.findings import LEGEND, as_markdown, findings
+from orthonar.study.presets import find_study, preset_names
 from orthonar.study.records import RunStore
 
 ROOT = Path(__file__).parents[1]
@@ -73,11 +73,7 @@ def test_the_presets_are_named_with_their_sizes():
     assert told == {name: find_study(name)[1].size() for name in preset_names()}
 
 
-def test_the_readme_says_what_the_records_say():
-    records, readme = RunStore(ROOT / "results").records(), " ".join(text_of(ROOT / "README.md").split())
-    pocket = headline.answers(PRESETS["headline"]["pocket"], records)
-    small, read, *_ = headline.answers(PRESETS["initialisation"]["paper"], records)
-    swept_std = swept.value_answers(PRESETS["initialisation"]["pocket"], records, "embedding_std", "embedding's std")
-    _, *attention = headline.answers(PRESETS["attention"]["pocket"], records)
-    for sentence in (small, read, *pocket, *escape.longer_answers(records), *swept_std, *attention):
-        assert sentence in readme, sentence
+def test_the_readme_holds_the_findings_of_the_records():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert as_markdown(findings(RunStore(ROOT / "results").records())) in readme, "make findings"
+    assert LEGEND in " ".join(readme.split()), "make findings"

@@ -246,9 +246,10 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
     # Beside the study: attention, how much noise there is, the optimizer, and two other tasks.
     "attention": {"pocket": _pocket(range(12), by_name(*HEADLINE.values(), ATTENTION, ROTARY_ATTENTION))},
     "noise": {"pocket": _pocket(range(12), HEADLINE, tuple(_POCKET_TASKS[0] | {"frac_noise": f} for f in _NOISE))},
-    # The headline's later seeds, whose weights are kept: recall is split by how often keys come.
+    # At pocket scale the headline's later seeds, whose weights are kept: recall is split by how often keys come.
     "muon": {
-        "pocket": _pocket(range(12, 24), by_name(*HEADLINE.values(), MUON, ORTHOGONALIZED_MUON), keep_weights=True)
+        "paper": _follow_up(80, 512, by_name(*HEADLINE.values(), MUON, ORTHOGONALIZED_MUON)),
+        "pocket": _pocket(range(12, 24), by_name(*HEADLINE.values(), MUON, ORTHOGONALIZED_MUON), keep_weights=True),
     },
     "mqar": {
         "pocket": _other_task(MQAR(128, 192, 48, random_non_queries=False), by_name(*HEADLINE.values(), ATTENTION)),

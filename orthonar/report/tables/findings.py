@@ -1,0 +1,146 @@
+"""What came out so far, on one page: a row for each question that is asked of recorded runs."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from ...study.presets import PRESETS, Study
+from ...study.sides import BASELINE, COSINE_4000, MUON, ORTHOGONALIZED, SMALL_EMBEDDING, Side
+from ...training.record import RunRecord
+from .. import stats
+from ..seeds import seeds_text
+from ..words import NOT_RUN, p_text
+from .headline import CellResult, cells, tested
+
+#: Columns of `findings`.
+COLUMNS = ("recipe", "compared", "seeds", "solved", "published", "p")
+
+#: What a reader of the table has to know.
+LEGEND = (
+    "Solved runs are counted in the order of what is compared, *published* ones are of the same experiment. "
+    "*p* is of the exact McNemar test in pairs of a seed, or, with a †, of Fisher's test where not every run has its "
+    f"pair; of several comparisons with the first it is the smallest, not corrected; of fewer than "
+    f"{stats.LEAST_FOR_INTERVAL} runs there is none; in bold up to 0.05. *Follow-up's*: vocabulary 80, length 512, "
+    "batch 16. *Post's*: vocabulary 96, batch 64. *Pocket*: vocabulary 56 where none is said, length 320, batch 4, "
+    "width 64; sizes of the two other tasks are in their notebooks."
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A comparison of the cells of a study, its tasks and sides, with the first of them.
+
+    Args:
+        recipe: what all runs share, in a few words.
+        compared: what they differ in, in the order of the cells.
+        study: two cells or more.
+    """
+
+    recipe: str
+    compared: str
+    study: Study
+
+    def row(self, records: Iterable[RunRecord]) -> dict[str, str]:
+        """The answer as text, a value for each of `COLUMNS`."""
+        found = cells(self.study, records)
+        first, *others = (cell.runs for cell in found)
+        row = {"recipe": self.recipe, "compared": self.compared, "published": _published(found)}
+        recorded = [runs for runs in others if len(runs)]
+        if not (len(first) and recorded):
+            return row | {"seeds": "", "solved": NOT_RUN, "p": ""}
+        seeds = dict.fromkeys(seeds_text(runs["seed"]).partition(" ")[2] for runs in (first, *recorded))
+        return row | {
+            "seeds": "; ".join(seeds),
+            "solved": _counts([(cell.solved, len(cell.runs)) for cell in found]),
+            "p": _smallest(first, recorded),
+        }
+
+
+def questions() -> list[Question]:
+    """Every question; first those at the recipes of which numbers are published."""
+    paper, pocket = (
+        {name: scales[at] for name, scales in PRESETS.items() if at in scales} for at in ("paper", "pocket")
+    )
+    reads = "raw, orthogonalized read"
+    initialisation, schedule = paper["initialisation"], paper["schedule"]
+    longer = replace(schedule, sides={side.name: side for side in (BASELINE, COSINE_4000)})
+    sweep = pocket["initialisation"]
+    stds = ", ".join(f"{task['embedding_std']:g}" for task in sweep.tasks)
+    return [
+        Question("follow-up's", reads, paper["replication"]),
+        Question("follow-up's", "raw read: embedding std 1, 0.065", _of(initialisation, BASELINE, SMALL_EMBEDDING)),
+        Question("follow-up's", "raw read: 2,000, 4,000 steps", longer),
+        Question("follow-up's", "raw read: AdamW, Muon", _of(paper["muon"], BASELINE, MUON)),
+        *(
+            Question("post's", f"{reads}, length {task['seq_len']:,}", replace(paper["headline"], tasks=(task,)))
+            for task in paper["headline"].tasks[1:]
+        ),
+        *(
+            Question("pocket", f"{reads}, vocabulary {task['vocab_size']}", replace(pocket["headline"], tasks=(task,)))
+            for task in pocket["headline"].tasks
+        ),
+        Question("pocket", f"raw read: embedding std {stds}", _of(sweep, BASELINE)),
+        Question("pocket", f"orthogonalized read: embedding std {stds}", _of(sweep, ORTHOGONALIZED)),
+        Question("pocket", "raw mLSTM, attention", pocket["attention"].only(["baseline", "attention"])),
+        Question("pocket", "raw read: AdamW, Muon", _of(pocket["muon"], BASELINE, MUON)),
+        Question("pocket, MQAR", "raw, orthogonalized read, attention", pocket["mqar"]),
+        Question("pocket, key and door", reads, _of(pocket["world"], BASELINE, ORTHOGONALIZED)),
+        Question(
+            "pocket, key and door", "raw read: embedding std 1, 0.065", _of(pocket["world"], BASELINE, SMALL_EMBEDDING)
+        ),
+    ]
+
+
+def findings(records: Iterable[RunRecord], asked: Sequence[Question] | None = None) -> pd.DataFrame:
+    """A row for each question: what was compared, on which seeds, what came out, and what was published of it.
+
+    Args:
+        records: run records.
+        asked: the questions; None for all.
+
+    Returns:
+        `COLUMNS` as text. Solved runs are given for each cell that is compared; the p-value is the smallest of the
+        comparisons with the first cell, see `LEGEND`.
+    """
+    records = list(records)
+    rows = [question.row(records) for question in (questions() if asked is None else asked)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table of text in Markdown, its first columns' names as its head."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _of(study: Study, *sides: Side) -> Study:
+    return study.only([side.name for side in sides])
+
+
+def _counts(solved: Sequence[tuple[int, int]]) -> str:
+    """Solved runs of each cell: "2, 12 of 24", "1 of 16, 3 of 12"; of a cell without runs a dash."""
+    runs = {n for _, n in solved}
+    if len(runs) == 1:
+        return f"{', '.join(str(s) for s, _ in solved)} of {runs.pop()}"
+    return ", ".join(f"{s} of {n}" if n else "-" for s, n in solved)
+
+
+def _smallest(first: pd.DataFrame, others: Sequence[pd.DataFrame]) -> str:
+    """The smallest p-value of the comparisons that have runs enough, as text."""
+    enough = [runs for runs in others if min(len(first), len(runs)) >= stats.LEAST_FOR_INTERVAL]
+    if not enough:
+        return ""
+    p, test = min((tested(first, runs) for runs in enough), key=lambda result: result[0])
+    text = f"**{p_text(p)}**" if p <= 1 - stats.CONFIDENCE else p_text(p)
+    return text if "McNemar" in test else f"{text} †"
+
+
+def _published(found: Sequence[CellResult]) -> str:
+    """Solved seeds of each cell where one source has them all."""
+    sources = [{cell.short: (cell.solved(mine.side), cell.seeds) for cell in mine.published} for mine in found]
+    for source in sources[0]:
+        solved = [(count, seeds) for count, seeds in (of.get(source, (None, 0)) for of in sources) if count is not None]
+        if len(solved) == len(found):
+            return _counts(solved)
+    return ""

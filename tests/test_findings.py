@@ -1,0 +1,78 @@
+"""The table of what came out so far, from records that never were."""
+
+import pytest
+from tiny import record_of
+
+from orthonar.report.tables.findings import COLUMNS, Question, as_markdown, findings, questions
+from orthonar.report.words import NOT_RUN
+from orthonar.study.presets import PRESETS
+from orthonar.study.sides import ORTHOGONALIZED
+
+REPLICATION = Question("follow-up's", "two reads", PRESETS["replication"]["paper"])
+SWEEP = Question("pocket", "embeddings", PRESETS["initialisation"]["pocket"].only(["baseline"]))
+
+
+def recorded(question, solves, seeds=100):
+    """Records of a question's runs with seeds below a number, or all."""
+    runs = [config for config in question.study.runs([]) if config.seed < seeds]
+    return [record_of(config, 0.9 if solves(config) else 0.1) for config in runs]
+
+
+def orthogonalized(config):
+    return config.read == ORTHOGONALIZED.settings["read"]
+
+
+def test_pairs_are_told_by_mcnemar_and_others_by_fisher():
+    whole = recorded(REPLICATION, orthogonalized)
+    row = REPLICATION.row(whole)
+    assert (row["seeds"], row["solved"], row["published"]) == ("11 to 26", "0, 16 of 16", "3, 9 of 16")
+    assert row["p"] == f"**{2 * 0.5**16:.2g}**"
+    fewer = [r for r in whole if not (orthogonalized_record(r) and r.settings["seed"] >= 19)]
+    row = REPLICATION.row(fewer)
+    assert (row["seeds"], row["solved"]) == ("11 to 26; 11 to 18", "0 of 16, 8 of 8")
+    assert row["p"] == "**1.4e-06** †"  # one of the 24 over 8 choices
+
+
+def orthogonalized_record(record):
+    return record.settings["read"]["name"] == "NewtonSchulzRead"
+
+
+def test_of_several_comparisons_the_smallest_p_is_told():
+    row = SWEEP.row(recorded(SWEEP, lambda config: config.embedding_std == 0.1 or config.seed < 2))
+    assert row["solved"] == "2, 2, 8, 2 of 8"
+    assert row["p"] == f"**{2 * 0.5**6:.2g}**"
+    assert SWEEP.row(recorded(SWEEP, lambda config: config.seed < 2))["p"] == "1"
+
+
+def test_few_runs_get_no_p_and_none_no_counts():
+    row = SWEEP.row(recorded(SWEEP, lambda config: config.embedding_std == 0.1, seeds=7))
+    assert (row["solved"], row["p"]) == ("0, 0, 7, 0 of 7", "")
+    one_side = [r for r in recorded(REPLICATION, orthogonalized) if not orthogonalized_record(r)]
+    for records in ([], one_side):
+        assert REPLICATION.row(records)["solved"] == NOT_RUN
+
+
+def test_a_cell_without_runs_is_a_dash():
+    records = [r for r in recorded(SWEEP, lambda config: True) if r.settings["embedding_std"] != 0.3]
+    assert SWEEP.row(records)["solved"] == "8 of 8, -, 8 of 8, 8 of 8"
+    first = [r for r in recorded(SWEEP, lambda config: True) if r.settings["embedding_std"] != 1]
+    assert SWEEP.row(first)["solved"] == NOT_RUN
+
+
+def test_every_question_compares_and_is_a_row():
+    asked = questions()
+    assert all(len(question.study.cells()) > 1 for question in asked)
+    assert len({(question.recipe, question.compared) for question in asked}) == len(asked)
+    table = findings([])
+    assert list(table) == list(COLUMNS) and len(table) == len(asked) and (table["solved"] == NOT_RUN).all()
+    lines = as_markdown(table).split("\n")
+    assert len(lines) == len(asked) + 2 and {line.count("|") for line in lines} == {len(COLUMNS) + 1}
+
+
+def test_what_is_named_is_in_the_order_of_the_cells():
+    for question in questions():
+        named = question.compared.rpartition(":")[2] if "embedding std" in question.compared else ""
+        if named:
+            stds = [question.study.run(*cell, 3e-3, 0).embedding_std for cell in question.study.cells()]
+            told = [float(word) for word in named.replace("embedding std", "").split(",")]
+            assert stds == pytest.approx(told, abs=5e-4)
