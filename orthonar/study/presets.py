@@ -26,6 +26,7 @@ from .sides import (
     ORTHOGONALIZED_CONSTANT,
     ORTHOGONALIZED_MUON,
     ORTHOGONALIZED_SMALL_EMBEDDING,
+    POCKET_FIXED_ANNEAL,
     ROTARY_ATTENTION,
     SMALL_EMBEDDING,
     Side,
@@ -205,7 +206,15 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
         "pocket": _pocket(range(8), HEADLINE, tuple(_POCKET_TASKS[0] | {"embedding_std": s} for s in _EMBEDDINGS)),
     },
     "schedule": {"paper": _follow_up(80, 512, by_name(COSINE_4000, CONSTANT, ORTHOGONALIZED_CONSTANT))},
-    "anneal": {"paper": _follow_up(80, 512, by_name(FIXED_ANNEAL, GATED_ANNEAL))},
+    # At pocket scale beside both reads at a constant rate, which nothing else of it has.
+    "anneal": {
+        "paper": _follow_up(80, 512, by_name(FIXED_ANNEAL, GATED_ANNEAL)),
+        "pocket": _pocket(
+            range(12),
+            by_name(CONSTANT, GATED_ANNEAL, POCKET_FIXED_ANNEAL, ORTHOGONALIZED_CONSTANT),
+            keep_weights=True,
+        ),
+    },
     "batch-size": {
         "paper": Study(
             "paper",

@@ -272,6 +272,11 @@ GATED_ANNEAL = _reading(
     "anneal, gated", "orthogonalized read, taken down from the escape on", Look(_BLUE, "^", ":"),
     NewtonSchulzRead(steps=5), schedule=Constant(), anneal=GatedAnneal(),
 )  # fmt: skip
+#: The window at the same shares of the pocket scale's 3,000 steps.
+POCKET_FIXED_ANNEAL = _reading(
+    "anneal, fixed", "orthogonalized read, taken down from step 2,100 to 3,000", Look(_BLUE, "v", ":"),
+    NewtonSchulzRead(steps=5), schedule=Constant(), anneal=FixedAnneal(anneal_from=2100, anneal_to=3000),
+)  # fmt: skip
 
 #: What the post sets beside recurrent networks: attention, with as many parameters as the mLSTM.
 ATTENTION = Side(
