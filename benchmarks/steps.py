@@ -24,7 +24,7 @@ def make_model(contender: str, length: int, vocab_size: int, steps: int = 5) -> 
     """The study's model with this contender's layer, from a fixed seed; with so many Newton-Schulz steps, if any."""
     torch.manual_seed(0)
     if contender == "stock":
-        from benchmarks.stock import StockModel  # nothing else wants the package `xlstm`
+        from orthonar.xlstm import StockModel  # nothing else wants the package `xlstm`
 
         return StockModel(MLSTMConfig(vocab_size), length)
     read = RawRead() if contender == "raw" else NewtonSchulzRead(steps=steps)

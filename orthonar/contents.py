@@ -3,8 +3,9 @@
 Every run whose weights lie in DIR/weights and that was not asked yet, neither at the end of its training nor here, is
 asked how much a decoder finds in its memory and how well it recalls when read in another way; with --what occurrences,
 how well it recalls keys that were shown so often; with --what delays, if it is solved, how well after up to 100,000
-distractors. Each answer is appended at once to DIR/weights/contents.jsonl. It may be stopped at any moment and called
-again. Exit status:
+distractors; with --what stock, if its read was taken down in training, how well in the layer of the package `xlstm`.
+Each answer is appended at once to DIR/weights/contents.jsonl. It may be stopped at any moment and called again. Exit
+status:
 
     0    all that can be asked is asked
     1    some weights cannot be asked: see what was printed

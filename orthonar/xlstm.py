@@ -1,8 +1,10 @@
-"""The read in existing models of the package `xlstm` (from PyPI, versions 2.0), whose weights stay as they are.
+"""The read in existing models of the package `xlstm` (from PyPI, versions 2.0), whose weights stay as they are; and the
+study's model with that package's own layer.
 
 `put_read` changes how every `mLSTMCell` of a model reads its memory, in the whole sequence and in `step`; `take_out`
 makes it the stock model again. `state_dict_from_xlstm` lets a model of this package take over the weights of a
-language model of that one. The package itself need not be installed to import this module.
+language model of that one, and `StockModel` takes over those of one of this. The package itself need not be installed
+to import this module.
 
 Axes: B batch, NH heads, S sequence, DH head size.
 """
@@ -14,7 +16,55 @@ import torch
 from torch import Tensor, nn
 
 from .mlstm.cell import MLSTMState, check_form, mlstm_sequence
+from .mlstm.layer import MLSTM
+from .model import ModelConfig
 from .reads.base import Read, check_read
+
+
+class StockModel(nn.Module):
+    """The study's model put together from others' parts: PyTorch's embedding and head, the package's layer and norms.
+
+    Its state dict is that of `orthonar.SequenceModel` with an mLSTM, both ways and with `strict=True`: what was trained
+    here, with the raw read at its end, runs there as it is. Built alone, it is initialised by its parts.
+
+    Args:
+        config: sizes; of the mixer neither read nor write nor form are looked at, the stock layer has its own.
+        context_length: length of the causal mask that the stock layer keeps; sequences may be shorter or longer.
+
+    Raises:
+        ValueError: the mixer is no `MLSTM`.
+        ImportError: the package `xlstm` is not installed.
+    """
+
+    def __init__(self, config: ModelConfig, context_length: int):
+        super().__init__()
+        from xlstm.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig
+        from xlstm.components.ln import LayerNorm
+
+        width, mixer = config.embedding_dim, config.mixer
+        if not isinstance(mixer, MLSTM):
+            raise ValueError(f"config: the mixer must be an MLSTM, not {type(mixer).__name__}")
+        self.embedding = nn.Embedding(config.vocab_size, width)
+        self.norm = LayerNorm(width)
+        self.layer = mLSTMLayer(
+            mLSTMLayerConfig(
+                embedding_dim=width,
+                num_heads=mixer.num_heads,
+                proj_factor=mixer.proj_factor,
+                conv1d_kernel_size=mixer.conv_kernel_size,
+                qkv_proj_blocksize=mixer.qkv_block_size,
+                context_length=context_length,
+                bias=False,
+                dropout=0.0,
+            )
+        )
+        self.post_norm = LayerNorm(width)
+        self.head = nn.Linear(width, config.vocab_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (B, S, V) for tokens (B, S), int64."""
+        x = self.embedding(tokens)
+        return self.head(self.post_norm(x + self.layer(self.norm(x))))
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.stock import StockModel
 from orthonar import Constant, FixedAnneal, GatedAnneal, NewtonSchulzRead, RawRead, RunConfig
 from orthonar.study.weights import packed, save_weights, trained_model
 from orthonar.training.anneals import NoAnneal, annealed, final_model
 from orthonar.training.record import Evaluation, RunRecord
 from orthonar.training.train import train, train_models
+from orthonar.xlstm import StockModel
 
 TINY = {
     "vocab_size": 8, "noise_vocab_size": 2, "seq_len": 12, "embedding_dim": 16, "num_heads": 2, "batch_size": 4,

@@ -1,17 +1,19 @@
 """Kept weights asked after the fact: once each, found again by the run, and told where that cannot be."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
 from tiny import SETTINGS, TASKS
 
-from orthonar import RunConfig
+from orthonar import Constant, FixedAnneal, GatedAnneal, NewtonSchulzRead, RunConfig
 from orthonar.contents import main
 from orthonar.study import contents
 from orthonar.study.records import RunStore
 from orthonar.study.sweep import train_group
 from orthonar.study.weights import save_weights, trained_model, weights_path
+from orthonar.training.anneals import NoAnneal
 from orthonar.training.evaluation import QUESTIONS, evaluate, questions
 
 
@@ -74,6 +76,36 @@ def test_solved_runs_are_asked_after_delays(results, monkeypatch):
     answer = contents.ask(folder, solved, contents.DELAYED)
     assert list(answer.numbers) == ["delay_0", "delay_10"]
     assert contents.add_answer(folder, answer) and not contents.add_answer(folder, answer)
+
+
+def test_what_was_taken_down_is_asked_in_the_stock_layer(tmp_path, capsys):
+    shared = SETTINGS | TASKS[0] | {"validation_sequences": 8, "read": NewtonSchulzRead(steps=5)}
+    shared, last = shared | {"schedule": Constant()}, shared["steps"]
+    anneals = [NoAnneal(), FixedAnneal(anneal_from=1, anneal_to=last), GatedAnneal(anneal_at=1)]
+    records = []
+    for anneal in anneals:
+        ((record, content),) = train_group([RunConfig(**shared, anneal=anneal)], True)
+        RunStore(tmp_path).add(record, "runs")
+        save_weights(tmp_path, record, content)
+        records.append(record)
+    assert main(["--results", str(tmp_path), "--what", "stock"]) == 0
+    table = contents.answer_table(tmp_path, asking=contents.STOCK)
+    assert list(table.index) == [records[1].identity], "one has none, and one never escaped"
+    [numbers] = table.to_dict("records")
+    assert numbers["accuracy_here"] == numbers["accuracy_stock"] and 0 < numbers["logits_apart"] < 1e-5
+    model = trained_model(tmp_path, records[1])
+    batches = RunConfig.from_settings(records[1].settings).task.validation_set(0, 8, 3)
+    assert numbers["accuracy_here"] == evaluate(model, batches)[0]
+
+
+def test_where_the_stock_layer_is_missing_it_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "xlstm.blocks.mlstm.layer", None)
+    shared = SETTINGS | TASKS[0] | {"validation_sequences": 8, "read": NewtonSchulzRead(steps=5)}
+    ((record, content),) = train_group([RunConfig(**shared, anneal=FixedAnneal(anneal_from=1, anneal_to=2))], True)
+    RunStore(tmp_path).add(record, "runs")
+    save_weights(tmp_path, record, content)
+    assert main(["--results", str(tmp_path), "--what", "stock"]) == 1
+    assert "not asked: the package xlstm is not installed: pip install xlstm" in capsys.readouterr().out
 
 
 def test_what_is_damaged_is_told_and_costs_nothing_else(results, capsys):

@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks import cost as command
 from benchmarks import operations
 from benchmarks.steps import CONTENDERS
-from benchmarks.stock import StockModel
 from orthonar import MLSTM, MLSTMConfig, MLSTMModel, ModelConfig, NewtonSchulzRead, RawRead, mlstm_sequence
 from orthonar.engine.backends import numba_version
 from orthonar.engine.kernels import cpu_filter, cpu_layer, cpu_memory
@@ -23,6 +22,7 @@ from orthonar.paths import project_root
 from orthonar.report.figures import cost as cost_plots
 from orthonar.report.published import COSTS
 from orthonar.report.tables import cost
+from orthonar.xlstm import StockModel
 
 ROOT = project_root()
 

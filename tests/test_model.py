@@ -8,11 +8,11 @@ import torch
 from scipy.stats import ks_2samp
 from torch import Tensor, nn
 
-from benchmarks.stock import StockModel
 from orthonar import NewtonSchulzRead, RawRead
 from orthonar.mlstm import parts
 from orthonar.mlstm.layer import MLSTM, LayerState, small_init_std
 from orthonar.model import MLSTMConfig, MLSTMModel
+from orthonar.xlstm import StockModel
 
 READS = {"raw": RawRead(), "five_steps": NewtonSchulzRead(steps=5)}
 FORMS = ["parallel", "recurrent", "chunkwise"]

@@ -1,6 +1,6 @@
 """What trained models answer when their kept weights are asked, after the fact: a file of its own beside the weights.
 
-There are three things to ask, see `ASKINGS`. `MEMORY` is what a run with probes is asked at its end,
+There are four things to ask, see `ASKINGS`. `MEMORY` is what a run with probes is asked at its end,
 `orthonar.training.evaluation.questions`, and the numbers have the same names. The weights are rounded to float16, so
 the last digits may differ.
 """
@@ -14,15 +14,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from ..data.noisy_recall import NoisyRecall
 from ..mlstm.layer import MLSTM
+from ..mlstm.writes import AdditiveWrite
 from ..model import SequenceModel
+from ..reads.base import RawRead
+from ..training.anneals import NoAnneal, final_model
 from ..training.config import RunConfig
 from ..training.environment import revision, versions
-from ..training.evaluation import QUESTIONS, QUESTIONS_VERSION, questions, recall_by_occurrences
+from ..training.evaluation import QUESTIONS, QUESTIONS_VERSION, evaluate, questions, recall_by_occurrences
 from ..training.record import RunRecord
 from ..training.streaming import recall_by_delay
+from ..xlstm import StockModel
 from .jsonl import Damage, append_line, read_lines
 from .weights import trained_model, weights_path
 
@@ -82,6 +87,31 @@ def _delays(model: SequenceModel, config: RunConfig) -> dict[str, float]:
     return {f"delay_{line.delay}": line.accuracy for line in found}
 
 
+@torch.no_grad()
+def _stock(model: SequenceModel, config: RunConfig) -> dict[str, float]:
+    batches = _validation_set(config)
+    try:
+        stock = StockModel(model.config, config.task.seq_len).eval()
+    except ImportError:
+        raise ValueError("the package xlstm is not installed: pip install xlstm") from None
+    stock.load_state_dict(model.state_dict(), strict=True)
+    model = model.eval()
+    logits = [(model(tokens), stock(tokens)) for tokens, _ in batches]
+    apart = max(((ours - theirs).abs().max() / ours.abs().max()).item() for ours, theirs in logits)
+    return {
+        "accuracy_here": evaluate(model, batches)[0],
+        "accuracy_stock": evaluate(stock, batches)[0],
+        "logits_apart": min(apart, 1.0),
+    }
+
+
+def _is_taken_down(record: RunRecord, config: RunConfig) -> bool:
+    if config.anneal == NoAnneal():
+        return False
+    mixer = final_model(config.model, config.anneal, record.trace).mixer
+    return isinstance(mixer, MLSTM) and mixer.read == RawRead() and mixer.write == AdditiveWrite()
+
+
 def _recalls(record: RunRecord, config: RunConfig) -> bool:
     return isinstance(config.task, NoisyRecall)
 
@@ -106,8 +136,11 @@ DELAYED = Asking(
         and len(config.task.distractors) > 0
     ),
 )  # fmt: skip
+#: Of runs whose read was taken down to the raw one: accuracy on the validation set, here and in the package `xlstm`'s
+#: own layer, and how far the logits are apart, the largest difference as a share of the largest logit.
+STOCK = Asking("stock", 1, ("accuracy_here", "accuracy_stock", "logits_apart"), _stock, _is_taken_down)
 #: All of them, by name.
-ASKINGS = {asking.name: asking for asking in (MEMORY, SHOWINGS, DELAYED)}
+ASKINGS = {asking.name: asking for asking in (MEMORY, SHOWINGS, DELAYED, STOCK)}
 
 
 @dataclass(frozen=True)

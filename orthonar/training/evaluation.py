@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..data.noisy_recall import IGNORE_INDEX, NoisyRecall
@@ -28,11 +28,11 @@ _DECODED_SEQUENCES = 96
 
 
 @torch.no_grad()
-def evaluate(model: SequenceModel, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+def evaluate(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     """Accuracy and mean cross-entropy (nats) at the scored positions of some batches, in evaluation mode.
 
     Args:
-        model: the model.
+        model: one that makes logits (B, S, V) of tokens (B, S).
         batches: pairs of tokens and targets (B, S), -100 where nothing is scored; see `NoisyRecall.validation_set`.
 
     Returns:
@@ -51,7 +51,7 @@ def evaluate(model: SequenceModel, batches: list[tuple[Tensor, Tensor]]) -> tupl
     return (right / scored).item(), (loss / scored).item()
 
 
-def _judged(model: SequenceModel, batches: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _judged(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Tokens, targets and the model's logits, batch by batch, in evaluation mode; ValueError before the first."""
     batches = list(batches)
     if not batches:
