@@ -1,9 +1,11 @@
 """Figures of training: accuracy over the steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from ...study.sides import Side
@@ -51,3 +53,36 @@ def accuracy_curves(runs: Mapping[str, Sequence[RunRecord]], sides: Mapping[str,
         ax.set_visible(False)
     axes[0].set_ylabel("accuracy at scored positions (%)")
     return axes[0].figure
+
+
+def around_the_fall(table: pd.DataFrame, records: Iterable[RunRecord], sides: Mapping[str, Side], title: str) -> Figure:
+    """Draw the accuracy of runs whose read was taken down, over the steps from the begin of that on.
+
+    Args:
+        table: as of `orthonar.report.tables.taken_down.taken_down`.
+        records: run records.
+        sides: by name.
+        title: of the figure.
+
+    Returns:
+        The figure: a line per run, in the band the fall of the longest duration, and the level from which a run counts
+        as solved.
+    """
+    found = {record.identity: record for record in records}
+    figure, ax = plt.subplots(figsize=(5.4, 3.0), layout="constrained")
+    for name, of in table.groupby("side", sort=False):
+        look, label = sides[str(name)].look, f"{name} ({len(of)} run{'s'[: len(of) != 1]})"
+        for run in of.itertuples():
+            line = [(e.step - run.begin, 100 * (e.accuracy or 0.0)) for e in found[run.identity].trace]
+            style: dict[str, Any] = {"color": look.color, "linewidth": 0.9, "alpha": 0.75, "marker": look.marker}
+            ax.plot(*np.array(line).T, "-", **style, markersize=4, markevery=[-1], label=label)
+            label = "_"  # once is enough
+    if len(table):
+        ax.axvspan(0, (table["end"] - table["begin"]).max(), color="#bbbbbb", alpha=0.3, linewidth=0)
+        ax.legend(frameon=False, loc="lower right")
+    else:
+        ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color="#555555")
+    ax.axhline(100 * SOLVED_AT, color="#555555", linestyle=":", linewidth=1)
+    ax.set(xlabel="training steps since the fall began", ylabel="accuracy (%)", ylim=(0, 102), title=title)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from ...study.presets import PRESETS, Study
-from ...study.sides import BASELINE, COSINE_4000, MUON, ORTHOGONALIZED, SMALL_EMBEDDING, Side
+from ...study.sides import BASELINE, CONSTANT, COSINE_4000, GATED_ANNEAL, MUON, ORTHOGONALIZED, SMALL_EMBEDDING, Side
 from ...training.record import RunRecord
 from .. import stats
 from ..seeds import seeds_text
@@ -84,6 +84,11 @@ def questions() -> list[Question]:
         Question("pocket", f"orthogonalized read: embedding std {stds}", _of(sweep, ORTHOGONALIZED)),
         Question("pocket", "raw mLSTM, attention", pocket["attention"].only(["baseline", "attention"])),
         Question("pocket", "raw read: AdamW, Muon", _of(pocket["muon"], BASELINE, MUON)),
+        Question(
+            "pocket, constant rate",
+            "raw read, orthogonalized read taken down after the escape",
+            _of(pocket["anneal"], CONSTANT, GATED_ANNEAL),
+        ),
         Question("pocket, MQAR", "raw, orthogonalized read, attention", pocket["mqar"]),
         Question("pocket, key and door", reads, _of(pocket["world"], BASELINE, ORTHOGONALIZED)),
         Question(
