@@ -43,7 +43,7 @@ def records():
         record("anneal, gated", 0, {1000: 0.9, 1500: 0.7, 2000: 0.95}),  # falls from 1,200 to 1,700
         record("anneal, gated", 1, {500: 1.0, 1000: 0.2}),  # from 700 to 1,200
         record("anneal, gated", 2, {2000: 0.6}),  # never
-        record("anneal, fixed", 0, {2500: 0.85}),  # from 2,100 to 3,000, escaped only then
+        record("anneal, 2,100 to 3,000", 0, {2500: 0.85}),  # from 2,100 to 3,000, escaped only then
         record("baseline, constant rate", 0, {1000: 1.0}),
     ]
 
@@ -51,7 +51,7 @@ def records():
 def test_a_run_counts_once_its_read_is_the_raw_one(records):
     table = taken_down.taken_down(STUDY, records, NOTHING)
     assert table[["side", "seed"]].to_numpy().tolist() == [
-        ["anneal, gated", 0], ["anneal, gated", 1], ["anneal, fixed", 0],
+        ["anneal, gated", 0], ["anneal, gated", 1], ["anneal, 2,100 to 3,000", 0],
     ]  # fmt: skip
     assert table[["begin", "end"]].to_numpy().tolist() == [[1200, 1700], [700, 1200], [2100, 3000]]
     assert table[["before", "lowest", "after"]].to_numpy().tolist() == [[0.9, 0.7, 0.95], [1, 0.2, 0.2], [0, 0, 0.85]]
@@ -60,9 +60,9 @@ def test_a_run_counts_once_its_read_is_the_raw_one(records):
 
 def test_what_became_of_those_that_were_solved(records):
     table = taken_down.taken_down(STUDY, records, NOTHING)
-    text = taken_down.as_text(table, ["anneal, gated", "anneal, fixed"])
+    text = taken_down.as_text(table, ["anneal, gated", "anneal, 2,100 to 3,000"])
     assert text.loc["anneal, gated"].tolist() == ["2", "2", "1", "95.0", "45.0", "57.5"]
-    assert text.loc["anneal, fixed"].tolist() == ["1", "0", "0", "", "", ""]
+    assert text.loc["anneal, 2,100 to 3,000"].tolist() == ["1", "0", "0", "", "", ""]
     assert taken_down.answers(table) == [
         "Of 2 runs solved before the read was taken down 1 is solved with the raw read afterwards: 95.0 % before, "
         "57.5 % after (means)."
@@ -85,7 +85,10 @@ def test_the_fall_is_drawn_from_its_begin(records):
     ax = plots.around_the_fall(table, records, STUDY.sides, "a title").axes[0]
     lines = [line for line in ax.lines if len(line.get_xdata()) > 2]
     assert [line.get_xdata()[0] for line in lines] == [-1100, -600, -2000]
-    assert [text.get_text() for text in ax.get_legend().texts] == ["anneal, gated (2 runs)", "anneal, fixed (1 run)"]
+    assert [text.get_text() for text in ax.get_legend().texts] == [
+        "anneal, gated (2 runs)",
+        "anneal, 2,100 to 3,000 (1 run)",
+    ]
     assert ax.patches[0].get_width() == 900
 
 

@@ -98,7 +98,7 @@ def recall_of_the_tail(table: pd.DataFrame, sides: Mapping[str, Side], axes=None
                 ax.plot(at, mine.T, color=side.look.color, linewidth=0.6, alpha=0.5)
                 ax.plot(at, np.nanmean(mine, 0), **_line(side), linewidth=2, label=f"{side.title} ({len(mine)})")
         if len(of):
-            ax.legend(frameon=False)
+            ax.legend(edgecolor="none", framealpha=0.8)
         else:
             _say_not_run(ax)
         ax.set_xticks(at, GROUPS)

@@ -15,6 +15,8 @@ from ...training.record import SOLVED_AT
 from ..style import WIDTH
 from ..words import NOT_RUN
 
+# Inches that a column's text takes in one line.
+_ROOM = 0.8
 #: Where a published mean stands beside the middle of its column, by its source, and how the legend says so.
 _SOURCES = {"post": (-0.1, "post's, second-hand, left"), "follow-up": (0.1, "follow-up's, right")}
 
@@ -37,14 +39,17 @@ def headline(
         The figure: a mark for each seed, a bar at the mean of a side with several, hollow marks at the published means,
         the level of solved runs, how many were solved above each column, and "not run yet" where a task has no runs.
     """
+    widths = [sum(map(len, tasks.values())) for tasks in panels.values()]
     if axes is None:
-        widths = [sum(map(len, tasks.values())) for tasks in panels.values()]
         ratios = {"width_ratios": widths}
         size = (min(WIDTH, 1.1 + 0.9 * sum(widths)), 3.9)  # no wider than it must be: it is seen on phones too
         _, made = plt.subplots(
             1, len(panels), figsize=size, sharey=True, layout="constrained", squeeze=False, gridspec_kw=ratios
         )
         axes = list(made.flat)
+    figure = axes[0].figure
+    assert isinstance(figure, Figure)
+    narrow = figure.get_size_inches()[0] < 1.1 + _ROOM * sum(widths)
     shown = runs.assign(percent=100 * runs["accuracy"].fillna(0.0))
     published = published[published["task"].isin({task for tasks in panels.values() for task in tasks})]
     for ax, (title, tasks) in zip(axes, panels.items(), strict=True):
@@ -52,12 +57,12 @@ def headline(
             for side, shift in zip(sides, (np.arange(len(sides)) - (len(sides) - 1) / 2) * 0.8 / len(sides)):
                 here = shown.loc[(shown["task"] == task) & (shown["side"] == side.name), "percent"]
                 there = published[(published["task"] == task) & (published["side"] == side.name)]
-                _column(ax, i + shift, 0.28 / len(sides), side, here, there)
+                _column(ax, i + shift, 0.28 / len(sides), side, here, there, narrow)
         ax.axhline(100 * SOLVED_AT, color="#555555", linestyle=":", linewidth=1)
         labels = [task.replace(", ", "\n") for task in tasks]
         ax.set(xlabel="", ylabel="", xlim=(-0.5, len(tasks) - 0.5), ylim=(-2, 102))
         ax.set_xticks(range(len(tasks)), labels)
-        ax.set_title(f"{title}, solved:", pad=24)
+        ax.set_title(f"{title}, solved:", pad=34 if narrow and len(published) else 24)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("final accuracy at scored positions (%)")
     drawn = {side.name: side for tasks in panels.values() for sides in tasks.values() for side in sides}
@@ -75,19 +80,18 @@ def headline(
         published_mean.set(markersize=8, markerfacecolor="none", markeredgecolor="#555555", markeredgewidth=2)
         handles.append(published_mean)
     handles.append(Line2D([], [], color="#555555", linestyle=":", label="solved"))
-    figure = axes[0].figure
-    assert isinstance(figure, Figure)
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = 2 if 2 * longest < 18 * figure.get_size_inches()[0] - 8 else 1
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
-def _column(ax: Axes, at: float, half: float, side: Side, here: pd.Series, there: pd.DataFrame) -> None:
+def _column(ax: Axes, at: float, half: float, side: Side, here: pd.Series, there: pd.DataFrame, narrow: bool) -> None:
     """One side's seeds around x = at, their mean, the published means, and above them how many were solved."""
     color = side.look.color
     if len(here):
-        look: dict[str, Any] = {"marker": side.look.marker, "color": color, "alpha": 0.8, "markersize": 4.5}
+        look: dict[str, Any] = {"marker": side.look.marker, "color": color, "alpha": 0.8}
+        look["markersize"] = 7.5 if side.look.marker == "*" else 4.5  # a star's body is small
         places = at + (np.linspace(-half, half, len(here)) if len(here) > 1 else np.zeros(1))
         ax.plot(places, np.sort(here), **look, linestyle="none", markeredgecolor="white", mew=0.5)
         if len(here) > 1:
@@ -95,7 +99,8 @@ def _column(ax: Axes, at: float, half: float, side: Side, here: pd.Series, there
     else:
         ax.text(at, 34, NOT_RUN, rotation=90, ha="center", va="bottom", color="#555555")
     solved = [f"{(here >= 100 * SOLVED_AT).sum()}/{len(here)} here"] if len(here) else []
-    solved += [f"{row['solved']} {row['source']}" for _, row in there.iterrows() if row["solved"]]
+    between = "\n" if narrow else " "
+    solved += [f"{row['solved']}{between}{row['source']}" for _, row in there.iterrows() if row["solved"]]
     ax.text(at, 103, "\n".join(solved), ha="center", va="bottom", fontsize=7)
     for _, row in there.dropna(subset="low").iterrows():
         middle, spread = (row["low"] + row["high"]) / 2, (row["high"] - row["low"]) / 2
@@ -113,19 +118,23 @@ def survival_curves(curves: Mapping[str, tuple[Side, pd.DataFrame]], title: str,
         ax: the axes to draw on; None for new ones.
 
     Returns:
-        The axes: the share over the step, with its 95 % interval where there is one.
+        The axes: the share over the step; of one or two curves with its 95 % interval where there is one, of more with
+        the legend below.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
+    crowded = len(curves) > 2
     for label, (side, curve) in curves.items():
         color, line = side.look.color, side.look.line
         ax.step(curve["step"], curve["waiting"], where="post", color=color, linestyle=line, linewidth=2, label=label)
-        band: dict[str, Any] = {"step": "post", "color": color, "alpha": 0.15, "linewidth": 0}
-        ax.fill_between(curve["step"], curve["low"], curve["high"], **band)
+        if not crowded:
+            band: dict[str, Any] = {"step": "post", "color": color, "alpha": 0.15, "linewidth": 0}
+            ax.fill_between(curve["step"], curve["low"], curve["high"], **band)
     ax.set(xlabel="training step", ylabel="share of runs below 80 %", xlim=(0, None), ylim=(0, 1.03))
     ax.set_title(title)
     if curves:
-        ax.legend(frameon=False, loc="lower left")
+        where: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.18)} if crowded else {}
+        ax.legend(frameon=False, handlelength=3, **({"loc": "lower left"} | where))
     else:
         ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color="#555555")
     ax.spines[["top", "right"]].set_visible(False)

@@ -58,5 +58,5 @@ def answer(table: pd.DataFrame) -> list[str]:
         name, runs = side.replace("_", " "), f"{len(of)} solved run{'s'[: len(of) != 1]}"
         shares = f"{100 * of[rare].mean():.1f} % of keys shown once before"
         shares += f" and {100 * of[often].mean():.1f} % of those shown {often} times"
-        sentences.append(f"{name.capitalize()}, {runs}: {shares} are recalled.")
+        sentences.append(f"{name[0].upper()}{name[1:]}, {runs}: {shares} are recalled.")
     return sentences
