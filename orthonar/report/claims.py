@@ -79,7 +79,7 @@ def worked_example() -> Claim:
 
 
 def claims(records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> list[Claim]:
-    """Every published number, then what is recorded at pocket scale, of which none was published.
+    """Every published number, then what is recorded and was never published.
 
     Args:
         records: run records.
@@ -101,6 +101,8 @@ def claims(records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> li
         *_of_costs(records),
         *_unpublished("headline", "pocket", records),
         *_unpublished("initialisation", "paper", records),
+        *_unpublished("muon", "paper", records),
+        *_unpublished("muon", "pocket", records),
     ]
 
 
@@ -246,7 +248,8 @@ def _unpublished(name: str, scale: str, records: list[RunRecord]) -> Iterator[Cl
         baseline = first.setdefault(cell.task, cell.runs)
         if any(cell.side in {**other.accuracies, **other.solved_runs} for other in cell.published):
             continue
-        both = len(baseline) and len(cell.runs) and cell.side != next(iter(study.sides))
+        enough = min(len(baseline), len(cell.runs)) >= stats.LEAST_FOR_INTERVAL
+        both = enough and cell.side != next(iter(study.sides))
         preset = name if scale == "paper" else f"{name}-{scale}"
         yield Claim(
             group=f"{preset}: {cell.task}{unlike}",
