@@ -162,3 +162,14 @@ def test_counts_are_compared_by_fishers_test(solved, runs, verdict):
 
 def test_what_is_exact_is_made_again():
     assert (claims.worked_example().here, claims.worked_example().verdict) == ("9", "agrees")
+
+
+@pytest.mark.parametrize(("runs", "p"), [(7, None), (8, 2 * 0.5**8)])
+def test_what_nobody_published_is_compared_in_pairs_where_runs_are_enough(runs, p):
+    study = PRESETS["muon"]["pocket"]
+    made = [record_of(c, 0.9 if "Muon" in str(c.optimizer) else 0.1) for c in study.runs([]) if c.seed < 12 + runs]
+    told = {claim.what: claim for claim in claims.claims(made) if claim.study == "muon-pocket"}
+    assert list(told) == [f"solved, {side}" for side in study.sides]
+    muon = told["solved, baseline, Muon"]
+    assert (muon.runs, muon.p, muon.verdict) == (runs, p, claims.UNPUBLISHED) and muon.here.startswith(f"{runs} of")
+    assert told["solved, baseline"].p is None
