@@ -4,16 +4,16 @@ import textwrap
 from pathlib import Path
 
 from orthonar import paths
-from orthonar.report.tables.findings import LEGEND, as_markdown, findings
+from orthonar.report.tables.findings import as_markdown, findings
 from orthonar.study.records import RunStore
 
 START, END = "<!-- findings: written by `make findings` -->", "<!-- end of findings -->"
 
 
 def section() -> str:
-    """The table of the recorded runs, and what a reader has to know of it."""
-    table = as_markdown(findings(RunStore(paths.results_dir()).records()))
-    return f"{table}\n\n{textwrap.fill(LEGEND, 127)}"
+    """The table of the recorded runs and what belongs to it, in lines of the README's length."""
+    paragraphs = as_markdown(findings(RunStore(paths.results_dir()).records())).split("\n\n")
+    return "\n\n".join(text if text.startswith("|") else textwrap.fill(text, 127) for text in paragraphs)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orthonar.report.tables.findings import LEGEND, as_markdown, findings
+from orthonar.report.tables.findings import as_markdown, findings
 from orthonar.study.presets import find_study, preset_names
 from orthonar.study.records import RunStore
 
@@ -74,6 +74,6 @@ def test_the_presets_are_named_with_their_sizes():
 
 
 def test_the_readme_holds_the_findings_of_the_records():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert as_markdown(findings(RunStore(ROOT / "results").records())) in readme, "make findings"
-    assert LEGEND in " ".join(readme.split()), "make findings"
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    wanted = as_markdown(findings(RunStore(ROOT / "results").records()))
+    assert " ".join(wanted.split()) in readme, "make findings"

@@ -3,7 +3,7 @@
 import pytest
 from tiny import record_of
 
-from orthonar.report.tables.findings import COLUMNS, Question, as_markdown, findings, questions
+from orthonar.report.tables.findings import COLUMNS, LEGEND, Question, as_markdown, findings, questions
 from orthonar.report.words import NOT_RUN
 from orthonar.study.presets import PRESETS
 from orthonar.study.sides import ORTHOGONALIZED
@@ -65,8 +65,17 @@ def test_every_question_compares_and_is_a_row():
     assert len({(question.recipe, question.compared) for question in asked}) == len(asked)
     table = findings([])
     assert list(table) == list(COLUMNS) and len(table) == len(asked) and (table["solved"] == NOT_RUN).all()
-    lines = as_markdown(table).split("\n")
-    assert len(lines) == len(asked) + 2 and {line.count("|") for line in lines} == {len(COLUMNS) + 1}
+
+
+def test_what_was_run_is_a_table_and_what_was_not_a_sentence():
+    table = findings(recorded(SWEEP, lambda config: True), [REPLICATION, SWEEP])
+    rows, missing, legend = as_markdown(table).split("\n\n")
+    lines = rows.split("\n")
+    assert len(lines) == 3 and {line.count("|") for line in lines} == {len(COLUMNS) + 1}
+    assert lines[2].startswith("| pocket | embeddings | 0 to 7 | 8, 8, 8, 8 of 8 |")
+    assert missing == "Not run yet: two reads (follow-up's; published 3, 9 of 16)." and legend == LEGEND
+    assert as_markdown(table[:1]) == f"{missing}\n\n{legend}"
+    assert "Not run" not in as_markdown(table[1:])
 
 
 def test_what_is_named_is_in_the_order_of_the_cells():

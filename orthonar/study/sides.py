@@ -274,7 +274,7 @@ GATED_ANNEAL = _reading(
 )  # fmt: skip
 #: The window at the same shares of the pocket scale's 3,000 steps.
 POCKET_FIXED_ANNEAL = _reading(
-    "anneal, 2,100 to 3,000", "orthogonalized read, taken down from step 2,100 to 3,000", Look(_BLUE, "v", ":"),
+    "anneal, 2,100 to 3,000", "orthogonalized read, taken down from step 2,100 to 3,000", Look(_BLUE, "X", ":"),
     NewtonSchulzRead(steps=5), schedule=Constant(), anneal=FixedAnneal(anneal_from=2100, anneal_to=3000),
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 
 from ...study.sides import Side
 from ...training.record import SOLVED_AT
@@ -133,8 +134,11 @@ def survival_curves(curves: Mapping[str, tuple[Side, pd.DataFrame]], title: str,
     ax.set(xlabel="training step", ylabel="share of runs below 80 %", xlim=(0, None), ylim=(0, 1.03))
     ax.set_title(title)
     if curves:
-        where: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.18)} if crowded else {}
-        ax.legend(frameon=False, handlelength=3, **({"loc": "lower left"} | where))
+        where: dict[str, Any] = {"loc": "lower left"}
+        if crowded:  # below the axis and its label, which take as many inches whatever the axes' height
+            below = ScaledTranslation(0, -0.42, ax.figure.dpi_scale_trans)
+            where = {"loc": "upper center", "bbox_to_anchor": (0.45, 0), "bbox_transform": ax.transAxes + below}
+        ax.legend(frameon=False, handlelength=3, **where)
     else:
         ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color="#555555")
     ax.spines[["top", "right"]].set_visible(False)

@@ -114,9 +114,24 @@ def findings(records: Iterable[RunRecord], asked: Sequence[Question] | None = No
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """A table of text in Markdown, its first columns' names as its head."""
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    """What was run as a table in Markdown, what was not in a sentence below it, and the legend.
+
+    Args:
+        table: as of `findings`.
+
+    Returns:
+        Paragraphs, a line each but for the table.
+    """
+    recorded, missing = (table[(table["solved"] == NOT_RUN) == wanted] for wanted in (False, True))
+    lines = [list(table.columns), ["---"] * len(table.columns), *recorded.to_numpy().tolist()]
+    paragraphs = ["\n".join(f"| {' | '.join(line)} |" for line in lines)] if len(recorded) else []
+    if len(missing):
+        named = [
+            f"{row.compared} ({row.recipe}{f'; published {row.published}' if row.published else ''})"
+            for row in missing.itertuples()
+        ]
+        paragraphs.append(f"{NOT_RUN.capitalize()}: {'; '.join(named)}.")
+    return "\n\n".join([*paragraphs, LEGEND])
 
 
 def _of(study: Study, *sides: Side) -> Study:
