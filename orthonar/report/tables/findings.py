@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from ...study.presets import PRESETS, Study
-from ...study.sides import BASELINE, CONSTANT, COSINE_4000, GATED_ANNEAL, MUON, ORTHOGONALIZED, SMALL_EMBEDDING, Side
+from ...study.sides import BASELINE, CONSTANT, GATED_ANNEAL, MUON, ORTHOGONALIZED, SMALL_EMBEDDING, Side
 from ...training.record import RunRecord
 from .. import stats
 from ..seeds import seeds_text
 from ..words import NOT_RUN, p_text
+from .escape import longer_schedule
 from .headline import CellResult, cells, tested
 
 #: Columns of `findings`.
@@ -63,14 +64,12 @@ def questions() -> list[Question]:
         {name: scales[at] for name, scales in PRESETS.items() if at in scales} for at in ("paper", "pocket")
     )
     reads = "raw, orthogonalized read"
-    initialisation, schedule = paper["initialisation"], paper["schedule"]
-    longer = replace(schedule, sides={side.name: side for side in (BASELINE, COSINE_4000)})
-    sweep = pocket["initialisation"]
+    initialisation, sweep = paper["initialisation"], pocket["initialisation"]
     stds = ", ".join(f"{task['embedding_std']:g}" for task in sweep.tasks)
     return [
         Question("follow-up's", reads, paper["replication"]),
         Question("follow-up's", "raw read: embedding std 1, 0.065", _of(initialisation, BASELINE, SMALL_EMBEDDING)),
-        Question("follow-up's", "raw read: 2,000, 4,000 steps", longer),
+        Question("follow-up's", "raw read: 2,000, 4,000 steps", longer_schedule()),
         Question("follow-up's", "raw read: AdamW, Muon", _of(paper["muon"], BASELINE, MUON)),
         *(
             Question("post's", f"{reads}, length {task['seq_len']:,}", replace(paper["headline"], tasks=(task,)))
