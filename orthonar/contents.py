@@ -40,9 +40,9 @@ def ask_all(results: Path, asking: Asking = MEMORY) -> int:
         check_writable(answers_path(results))
     asked = failed = 0
     for record in missing:
-        config = RunConfig.from_settings(record.settings | {"device": "cpu", "engine": "auto"})
-        name, since = describe(config), time.time()
+        name, since = f"run {record.identity}", time.time()
         try:
+            name = describe(RunConfig.of_record(record))
             answer = ask(results, record, asking)
         except (ValueError, FileNotFoundError) as error:
             failed += 1

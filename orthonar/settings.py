@@ -8,12 +8,13 @@ A setting that a class does not have itself is that of the first of its parts th
 the learning rate of its optimizer, and `config.lr` tells it.
 """
 
+import collections
 import dataclasses
 import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, TypeVar, dataclass_transform
 
@@ -172,10 +173,15 @@ def settings(kind: type[_Kind]) -> type[_Kind]:
     made: Any = dataclasses.dataclass(frozen=True)(kind)
     construct = made.__init__
     fields = {f.name: f for f in dataclasses.fields(made)}
+    positional = [name for name, f in fields.items() if f.init and not f.kw_only]
     parts = [f for f in fields.values() if f.metadata.get("part")]
 
     @functools.wraps(construct)
     def init(self: Any, *args: Any, **given: Any) -> None:
+        if len(args) <= len(positional):  # what is more, and what comes twice, the constructor refuses
+            by_position = dict(zip(positional, args))
+            if not by_position.keys() & given.keys():
+                given, args = by_position | given, ()
         named = {name: given.pop(name) for name in list(given) if name not in fields}
         for field in parts:
             if not named:
@@ -194,6 +200,23 @@ def settings(kind: type[_Kind]) -> type[_Kind]:
     told.__signature__ = inspect.signature(construct)
     made.__init__ = told
     return made
+
+
+def check_names(owner: Any, shared: Iterable[str] = ()) -> None:
+    """Whether an owner and its parts have a name for every setting: one of two of a name would be lost in plain data.
+
+    Args:
+        owner: a settings object.
+        shared: names that stand for one setting wherever they are.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    names = collections.Counter(setting_names(owner, {}))
+    if twice := [name for name, count in names.items() if count > 1 and name not in shared]:
+        held = [getattr(owner, field.name) for field in dataclasses.fields(owner) if field.metadata.get("part")]
+        of = [type(each).__name__ for each in (owner, *held) if twice[0] in (f.name for f in dataclasses.fields(each))]
+        raise ValueError(f"{twice[0]} is the name of a setting of {' and of '.join(of)}; one must be called otherwise")
 
 
 def setting_names(owner: Any, given: dict[str, Any]) -> list[str]:
@@ -263,9 +286,14 @@ def variant_from_settings(what: str, base: type, settings: dict):
     unknown = settings.keys() - {f.name for f in dataclasses.fields(kind)}
     if unknown:
         raise ValueError(f"{what}: {kind_name(kind)} has no setting {', '.join(sorted(unknown))}")
-    # A dictionary among the settings describes a settings object of the same base.
-    nested = {k: variant_from_settings(what, base, v) if isinstance(v, dict) else v for k, v in settings.items()}
-    return kind(**nested)
+    # A dictionary among the settings describes a settings object: of its field's kind, where that is known.
+    plain = {f.name for f in dataclasses.fields(kind) if f.metadata.get("plain") is not None}
+    return kind(
+        **{
+            name: variant_from_settings(what, base, value) if isinstance(value, dict) and name not in plain else value
+            for name, value in settings.items()
+        }
+    )
 
 
 def kind_named(what: str, base: type, name: str | None) -> type:

@@ -12,6 +12,7 @@ from orthonar.report import stats, style, words
 from orthonar.report.figures import ablation as ablation_plots
 from orthonar.report.published import DECODED, ELIMINATION, SWAPPED
 from orthonar.report.tables import ablation as ablation_tables
+from orthonar.report.tables import memory, probed
 from orthonar.report.words import NOT_RUN
 from orthonar.study import sides
 from orthonar.study.presets import PRESETS, Study
@@ -25,7 +26,7 @@ STUDY = Study(
 
 
 def probes(rank: float, swapped: float = 0.5) -> dict[str, float]:
-    values = dict.fromkeys(ablation_tables.PROBES, 0.5)
+    values = dict.fromkeys(probed.PROBES, 0.5)
     return values | {"effective_rank": rank, "qk_coherence": rank / 10, "accuracy_read_raw": swapped, "decode1": 0.6}
 
 
@@ -63,7 +64,7 @@ def test_every_variant_is_in_every_table_of_variants():
 
 
 def test_variants_in_order_of_what_came_of_them():
-    runs = ablation_tables.probed_runs(STUDY, RECORDS)
+    runs = probed.probed_runs(STUDY, RECORDS)
     names = ablation_tables.in_order(STUDY, runs)
     ours = [name for name in names if name in set(runs["side"])]
     means = [stats.accuracies(runs[runs["side"] == name]).mean() for name in ours]
@@ -73,13 +74,13 @@ def test_variants_in_order_of_what_came_of_them():
 
 def test_early_is_a_tenth_and_three_tenths_of_the_training():
     # Evaluations at steps 2, 4 and 6 of 6: nearest to 0.6 and to 1.8 is the first.
-    runs = ablation_tables.probed_runs(STUDY, RECORDS).set_index(["side", "seed"])
+    runs = probed.probed_runs(STUDY, RECORDS).set_index(["side", "seed"])
     assert (runs["early_effective_rank"] == 1).all()
     longer = replace(STUDY, settings=STUDY.settings | {"steps": 20})
     trace = [Evaluation(2 * i, 0.1, 1.0, 1.0, 1.0, probes(i)) for i in range(1, 11)]
     settings = longer.run(longer.tasks[0], "baseline", 3e-3, 11).settings()
     run = replace(RECORDS[0], settings=settings, trace=trace)
-    [row] = ablation_tables.probed_runs(longer, [run]).to_dict("records")
+    [row] = probed.probed_runs(longer, [run]).to_dict("records")
     assert row["early_effective_rank"] == pytest.approx((1 + 3) / 2), "steps 2 and 6"
     assert row["early_qk_coherence"] == pytest.approx(0.2)
     assert row["effective_rank"] == 10, "the end is the last evaluation"
@@ -87,6 +88,20 @@ def test_early_is_a_tenth_and_three_tenths_of_the_training():
     table = ablation_tables.early(STUDY, RECORDS)
     assert table.loc["baseline"].tolist() == ["1.0 1.0 1.0", "2.6", "0.10 0.10 0.10", "0.20"]
     assert table.loc["polar", "rank"] == NOT_RUN
+
+
+def test_variants_are_judged_by_enough_runs_and_the_others_counted():
+    few = ablation_tables.variant_answers(STUDY, RECORDS)
+    variants = len(STUDY.sides) - 2
+    assert few == [
+        f"Nothing can be said yet: {variants} of {variants} variants have fewer than 8 runs, {variants - 1} of them "
+        "none."
+    ]
+    wide = replace(STUDY, seeds=tuple(range(8)))
+    made = [record(side, seed, (0.1, 0.2, 0.9)) for side in ("baseline", "orthogonalized", "ns1") for seed in range(8)]
+    told, rest = ablation_tables.variant_answers(wide, made)
+    assert "baseline solves 8 of 8, 1 step solves 8 of 8: no difference is shown" in told
+    assert rest.startswith(f"Nothing can be said of the others yet: {variants - 1} of {variants} variants")
 
 
 def test_elimination():
@@ -111,7 +126,7 @@ def test_tables_fit_the_page(seeds):
     records = [record(side, seed, (0.1, 0.2, 0.3 + 0.7 * (seed % 2))) for side in study.sides for seed in seeds]
     for table in (
         ablation_tables.elimination, ablation_tables.endings, ablation_tables.early, ablation_tables.dose_response,
-        ablation_tables.swaps, ablation_tables.published_swaps, ablation_tables.decoded,
+        memory.swaps, memory.published_swaps, memory.decoded,
     ):  # fmt: skip
         assert style.text_width(table(study, records)) <= words.PAGE, table.__name__
     assert style.text_width(ablation_tables.labels(study)) <= words.PAGE
@@ -120,7 +135,7 @@ def test_tables_fit_the_page(seeds):
         paper.run(paper.tasks[0], side, 3e-3, seed).settings() for side in sides.HEADLINE for seed in paper.seeds
     ]
     records = [replace(records[i % len(records)], settings=s | {"steps": 2000}) for i, s in enumerate(settings)]
-    assert style.text_width(ablation_tables.published_decoded(paper, records)) <= words.PAGE
+    assert style.text_width(memory.published_decoded(paper, records)) <= words.PAGE
 
 
 def test_doses_in_order_and_nothing_else():
@@ -136,39 +151,48 @@ def test_doses_in_order_and_nothing_else():
 
 
 def test_swaps_say_what_becomes_of_solved_and_unsolved_runs():
-    table = ablation_tables.swaps(STUDY, RECORDS)
+    table = memory.swaps(STUDY, RECORDS)
     solved = table.loc[("orthogonalized", "solved")]
     assert (solved["own read"], solved["raw read"]) == ("90.0, 3 of 3", "75.0, 1 of 3")
     failed = table.loc[("baseline", "not solved")]
     assert failed["orthogonalized read"] == "33.3, 0 of 3", "a diverged run counts as 0"
     assert ("ns1", "solved") not in table.index and "polar" not in table.index
-    theirs = ablation_tables.published_swaps(STUDY, RECORDS)
+    theirs = memory.published_swaps(STUDY, RECORDS)
     assert theirs.loc[("orthogonalized", "solved", "raw")].tolist() == [
         "90.0, 3 of 3", "75.0, 1 of 3", "7 of 9 solved, 97 to 88 %",
     ]  # fmt: skip
-    assert theirs.loc[("baseline", "solved", "orthogonalized"), "own read"] == ablation_tables.NO_SUCH_RUN
+    assert theirs.loc[("baseline", "solved", "orthogonalized"), "own read"] == memory.NO_SUCH_RUN
     assert "1 of 13" in theirs.loc[("baseline", "not solved", "orthogonalized"), "follow-up"]
-    assert (ablation_tables.published_swaps(STUDY, [])["own read"] == NOT_RUN).all()
+    assert (memory.published_swaps(STUDY, [])["own read"] == NOT_RUN).all()
+
+
+def test_runs_that_were_not_asked_are_left_out():
+    """As where asking was stopped half-way."""
+    asked = replace(RECORDS[4], trace=[*RECORDS[4].trace[:-1], replace(RECORDS[4].trace[-1], probes=None)])
+    some = [asked if r is RECORDS[4] else r for r in RECORDS]
+    row = memory.swaps(STUDY, some).loc[("orthogonalized", "solved")]
+    assert row.tolist() == ["90.0, 3 of 3", "77.5, 1 of 2", "50.0, 0 of 2"]
 
 
 def test_the_answers_are_the_tables_numbers():
-    still, helped = ablation_tables.swap_answers(STUDY, RECORDS)
+    still, helped = memory.swap_answers(STUDY, RECORDS)
     assert still.startswith("1 of 3 runs solved with the orthogonalized read") and "(mean 90.0 to 75.0 %)" in still
     assert helped.startswith("0 of 2 runs not solved with the raw read"), "the diverged one was not asked"
-    unsolved, solved = ablation_tables.decode_answers(STUDY, RECORDS)
+    unsolved, solved = memory.decode_answers(STUDY, RECORDS)
     assert "memories of 2 not solved runs" in unsolved and "finds 60 %" in unsolved and "adds 10 points" in unsolved
     assert "memories of 3 solved runs" in solved
-    assert ablation_tables.swap_answers(STUDY, []) == ablation_tables.decode_answers(STUDY, []) == []
+    assert "gives 50 % without any memory" in solved and "from before the value it finds 50 %" in solved
+    assert memory.swap_answers(STUDY, []) == memory.decode_answers(STUDY, []) == []
 
 
 def test_decoded_beside_its_controls():
-    table = ablation_tables.decoded(STUDY, RECORDS)
+    table = memory.decoded(STUDY, RECORDS)
     row = table.loc[("baseline", "not solved")]
     assert (row["decoded"], row["memory adds"]) == ("60 60", "10 10")
     assert row["runs"] == "2", "one diverged and was not asked"
     assert table.loc[("orthogonalized", "solved"), "key alone"] == "50 50 50"
-    assert ablation_tables.decoded(STUDY, RECORDS, offset=0).loc[("ns1", "not solved"), "memory adds"] == "0"
-    assert ablation_tables.decoded(STUDY, []).empty
+    assert memory.decoded(STUDY, RECORDS, offset=0).loc[("ns1", "not solved"), "memory adds"] == "0"
+    assert memory.decoded(STUDY, []).empty
 
 
 def otherwise_asked(run: RunRecord) -> RunRecord:
@@ -182,53 +206,51 @@ def test_kept_weights_stand_in_for_what_a_trace_does_not_say():
     first, second, third = RECORDS[3:6]
     records = [otherwise_asked(first), otherwise_asked(second), third, *RECORDS[:2]]
     kept = pd.DataFrame(0.25, [first.identity, third.identity, "another run's"], QUESTIONS)
-    runs = ablation_tables.probed_runs(STUDY, records, kept).set_index("identity")
+    runs = probed.probed_runs(STUDY, records, kept).set_index("identity")
     assert runs["decode1"].reindex([first.identity, third.identity]).tolist() == [0.25, 0.6], "the trace comes first"
     assert runs.loc[first.identity, "accuracy_read_raw"] == first.trace[-1].probes["accuracy_read_raw"]
     assert np.isnan(runs.loc[second.identity, "decode1"]), "what was asked in another way is not shown"
-    told = ablation_tables.asked(runs)
+    told = memory.asked(runs)
     assert told.startswith("2 at the end of training, 1 from kept weights; 1 were asked in another way")
-    assert "none" in ablation_tables.asked(ablation_tables.probed_runs(STUDY, []))
-    table = ablation_tables.decoded(STUDY, records, kept)
+    assert "none" in memory.asked(probed.probed_runs(STUDY, []))
+    table = memory.decoded(STUDY, records, kept)
     assert table.loc[("orthogonalized", "solved"), "decoded"] == "25 60"
-    swapped = [
-        ablation_tables.swaps(STUDY, records, k).loc[("orthogonalized", "solved")].tolist() for k in (None, kept)
-    ]
+    swapped = [memory.swaps(STUDY, records, k).loc[("orthogonalized", "solved")].tolist() for k in (None, kept)]
     assert swapped[0] == swapped[1]
 
 
 def test_published_numbers_stand_beside_the_same_experiment_alone():
     paper = PRESETS["ablation"]["paper"]
-    assert ablation_tables.is_the_follow_ups(paper)
-    assert not ablation_tables.is_the_follow_ups(STUDY)
-    assert not ablation_tables.is_the_follow_ups(PRESETS["ablation"]["pocket"])
-    assert not ablation_tables.is_the_follow_ups(PRESETS["replication-1024"]["paper"])
+    assert probed.is_the_follow_ups(paper)
+    assert not probed.is_the_follow_ups(STUDY)
+    assert not probed.is_the_follow_ups(PRESETS["ablation"]["pocket"])
+    assert not probed.is_the_follow_ups(PRESETS["replication-1024"]["paper"])
     settings = paper.run(paper.tasks[0], "baseline", 3e-3, 11).settings()
-    table = ablation_tables.published_decoded(paper, [replace(RECORDS[0], settings=settings)])
+    table = memory.published_decoded(paper, [replace(RECORDS[0], settings=settings)])
     here, theirs = (table.loc[("baseline", "not solved", whose)] for whose in ("here", "follow-up"))
     assert (here["answered"], here["decoded"], here["other memory"]) == ("30 (1 run)", "60", "50")
     assert (theirs["answered"], theirs["wrong key"], theirs["other memory"]) == ("3 to 14", "5.2", "(29)")
     assert "45.6" in theirs["recomputed"]
-    assert table.loc[("baseline", "solved", "here"), "answered"] == ablation_tables.NO_SUCH_RUN
+    assert table.loc[("baseline", "solved", "here"), "answered"] == memory.NO_SUCH_RUN
     assert table.loc[("orthogonalized", "solved", "here"), "answered"] == NOT_RUN
-    assert set(ablation_tables.published_decoded(STUDY, RECORDS).index.get_level_values("whose")) == {"follow-up"}
+    assert set(memory.published_decoded(STUDY, RECORDS).index.get_level_values("whose")) == {"follow-up"}
 
 
 def test_runs_of_other_presets_are_left_out():
     study = PRESETS["ablation"]["paper"]
-    assert ablation_tables.probed_runs(study, RECORDS).empty
-    assert ablation_tables.traces(study, RECORDS).empty
+    assert probed.probed_runs(study, RECORDS).empty
+    assert probed.traces(study, RECORDS).empty
 
 
 @pytest.mark.parametrize("records", [[], RECORDS], ids=["nothing", "something"])
 def test_figures_are_drawn_of_nothing_and_of_something(records):
-    runs, names = ablation_tables.probed_runs(STUDY, records), ablation_tables.variants(STUDY)
+    runs, names = probed.probed_runs(STUDY, records), ablation_tables.variants(STUDY)
     figure = ablation_plots.elimination(runs, names, STUDY.sides, ELIMINATION)
     waiting = [text.get_text() for text in figure.axes[0].texts]
     assert waiting.count(NOT_RUN) == len(names) - runs["side"].nunique()
     doses = ablation_tables.doses(STUDY)
     assert len(ablation_plots.dose_response(runs, doses, STUDY.sides, ELIMINATION).axes[0].get_xticks()) == len(doses)
-    traces = ablation_tables.traces(STUDY, records)
+    traces = probed.traces(STUDY, records)
     figure = ablation_plots.over_training(traces, "effective_rank", "effective rank", STUDY.sides, {"ns1": 9.9})
     assert sum(ax.get_visible() for ax in figure.axes) == len(STUDY.sides)
     decoded = ablation_plots.decoded(runs, STUDY.sides, DECODED, 0.1)

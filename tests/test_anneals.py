@@ -30,6 +30,7 @@ def test_the_weight_falls_in_a_line():
     assert [gated.weight(step, 8) for step in (8, 10, 11, 14, 15)] == [1, 1, 0.75, 0, 0]
     assert gated.escape([line(4, 0.7), line(8, 0.8), line(12, 0.2)]) == 8
     assert gated.escape([line(4, 0.7), line(8, None)]) is None
+    assert gated.escape([line(1, 0.9), line(8, 0.7)]) is None, "the first step is no escape, as in a record"
     assert [gated.last_step(12, at) for at in (None, 4, 8, 12)] == [12, 12, 14, 18]
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from tiny import SETTINGS, TASKS
 
-from orthonar import Constant, FixedAnneal, GatedAnneal, NewtonSchulzRead, RunConfig
+from orthonar import MQAR, Constant, FixedAnneal, GatedAnneal, NewtonSchulzRead, RunConfig
 from orthonar.contents import main
+from orthonar.report.verify import whole_counts
 from orthonar.study import contents
 from orthonar.study.records import RunStore
 from orthonar.study.sweep import train_group
@@ -78,6 +79,31 @@ def test_solved_runs_are_asked_after_delays(results, monkeypatch):
     assert contents.add_answer(folder, answer) and not contents.add_answer(folder, answer)
 
 
+def test_often_is_as_often_or_more(results, monkeypatch):
+    folder, records = results
+    monkeypatch.setattr(contents, "OCCURRENCES", range(1, 3))
+    numbers = contents.ask(folder, records[0], contents.SHOWINGS).numbers
+    assert set(numbers) == {"share_1", "recall_1", "share_2", "recall_2"}
+    assert numbers["share_1"] + numbers["share_2"] == pytest.approx(1)
+
+
+def test_runs_that_cannot_be_asked_keep_no_other_from_it(results, capsys):
+    """One of a read that is not imported here is named; one of another task is not asked."""
+    folder, records = results
+    strange = replace(records[0], settings=records[0].settings | {"read": {"name": "SomeonesRead"}})
+    task = MQAR(16, 16, 2, random_non_queries=False)
+    shared = {name: value for name, value in SETTINGS.items() if name != "noise_vocab_size"}
+    ((other, content),) = train_group([RunConfig(**shared, task=task)], True)
+    for record in (strange, other):
+        RunStore(folder).add(record, "a")  # before the others
+        save_weights(folder, record, content)
+    assert main(["--results", str(folder)]) == 1
+    said = capsys.readouterr().out
+    assert f"run {strange.identity}: not asked: read: there is no 'SomeonesRead'" in said and "MQAR" not in said
+    assert list(contents.answer_table(folder).index) == [record.identity for record in records[:2]]
+    assert "cannot be made here" in whole_counts(strange)
+
+
 def test_what_was_taken_down_is_asked_in_the_stock_layer(tmp_path, capsys):
     shared = SETTINGS | TASKS[0] | {"validation_sequences": 8, "read": NewtonSchulzRead(steps=5)}
     shared, last = shared | {"schedule": Constant()}, shared["steps"]
@@ -92,7 +118,7 @@ def test_what_was_taken_down_is_asked_in_the_stock_layer(tmp_path, capsys):
     table = contents.answer_table(tmp_path, asking=contents.STOCK)
     assert list(table.index) == [records[1].identity], "one has none, and one never escaped"
     [numbers] = table.to_dict("records")
-    assert numbers["accuracy_here"] == numbers["accuracy_stock"] and 0 < numbers["logits_apart"] < 1e-5
+    assert numbers["accuracy_here"] == numbers["accuracy_stock"] and 0 < numbers["logits_apart"] < 1e-6  # in float64
     model = trained_model(tmp_path, records[1])
     batches = RunConfig.from_settings(records[1].settings).task.validation_set(0, 8, 3)
     assert numbers["accuracy_here"] == evaluate(model, batches)[0]

@@ -382,6 +382,7 @@ class TestRecords:
         ms = steps.pivot(index="length", columns="contender", values="ms")
         ms = ms.dropna(subset=["plain", "orthogonalized", "raw"]).sort_index().iloc[-1]
         assert f"length {ms.name:,}, " in sentence
+        assert ("with Numba" in sentence) == ("numba" in records[-1]["versions"])
         assert f"is {ms['plain'] / ms['orthogonalized']:.0f} times faster" in sentence
         assert f"takes {ms['orthogonalized'] / ms['raw']:.1f} times as long" in sentence
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orthonar.report.tables import cost, headline, pace
+from orthonar.report.tables.escape import equal_time_answer, longer_schedule
 from orthonar.report.tables.findings import as_markdown, findings
-from orthonar.study.presets import find_study, preset_names
+from orthonar.study.presets import PRESETS, find_study, preset_names
 from orthonar.study.records import RunStore
+from orthonar.study.sides import COSINE_4000, MUON
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "results" / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -77,3 +80,21 @@ def test_the_readme_holds_the_findings_of_the_records():
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     wanted = as_markdown(findings(RunStore(ROOT / "results").records()))
     assert " ".join(wanted.split()) in readme, "make findings"
+
+
+def test_what_the_readme_says_first_is_what_was_counted():
+    records = RunStore(ROOT / "results").records()
+    opening = " ".join((ROOT / "README.md").read_text(encoding="utf-8").partition("![")[0].split())
+    pocket, recipe = PRESETS["headline"]["pocket"].only(tasks=1), PRESETS["replication"]["paper"]
+    for study in (pocket, recipe):
+        first, other = headline.cells(study, records)
+        assert f"{other.solved} of {len(other.runs)} runs against {first.solved}" in opening, "the reads"
+    muon = headline.cells(PRESETS["muon"]["paper"].only([MUON.name]), records)[0]
+    longer = headline.cells(longer_schedule().only([COSINE_4000.name]), records)[0]
+    assert f"Muon instead of AdamW solves {muon.solved} of {len(muon.runs)} runs" in opening
+    assert f"twice the steps {longer.solved} of {len(longer.runs)}" in opening
+    paces = pace.seconds_per_step(pocket, pace.newest(pocket, pace.read_records(cost.folder())))
+    [told] = equal_time_answer(headline.study_runs(pocket, records), paces)
+    raw, read = re.search(r": (\d+) of 24 raw and (\d+) of 24 orthogonalized", told).groups()
+    assert f"in equal time {read} against {raw}" in opening
+    assert f"takes {paces['orthogonalized'] / paces['baseline']:.1f} times as long" in opening

@@ -8,6 +8,8 @@ from tiny import TINY, record_of
 
 from orthonar.report import hazards
 from orthonar.report.tables import escape
+from orthonar.report.tables.runs import study_runs
+from orthonar.study.presets import PRESETS
 from orthonar.study.sides import ELIMINATION, HEADLINE
 from orthonar.training.record import Evaluation
 
@@ -68,6 +70,36 @@ def test_the_answer_is_of_the_read_and_of_an_embedding_ten_times_smaller():
     assert "cannot be told" in escape.answer(fitted.assign(ratio=np.nan))
     of_read = escape.answer(fitted.iloc[:1])
     assert of_read.endswith("escape by 4 [2, 8] (95 % interval; 5 escapes in 50 run-intervals with it).")
+
+
+def test_a_cell_of_a_few_runs_does_not_carry_the_model():
+    studies = [PRESETS[name]["paper"] for name in ("initialisation", "replication", "schedule", "batch-size")]
+    made = [record_of(config, 0.9) for study in studies for config in study.runs([])]
+    small_and_read = [
+        r for r in made if r.settings["embedding_std"] != 1 and r.settings["read"]["name"] == "NewtonSchulzRead"
+    ]
+    few = [r for r in made if r not in small_and_read[7:]]
+    for records, sizes in ((made, 4 * [16]), (few, 3 * [16])):
+        same = escape.same_recipe(escape.runs_with_covariates(studies, records))
+        assert same.groupby(["orthogonalized", "embedding_std"]).size().tolist() == sizes
+        assert set(same["steps"]) == {2000} and set(same["schedule"]) == {"cosine"}
+
+
+def test_escapes_in_equal_time():
+    """Of the raw runs half escape at the last of four steps; so soon the other read, three times slower, is at 1."""
+    made = []
+    for config in STUDY.runs([]):
+        raw = config.read == HEADLINE["baseline"].settings["read"]
+        at = 4 if raw else 1 if config.seed < 3 else 2
+        escaped = config.seed < 4 or not raw
+        trace = [Evaluation(s, 0.9 if escaped and s >= at else 0.1, 1.0, 1.0, float(s)) for s in (1, 2, 4)]
+        made.append(replace(record_of(config, trace[-1].accuracy), trace=trace))
+    runs = study_runs(STUDY, made)
+    [told] = escape.equal_time_answer(runs, {"baseline": 2.0, "orthogonalized": 4.0})
+    assert "In the 8 seconds that 4 raw steps take, an orthogonalized run comes to step 2: 4 of 8 raw and 8" in told
+    [told] = escape.equal_time_answer(runs, {"baseline": 2.0, "orthogonalized": 5.0})
+    assert "step 1: 4 of 8 raw and 0 of 8" in told, "the first step is no evaluation to escape at"
+    assert escape.equal_time_answer(runs, {"baseline": 2.0}) == escape.equal_time_answer(runs[:8], {}) == []
 
 
 def test_a_longer_schedule_in_sentences():

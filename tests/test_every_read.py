@@ -276,6 +276,21 @@ def test_model_steps_as_it_runs(name):
 # Settings
 
 
+@pytest.mark.parametrize("form", ["chunkwise", "recurrent", "parallel"])
+def test_the_smallest_floor_of_a_norm_still_divides(form):
+    """Before the first key nothing is in the memory, and its norm is 0."""
+    draws = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 1, 9, 8, generator=draws) for _ in range(3))
+    k[:, :, :3] = 0
+    gates = torch.zeros(1, 1, 9), torch.zeros(1, 1, 9)
+    inputs = [x.requires_grad_() for x in (q, k, v, *gates)]
+    h = mlstm_sequence(*inputs, read=NewtonSchulzRead(eps=1e-15), form=form)
+    gradients = torch.autograd.grad(h.square().sum(), inputs)
+    assert all(x.isfinite().all() for x in (h, *gradients))
+    with pytest.raises(ValueError, match="eps must be .*1e-15"):
+        NewtonSchulzRead(eps=1e-16)
+
+
 @every_read
 def test_settings_survive_json(name):
     read = READS[name]

@@ -1,5 +1,7 @@
 """The table of what came out so far, from records that never were."""
 
+from dataclasses import replace
+
 import pytest
 from tiny import record_of
 
@@ -18,17 +20,22 @@ def recorded(question, solves, seeds=100):
     return [record_of(config, 0.9 if solves(config) else 0.1) for config in runs]
 
 
+def answer(question, records):
+    [row] = findings(records, [question]).to_dict("records")
+    return row
+
+
 def orthogonalized(config):
     return config.read == ORTHOGONALIZED.settings["read"]
 
 
 def test_pairs_are_told_by_mcnemar_and_others_by_fisher():
     whole = recorded(REPLICATION, orthogonalized)
-    row = REPLICATION.row(whole)
+    row = answer(REPLICATION, whole)
     assert (row["seeds"], row["solved"], row["published"]) == ("11 to 26", "0, 16 of 16", "3, 9 of 16")
     assert row["p"] == f"**{2 * 0.5**16:.2g}**"
     fewer = [r for r in whole if not (orthogonalized_record(r) and r.settings["seed"] >= 19)]
-    row = REPLICATION.row(fewer)
+    row = answer(REPLICATION, fewer)
     assert (row["seeds"], row["solved"]) == ("11 to 26; 11 to 18", "0 of 16, 8 of 8")
     assert row["p"] == "**1.4e-06** †"  # one of the 24 over 8 choices
 
@@ -37,15 +44,45 @@ def orthogonalized_record(record):
     return record.settings["read"]["name"] == "NewtonSchulzRead"
 
 
-def test_of_several_comparisons_the_smallest_p_is_told():
-    row = SWEEP.row(recorded(SWEEP, lambda config: config.embedding_std == 0.1 or config.seed < 2))
-    assert row["solved"] == "2, 2, 8, 2 of 8"
-    assert row["p"] == f"**{2 * 0.5**6:.2g}**"
-    assert SWEEP.row(recorded(SWEEP, lambda config: config.seed < 2))["p"] == "1"
+def test_of_several_comparisons_the_smallest_p_is_told_for_all_of_them():
+    row = answer(SWEEP, recorded(SWEEP, lambda config: config.embedding_std == 0.1))
+    assert row["solved"] == "0, 0, 8, 0 of 8"
+    assert row["p"] == f"**{3 * 2 * 0.5**8:.2g}**"
+    assert answer(SWEEP, recorded(SWEEP, lambda config: config.seed < 2))["p"] == "1"
+
+
+def test_bold_is_what_stays_by_holms_correction_over_the_rows():
+    records = recorded(SWEEP, lambda config: config.embedding_std == 0.1)
+    assert findings(records, [SWEEP] * 2)["p"].tolist() == ["**0.023**"] * 2, "0.023 times 2 is below 0.05"
+    assert findings(records, [SWEEP] * 3)["p"].tolist() == ["0.023"] * 3, "times 3 it is not"
+    assert findings(records, [SWEEP, REPLICATION, REPLICATION])["p"].tolist() == ["**0.023**", "", ""], "one test"
+
+
+def test_seeds_that_another_study_asks_for_count_too():
+    headline = Question("pocket", "two reads", PRESETS["headline"]["pocket"].only(tasks=1))
+    more = [r for r in recorded(headline, orthogonalized) if not orthogonalized_record(r)]
+    row = answer(SWEEP, recorded(SWEEP, lambda config: config.embedding_std == 0.1) + more[8:])
+    assert (row["seeds"], row["solved"]) == ("0 to 23; 0 to 7", "0 of 24, 0 of 8, 8 of 8, 0 of 8")
+    assert row["p"].endswith("†") and float(row["p"].strip("* †")) < 1e-5
+
+
+def test_seeds_that_rates_are_chosen_on_do_not_count():
+    rates = PRESETS["learning-rate"]["pocket"]
+    chosen_on = [record_of(config, 0.9) for config in rates.rate_runs(rates.tasks[0], "baseline")]
+    row = answer(SWEEP, recorded(SWEEP, lambda config: False) + chosen_on)
+    assert (row["seeds"], row["solved"]) == ("0 to 7", "0, 0, 0, 0 of 8")
+
+
+def test_what_was_trained_on_different_kinds_of_devices_is_named():
+    records = recorded(REPLICATION, orthogonalized)
+    on_gpus = [replace(r, settings=r.settings | {"device": "cuda"}) if orthogonalized_record(r) else r for r in records]
+    assert answer(REPLICATION, records)["devices"] == ""
+    table = findings(on_gpus, [REPLICATION])
+    assert "same kind: two reads (follow-up's: CPUs, GPUs)." in as_markdown(table)
 
 
 def test_few_runs_get_no_p_and_none_no_counts():
-    row = SWEEP.row(recorded(SWEEP, lambda config: config.embedding_std == 0.1, seeds=7))
+    row = answer(SWEEP, recorded(SWEEP, lambda config: config.embedding_std == 0.1, seeds=7))
     assert (row["solved"], row["p"]) == ("0, 0, 7, 0 of 7", "")
     one_side = [r for r in recorded(REPLICATION, orthogonalized) if not orthogonalized_record(r)]
     for records in ([], one_side):
@@ -64,7 +101,7 @@ def test_every_question_compares_and_is_a_row():
     assert all(len(question.study.cells()) > 1 for question in asked)
     assert len({(question.recipe, question.compared) for question in asked}) == len(asked)
     table = findings([])
-    assert list(table) == list(COLUMNS) and len(table) == len(asked) and (table["solved"] == NOT_RUN).all()
+    assert list(table) == [*COLUMNS, "devices"] and len(table) == len(asked) and (table["solved"] == NOT_RUN).all()
 
 
 def test_what_was_run_is_a_table_and_what_was_not_a_sentence():

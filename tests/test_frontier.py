@@ -14,7 +14,7 @@ from orthonar.report import stats, style, words
 from orthonar.report.figures import frontier as plots
 from orthonar.report.tables import frontier as tables
 from orthonar.report.tables import pace
-from orthonar.report.tables.ablation import probed_runs
+from orthonar.report.tables.probed import probed_runs
 from orthonar.report.tables.runs import in_seconds
 from orthonar.study.presets import PRESETS
 from orthonar.study.sides import DEGREES, title
@@ -69,7 +69,16 @@ def test_the_cheapest_that_keeps_the_effect_is_found():
     assert table["slope"].loc["ns1"] == pytest.approx(1.5) and np.isnan(table.loc["baseline", "slope"])
     assert "No read has a hazard relative to five steps' with a lower 95 % bound above 0.7" in tables.answer(table)
     sooner = tables.frontier(STUDY, records(slow | {"degree12": -50, "degree3": -50}), PACE)
-    assert "is 3 products: 3 passes instead of 23" in tables.answer(sooner)
+    assert "is 3 products (3 products instead of 23)" in tables.answer(sooner)
+
+
+def test_the_power_of_the_criterion():
+    """An estimate of a hazard ratio of 1 whose lower bound is above 0.7, drawn: the criterion is hard to meet."""
+    draws = np.random.default_rng(0).normal(0, np.sqrt(2 / 12), 200_000)
+    met = (np.exp(draws - 1.96 * np.sqrt(2 / 12)) > 0.7).mean()
+    assert tables.power(12) == pytest.approx(met, abs=3e-3)
+    needed = tables.escapes_needed()
+    assert tables.power(needed) >= 0.8 > tables.power(needed - 1)
 
 
 def test_nothing_recorded_says_so_once():
@@ -92,7 +101,8 @@ def test_tables_and_figures_of_some_runs():
     for shown in (text, pace):
         assert style.text_width(shown) <= words.PAGE and len(shown.columns) <= 6
     assert tables.answer(table).startswith(
-        "Not told yet: 1 of 6 reads have too few runs. Of the rest none keeps the effect"
+        "Not told yet: 1 of 6 reads have fewer than 8 runs. The hazard of escape of the rest, relative to five steps': "
+        "baseline "
     )
     keeping = tables.answer(table.assign(low=table["ratio"].where(table["low"].isna(), 0.8)))
     assert "The cheapest read" in keeping and keeping.endswith("(so far: 1 of 6 reads have too few runs).")

@@ -76,6 +76,14 @@ def test_a_run_that_left_no_longer_waits():
         hazards.run_intervals(table.drop(columns="eval_every"))
 
 
+def test_the_last_step_is_evaluated_whatever_the_distance():
+    """Steps 1,000 in evaluations of 300: the fourth is at 1,000; a run that left at 1,000 by then had its chance."""
+    table = runs([1000, None, None, None]).assign(steps=1000, eval_every=300, left_step=[None, None, 950, 1000])
+    waits = hazards.run_intervals(table)
+    assert waits.groupby("evaluation").size().tolist() == [4, 4, 4, 3]
+    assert waits[waits["escaped"] == 1]["evaluation"].tolist() == [4]
+
+
 @pytest.mark.parametrize(("formula", "link", "named"), [("side", "probit", "link"), ("sid", "cloglog", "sid")])
 def test_a_model_that_cannot_be_put_together(formula, link, named):
     with pytest.raises(ValueError, match=named):
@@ -119,7 +127,7 @@ def test_no_hazard_ratio_without_an_escape():
 
 
 def test_a_run_that_is_over_does_not_wait():
-    over = runs([None, 30, 40, None]).assign(steps=[15, 100, 100, 100])
+    over = runs([None, 30, 40, None]).assign(steps=[10, 100, 100, 100])
     with_it, without = (hazards.hazard_ratio(runs([20, 30, None]), side) for side in (over, over.iloc[1:]))
     assert with_it == pytest.approx(without)
     assert len(hazards.run_intervals(runs([30, None, 100]))) == 3 + 10 + 10

@@ -13,7 +13,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbval.plugin import get_sanitize_patterns
 
 from orthonar import paths
-from orthonar.report import reproduce
+from orthonar.report import jobs
 
 FOLDER = paths.project_root() / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -152,7 +152,7 @@ def test_no_path_of_some_machine_in_the_outputs(code):
 
 @pytest.mark.parametrize("scale", SCALES, ids=lambda path: path.stem)
 def test_parameter_files_fit_the_notebooks(scale):
-    assert [job.scale for job in reproduce.plan(NOTEBOOKS, scale.stem)] == [scale.stem] * len(NOTEBOOKS)
+    assert [job.scale for job in jobs.plan(NOTEBOOKS, scale.stem)] == [scale.stem] * len(NOTEBOOKS)
 
 
 @pytest.mark.parametrize(

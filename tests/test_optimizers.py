@@ -1,6 +1,8 @@
 """Muon beside AdamW: which parameters it steps, and how."""
 
+import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -92,6 +94,16 @@ def test_a_saved_optimizer_goes_on():
     second.step()
     for name, p in parameters(whole).items():
         assert torch.equal(p, parameters(second)[name]), name
+
+
+@needs_muon
+def test_what_muon_cannot_do_it_refuses_in_words():
+    optimizer = TrainingStep(RunConfig(optimizer=Muon(), **TINY), CPU).optimizer
+    for copied in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="state_dict"):
+            copied(optimizer)
+    with pytest.raises(ValueError, match="closure"):
+        optimizer.step(lambda: 0.0)
 
 
 @needs_muon

@@ -129,6 +129,9 @@ def changed(**changes) -> str:
         ({"settings__seed": True}, "seed"),
         ({"settings__embedding_dim": 0}, "embedding_dim"),
         ({"settings__lr": "fast"}, "lr"),
+        ({"settings__validation_sequences": 8}, "batch_size is missing"),
+        ({"settings__validation_sequences": "x"}, "validation_sequences"),
+        ({"settings__eval_batches": 0}, "eval_batches"),
         ({"settings__write": {}}, "write"),
         ({"settings__read": "RawRead"}, "read"),
         ({"trace": []}, "empty"),
@@ -274,6 +277,22 @@ def test_two_processes_may_add_at_once(tmp_path):
     for worker in workers:
         worker.join(60)
     assert sorted(path.read_text().splitlines()) == 20 * ["a" * 5000] + 20 * ["b" * 5000]
+
+
+def _add(folder, seed):
+    for number in range(20):
+        RunStore(folder).add(record(settings=SETTINGS | {"seed": number}, wall_seconds=float(seed)), "runs")
+
+
+def test_two_processes_that_add_the_same_runs_leave_each_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_add, args=(tmp_path, seed)) for seed in (1, 2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    kept = read_records(tmp_path / "runs.jsonl")
+    assert sorted(r.settings["seed"] for r in kept) == list(range(20))
 
 
 def test_the_store_finds_runs_in_any_file_and_the_first_of_two(tmp_path):

@@ -229,6 +229,11 @@ class TestNothingIsRun:
         assert reproduce.main(["--notebooks", f"{folder}/9*"]) == 2
         assert "9*" in capsys.readouterr().err
 
+    def test_two_notebooks_of_one_name(self, folder, tmp_path, capsys):
+        shutil.copy(folder / "1_first.ipynb", tmp_path)
+        assert reproduce.main([str(folder / "1_first.ipynb"), str(tmp_path / "1_first.ipynb")]) == 2
+        assert "two notebooks are called 1_first" in capsys.readouterr().err
+
     def test_good_values_are_planned(self, folder):
         scale_file(folder, "2_second: {steps: 5, lr: 1, seeds: [4]}\n1_first:", "paper")
         jobs = reproduce.plan(sorted(folder.glob("*.ipynb")), "paper", Path("/f"))

@@ -30,8 +30,10 @@ from orthonar import (
     RidgeRead,
     RLSRead,
     RunConfig,
+    SteepRead,
     WriteBack,
 )
+from orthonar.mixer import Mixer
 from orthonar.settings import flat_settings, kind_named, setting_names, variant_from_settings, variant_settings
 from orthonar.training.schedules import Schedule
 
@@ -116,6 +118,39 @@ def test_no_two_parts_share_a_settings_name():
     names = setting_names(RunConfig, {})
     assert sorted(n for n in set(names) if names.count(n) > 1) == ["vocab_size"]
     assert list(flat_settings(RunConfig())) == list(dict.fromkeys(names))
+
+
+def test_a_part_with_the_name_of_another_setting_is_refused():
+    """A record would hold one of the two, and two runs would be one."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Restart(Schedule):
+        kind = "restart"
+        steps: int = 100
+
+        def relative_rate(self, step, steps):
+            return 1.0
+
+    try:
+        with pytest.raises(ValueError, match="steps is the name of a setting of RunConfig and of Restart"):
+            RunConfig(schedule=Restart(steps=10))
+    finally:
+        Restart.kind = "not to be found again"
+
+
+def test_parts_may_come_by_position():
+    assert RunConfig(NoisyRecall(96, 1024), vocab_size=80).task == NoisyRecall(80, 1024)
+    assert SteepRead(6, eps=1e-5) == SteepRead(degree=6, eps=1e-5)
+    with pytest.raises(TypeError, match="task"):
+        RunConfig(NoisyRecall(), task=NoisyRecall())
+    with pytest.raises(TypeError, match="positional"):
+        NoisyRecall(*range(50))
+
+
+def test_plain_data_may_hold_another_kind():
+    mixer = MLSTM(num_heads=2, read=NewtonSchulzRead(steps=3))
+    assert variant_from_settings("mixer", Mixer, variant_settings(mixer)) == mixer
+    assert RunConfig(mixer=variant_settings(mixer)).model.mixer == mixer
 
 
 def test_two_kinds_of_one_name_are_an_error():

@@ -79,6 +79,17 @@ def test_recall_is_asked_at_each_delay_on_a_branch_of_its_own():
     assert [line.accuracy for line in found] == [1.0, 1.0, 0.0] and model.training
 
 
+def test_a_task_that_asks_once_is_asked_with_its_prefix():
+    """Where a sequence has one query, a token of its own comes before it, after any delay."""
+    task = NoisyRecall(20, 16, 4, 0.5, multi_query=False)
+    model = Recalls(task, limit=100)
+    fed, step = [], model.step
+    model.step = lambda token, state: fed.append(token.tolist()) or step(token, state)
+    found = recall_by_delay(model, task, (4, 40), pairs=3, sequences=2, block_size=7)
+    assert [line.accuracy for line in found] == [1.0, 1.0]
+    assert fed[::4] == 2 * [2 * [task.prefix]] and len(fed) == 8
+
+
 @pytest.mark.parametrize(
     ("name", "bad"),
     [("delays", {"delays": (3,)}), ("delays", {"delays": (4, 2)}), ("delays", {"delays": ()}), ("pairs", {"pairs": 9}),

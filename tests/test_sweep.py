@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tiny import TASKS, TINY, record_of
+from tiny import SETTINGS, TASKS, TINY, record_of
 
 from orthonar import NewtonSchulzRead, RawRead, RunConfig, paths
 from orthonar.study import rescue
@@ -23,7 +23,7 @@ from orthonar.study.presets import PRESETS, RATES, find_study
 from orthonar.study.records import RunStore
 from orthonar.study.runs import describe_end, estimate
 from orthonar.study.sweep import Sweep, train_group
-from orthonar.study.weights import weights_path
+from orthonar.study.weights import save_weights, weights_path
 from orthonar.sweep import main, summary
 
 
@@ -497,6 +497,36 @@ def test_weights_that_cannot_be_kept_here_are_kept_elsewhere(tmp_path, capsys):
     assert main(["--adopt", str(path), "--results", str(tmp_path)]) == 0
     assert f"0 runs added to {tmp_path}, {study.size()} with weights" in capsys.readouterr().out
     assert all(weights_path(tmp_path, r).read_bytes() == b"weights" for r in progress.done)
+
+
+def test_weights_are_of_the_training_that_was_recorded(tmp_path):
+    """What a killed sweep left is written over; of a run recorded elsewhere by then the weights stay."""
+    study = replace(TINY, tasks=TASKS[:1], keep_weights=True)
+    left = record_of(study.runs([])[0])
+    save_weights(tmp_path, left, b"of no record")
+    progress, seen, _ = sweep(RunStore(tmp_path), study=study)
+    assert weights_path(tmp_path, left).read_bytes() == b"weights"
+
+    elsewhere = tmp_path / "elsewhere"
+    mine, theirs = replace(left, wall_seconds=1.0), replace(left, wall_seconds=2.0)
+    RunStore(elsewhere).add(theirs, "runs")
+    save_weights(elsewhere, theirs, b"theirs")
+    for number, (record, kept) in enumerate(((mine, False), (theirs, True))):
+        store = RunStore(tmp_path / f"store-{number}")
+        store.add(record, "runs")
+        adopted = rescue.adopt(elsewhere / "runs.jsonl", store)
+        assert (adopted.added, adopted.known, adopted.weights) == (0, 1, kept)
+        assert weights_path(store.folder, left).exists() == kept
+    save_weights(store.folder, theirs, b"again")
+    assert rescue.adopt(elsewhere / "runs.jsonl", store).weights == 0
+    assert weights_path(store.folder, left).read_bytes() == b"theirs", "what is there stays"
+
+
+def test_a_record_is_kept_whose_weights_do_not_fit():
+    config = RunConfig(**TASKS[0], **SETTINGS, embedding_std=1e5)
+    with pytest.warns(UserWarning, match="not finite in float16.*not kept"):
+        ((record, weights),) = train_group([config], True)
+    assert weights is None and record.identity == config.identity
 
 
 def test_adopting_names_damage_and_what_is_no_file(tmp_path, capsys):

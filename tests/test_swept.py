@@ -72,6 +72,13 @@ def test_a_side_against_itself_at_the_first_value():
     ]
 
 
+def test_seeds_that_the_sweep_does_not_ask_for_count_too():
+    more = replace(NOISE, tasks=NOISE.tasks[:1], seeds=tuple(range(8, 12)))
+    solved = records() + [record_of(config, 0.9) for config in more.runs([])]
+    assert swept.beside(NOISE, solved, "frac_noise")["baseline"].tolist() == ["4 of 12", "8 of 8"]
+    assert "solves 4 of 12 at 0.5, 8 of 8 at 0" in swept.value_answers(NOISE, solved, *SETTING)[0]
+
+
 def test_a_sweep_that_is_not_whole_says_so():
     """The order of a sweep: a seed at a time over all cells; and whole cells that are missing."""
     few = records(seeds=range(7))
@@ -82,8 +89,8 @@ def test_a_sweep_that_is_not_whole_says_so():
     one = [r for r in records() if r.settings["frac_noise"]]
     assert swept.value_answers(NOISE, one, *SETTING) == []
     assert swept.side_answer(NOISE, one, *SETTING) == (
-        "At the one share of noise judged so far (0.5) orthogonalized solves more runs than baseline by more than "
-        "chance explains (exact McNemar test in pairs)."
+        "Where along the share of noise orthogonalized solves more runs than baseline is not told yet: of 2 values "
+        "only at 0.5 are 8 runs of either there."
     )
     assert (swept.against_the_first(NOISE, one, "frac_noise")["solved"] == words.NOT_RUN).all()
     assert (swept.beside(NOISE, [], "frac_noise")["baseline"] == words.NOT_RUN).all()

@@ -293,10 +293,21 @@ def test_the_answer_names_its_test_and_says_when_nothing_is_shown():
     mixed = [on_gpu(r) if "RawRead" in str(r.settings["read"]) else r for r in records]
     [in_pairs], [apart] = tables.answers(many, records), tables.answers(many, mixed)
     assert "more than chance explains (exact McNemar test" in in_pairs and "(Fisher's exact test, p = 7.4e-07)" in apart
+    assert apart.endswith("; the first trained on GPUs, the other on CPUs and GPUs.") and "trained on" not in in_pairs
     fewer = [r for r in records if "RawRead" in str(r.settings["read"]) or r.settings["seed"] > 3]
     [unpaired] = tables.answers(many, fewer)
     assert f"{first} solves 0 of 12 (seeds 0 to 11), {second} solves 8 of 8 (seeds 4 to 11):" in unpaired
     assert tables.answers(TINY, []) == []
+
+
+def test_the_answer_of_some_seeds_says_what_all_of_them_say():
+    wide = replace(TINY, seeds=tuple(range(12)), tasks=TASKS[:1])
+    records = all_records(wide, lambda c: 0.9 if c.read != TINY.sides["baseline"].settings["read"] else 0.1)
+    [answer] = tables.answers(replace(wide, seeds=(0, 1, 2)), records)
+    assert "solves 3 of 3" in answer and answer.endswith("; of all recorded seeds 0 of 12 and 12 of 12 (p = 0.00049).")
+    assert "all recorded" not in tables.answers(wide, records)[0], "the seeds that rates are chosen on do not count"
+    one_side = [r for r in records if "RawRead" in str(r.settings["read"]) or not 3 <= r.settings["seed"] < 12]
+    assert "all recorded" not in tables.answers(replace(wide, seeds=(0, 1, 2)), one_side)[0]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_what_became_of_those_that_were_solved(records):
     assert text.loc["anneal, 2,100 to 3,000"].tolist() == ["1", "0", "0", "", "", ""]
     assert taken_down.answers(table) == [
         "Of 2 runs solved before the read was taken down 1 is solved with the raw read afterwards: 95.0 % before, "
-        "57.5 % after (means)."
+        "57.5 % after (means; training goes on in between)."
     ]
 
 
@@ -75,8 +75,8 @@ def test_the_stock_layers_answers_stand_beside_them(records):
     table = taken_down.taken_down(STUDY, records, kept)
     assert table["accuracy_stock"].tolist()[:2] == [0.9501, 0.2] and np.isnan(table["accuracy_stock"].iloc[2])
     assert taken_down.answers(table)[1] == (
-        "In the layer of the package xlstm the same weights (2 runs) recall 57.5 %, at most 0.01 points from here, and "
-        "their logits are ours but for 3e-07 of the largest."
+        "In the layer of the package xlstm the same weights (2 runs) recall 57.5 %, at most 0.01 points from here; in "
+        "float64 their logits are ours but for 3e-07 of the largest."
     )
 
 

@@ -85,9 +85,10 @@ def test_reads_start_from_the_same_weights_and_see_the_same_batches(monkeypatch)
 
 
 def test_the_recipe_by_hand():
-    """Two steps written out with plain PyTorch give the same weights."""
-    config = RunConfig(**TINY | {"steps": 2, "lr": 0.01, "grad_clip": 0.5})
-    model = fit_together([config])[0].model
+    """Two steps written out with plain PyTorch give the same weights, and each its loss."""
+    config = RunConfig(**TINY | {"steps": 2, "eval_every": 1, "lr": 0.01, "grad_clip": 0.5})
+    (run,) = fit_together([config])
+    model, losses = run.model, []
     twin = MLSTMModel(config.model, generator=generator(0, "weights"))
     batches = generator(0, "batches")
     optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, betas=(0.9, 0.999), weight_decay=0.01)
@@ -97,6 +98,7 @@ def test_the_recipe_by_hand():
         tokens, targets = config.task.sample(4, batches)
         logits = twin(tokens)
         loss = -logits.log_softmax(-1).gather(-1, targets[..., None]).mean()
+        losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         norm = torch.stack([p.grad.norm() for p in twin.parameters()]).norm()
@@ -104,6 +106,7 @@ def test_the_recipe_by_hand():
         for p in twin.parameters():
             p.grad *= 0.5 / norm
         optimizer.step()
+    assert [line.train_loss for line in run.trace] == pytest.approx(losses, rel=1e-5)
     for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p, q, atol=2e-6, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
 
@@ -195,6 +198,10 @@ def test_settings_survive_a_record():
 def test_impossible_settings_are_named_before_any_compute(setting, value):
     with pytest.raises(ValueError, match=setting):
         RunConfig(**TINY | {setting: value})
+
+
+def test_a_device_may_be_pytorchs():
+    assert RunConfig(**TINY | {"device": torch.device("cpu")}) == RunConfig(**TINY | {"device": "cpu"})
 
 
 def test_a_device_is_looked_for_when_training_begins():
@@ -328,6 +335,10 @@ def test_runs_side_by_side_come_out_as_alone():
 
 def test_where_a_run_is_computed_does_not_tell_it_apart():
     config = RunConfig(**TINY)
+    record = train(config)
+    elsewhere = replace(record, settings=record.settings | {"device": "cuda:99", "engine": "graph"})
+    assert RunConfig.of_record(elsewhere) == config, "it is asked on any machine's CPU"
+    assert RunConfig.of_record(elsewhere, probes=True) == replace(config, probes=True)
     assert RunConfig(**TINY, engine="eager").identity == config.identity
     assert RunConfig(**TINY, precision="tf32").identity != config.identity
     assert RunConfig(**TINY | {"batch_size": 4}, probes=True).identity == RunConfig(**TINY | {"batch_size": 4}).identity

@@ -60,6 +60,20 @@ def test_records_may_be_added(folder):
     assert all(check.fine for check in checks.values())
 
 
+def test_a_file_that_was_empty_or_cut_off_may_grow(folder):
+    (folder / "empty.jsonl").write_text("")
+    (folder / "cut.jsonl").write_text("{}\n{")
+    checksums.write_list(folder)
+    for name, more in (("empty.jsonl", "{}\n{}\n"), ("cut.jsonl", "\n{}\n")):
+        with open(folder / name, "a") as file:
+            file.write(more)
+    checks = {check.file: check for check in checksums.check_files(folder)}
+    assert checks["empty.jsonl"] == ("empty.jsonl", "unchanged", 2)
+    assert checks["cut.jsonl"] == ("cut.jsonl", "unchanged", 1)
+    (folder / "cut.jsonl").write_text("{}\n[\n{}\n")
+    assert not {c.file: c for c in checksums.check_files(folder)}["cut.jsonl"].fine
+
+
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
@@ -173,3 +187,6 @@ def test_what_nobody_published_is_compared_in_pairs_where_runs_are_enough(runs, 
     muon = told["solved, baseline, Muon"]
     assert (muon.runs, muon.p, muon.verdict) == (runs, p, claims.UNPUBLISHED) and muon.here.startswith(f"{runs} of")
     assert told["solved, baseline"].p is None
+    elsewhere = [replace(r, settings=r.settings | {"device": "cuda"}) if "Muon" in str(r.settings) else r for r in made]
+    muon = {claim.what: claim for claim in claims.claims(elsewhere)}["solved, baseline, Muon"]
+    assert muon.test == ("" if p is None else "Fisher"), "on two kinds of devices there is no pair"

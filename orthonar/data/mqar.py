@@ -99,7 +99,7 @@ class MQAR(Task):
 
     def place_probabilities(self) -> np.ndarray:
         """Probability of each place, first of all: place g has g^(power_a - 1) over the sum of them; (G,), float64."""
-        weights = np.arange(1, self.num_places + 1) ** (self.power_a - 1)
+        weights = (np.arange(1, self.num_places + 1) / self.num_places) ** (self.power_a - 1)
         return weights / weights.sum()
 
     def generate(

@@ -5,6 +5,8 @@ from torch import Tensor
 
 #: Keys shorter than this are divided by it instead of by their length.
 SHORTEST_KEY = 1e-6
+#: Smallest floor of a norm: squared it is still far above what float32 takes for 0.
+LEAST_EPS = 1e-15
 
 
 def unit_keys(k: Tensor, eps: float = SHORTEST_KEY) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..engine.chunk import Chunk, Reading
 from ..engine.chunk_filter import filtered_reading, filtered_vector, transpose_matvec
+from ..engine.keys import LEAST_EPS
 from ..engine.looking import called_while_traced, largest
 from ..settings import Settings, number, settings, variant_settings
 from .chebyshev import odd_chebyshev
@@ -170,7 +171,7 @@ class FilterRead(LeafRead):
     traceable: ClassVar[bool] = True
 
     _: KW_ONLY
-    eps: float = number(1e-6, above=0)
+    eps: float = number(1e-6, least=LEAST_EPS)
     tolerance: float | None = number(None, above=0, below=1, optional=True)
 
     def __post_init__(self):

@@ -24,8 +24,8 @@ class PolarRead(FilterRead):
     f(s) = erf(3.5 s / cutoff), the smooth stand-in for the sign function of Low and Chuang 2017 (arXiv 1707.05391,
     appendix A): 1 within 7.5e-7 for every s >= cutoff, and a straight line through 0 for s far below it. The true polar
     factor, f = 1 for all s > 0, has a jump at 0 and therefore no series. The degree in A, what a read costs, goes as
-    1 / cutoff: at float32 accuracy 58 for 0.2, 77 for 0.15, 115 for 0.1, 231 for 0.05. Below 0.13 the map is so steep
-    that the chunkwise form computes in float64.
+    1 / cutoff: at float32 accuracy 58 for 0.2, 77 for 0.15, 115 for 0.1, 231 for 0.05. Below about 0.15 the map is so
+    steep that the chunkwise form computes in float64.
 
     Args:
         cutoff: the singular value of X from which on the polar factor is reached, 0.05 to 1. The singular values of

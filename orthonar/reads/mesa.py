@@ -16,6 +16,7 @@ from torch import Tensor
 from ..engine.blocks import blocks_of
 from ..engine.by_hand import HandWritten
 from ..engine.chunk import Chunk, KeyMemory, Reading
+from ..engine.keys import LEAST_EPS
 from ..settings import number, settings
 from .base import LeafRead, transpose_matvec
 
@@ -52,7 +53,7 @@ class MesaRead(LeafRead):
 
     _: KW_ONLY
     ridge: float = number(0.001, least=0.0001, most=1)
-    eps: float = number(1e-6, above=0)
+    eps: float = number(1e-6, least=LEAST_EPS)
 
     def matrix(self, memory: Tensor) -> Tensor:
         """(H + lam I)^{-1} C, (..., DH, DH), of memories [C, H], (..., DH, 2 DH)."""

@@ -8,6 +8,7 @@ of 0.01 has become 0.076. This is not the tuned quintic of the Muon optimizer, w
 from torch import Tensor
 
 from ..engine.by_hand import without_autocast
+from ..engine.keys import LEAST_EPS
 from ..settings import checked_integer, checked_number, integer, settings
 from .base import FilterRead, normalised
 
@@ -21,12 +22,13 @@ class NewtonSchulzRead(FilterRead):
     keys to the queries. Source: Tambde, "Matrix Orthogonalization Improves Memory in Recurrent Models", June 2026.
 
     Args:
-        steps: number of iterations, at least 0; the study uses 5. 0 only normalises.
+        steps: number of iterations, 0 to 12; the study uses 5. 0 only normalises, and more than 12 would take a series
+            of more than a thousand terms: `PolarRead` is where they lead.
         eps: smallest Frobenius norm divided by.
         tolerance: largest error of the series on the singular values; None is 4 times the dtype's machine epsilon.
     """
 
-    steps: int = integer(5, least=0)
+    steps: int = integer(5, least=0, most=12)
 
     def scalar_map(self, s):
         return newton_schulz_scalar(s, self.steps)
@@ -70,7 +72,7 @@ def newton_schulz(x: Tensor, steps: int = 5, eps: float = 1e-6) -> Tensor:
 def check_iteration(steps: int, eps: float) -> None:
     """Raise a ValueError naming the setting if an iteration count or a norm floor is unusable."""
     checked_integer("steps", steps, 0)
-    checked_number("eps", eps, above=0)
+    checked_number("eps", eps, least=LEAST_EPS)
 
 
 def newton_schulz_scalar(s, steps: int = 5):

@@ -16,8 +16,8 @@ from ..study.presets import PRESETS, Study
 from ..training.record import SOLVED_AT, RunRecord
 from . import stats
 from .published import COSTS, DECODED, ELIMINATION, SOLVED_AT_3E_3, SWAPPED
-from .tables.ablation import EVALUATED_WITH, probed_runs
-from .tables.headline import cells
+from .tables.headline import cells, tested
+from .tables.probed import EVALUATED_WITH, probed_runs
 from .words import devices, values_text
 
 AGREES, DIFFERS, NOT_RUN = "agrees", "differs", "not run"
@@ -249,7 +249,9 @@ def _unpublished(name: str, scale: str, records: list[RunRecord]) -> Iterator[Cl
         if any(cell.side in {**other.accuracies, **other.solved_runs} for other in cell.published):
             continue
         enough = min(len(baseline), len(cell.runs)) >= stats.LEAST_FOR_INTERVAL
-        both = enough and cell.side != next(iter(study.sides))
+        p, test = None, ""
+        if enough and cell.side != next(iter(study.sides)):
+            p, test = tested(baseline, cell.runs)
         preset = name if scale == "paper" else f"{name}-{scale}"
         yield Claim(
             group=f"{preset}: {cell.task}{unlike}",
@@ -262,7 +264,7 @@ def _unpublished(name: str, scale: str, records: list[RunRecord]) -> Iterator[Cl
             runs=len(cell.runs),
             planned=cell.planned,
             device=cell.device,
-            test="McNemar" if both else "",
-            p=stats.mcnemar(stats.pairs(baseline, cell.runs)) if both else None,
+            test=test and ("McNemar" if "McNemar" in test else _FISHER),
+            p=p,
             verdict=UNPUBLISHED if len(cell.runs) else NOT_RUN,
         )

@@ -55,8 +55,11 @@ def run_intervals(table: pd.DataFrame) -> pd.DataFrame:
     censored = left.fillna(table["steps"]).clip(upper=table["steps"])
     escaped = table["escape_step"].notna() & ~(table["escape_step"] > censored)
     every = table["eval_every"].astype(float)
-    # An escape is the event of the interval that it falls into; of a censored run only whole intervals count.
-    waited = np.ceil(table["escape_step"].astype(float) / every - 1e-9).where(escaped, censored // every).astype(int)
+    # An escape is the event of the interval that it falls into; the last step is always evaluated, while of a run that
+    # left before only whole intervals count.
+    to_the_end = censored >= table["steps"]
+    unfinished = np.ceil(censored / every - 1e-9).where(to_the_end, censored // every)
+    waited = np.ceil(table["escape_step"].astype(float) / every - 1e-9).where(escaped, unfinished).astype(int)
     rows = np.repeat(np.arange(len(table)), waited)
     evaluation = np.concatenate([np.arange(1, n + 1) for n in waited]) if len(table) else np.array([], int)
     event = escaped.to_numpy()[rows] & (evaluation == waited.to_numpy()[rows])

@@ -87,7 +87,10 @@ def whole_counts(record: RunRecord) -> str | None:
     Returns:
         None if they are; else what is wrong, in one sentence.
     """
-    config = RunConfig.from_settings(record.settings | {"device": "cpu", "engine": "auto"})
+    try:
+        config = RunConfig.of_record(record)
+    except ValueError as error:
+        return f"its settings cannot be made here, so nothing of it is checked: {error}"
     sequences: Any = config.validation_sequences  # a number, once the settings are made
     batches = config.task.validation_set(config.seed, sequences, config.batch_size, "cpu")
     scored = sum(int((targets != IGNORE_INDEX).sum()) for _, targets in batches)
@@ -127,7 +130,7 @@ def train_again(record: RunRecord) -> Again:
     Args:
         record: a run record whose first evaluation is finite.
     """
-    config = RunConfig.from_settings(record.settings | {"device": "cpu", "engine": "auto", "probes": False})
+    config = RunConfig.of_record(record, probes=False)
     threads, begin = torch.get_num_threads(), time.perf_counter()
     torch.set_num_threads(1)
     try:
@@ -203,11 +206,12 @@ def verify(folder: str | os.PathLike, recompute: int = 2) -> dict:
     records = store.records()
     kept = answer_table(folder, damaged)
     files = _files(folder, faults)
-    by_file = _records_by_file(folder, store.damaged, damaged)
+    by_file = _records_by_file(folder, damaged)
     faults += [f"damaged: {damage}" for damage in [*store.damaged, *damaged]]
     again = to_train_again(records, recompute)
-    sample = [*again, *(found[0] for found in by_file.values() if found)]
-    for record in {record.identity: record for record in sample}.values():
+    firsts = [found[0] for found in by_file.values() if found]
+    sample = list({record.identity: record for record in (*again, *firsts)}.values())
+    for record in sample:
         if wrong := whole_counts(record):
             faults.append(f"run {record.identity}: {wrong}")
     found = claims(records, kept)
@@ -222,7 +226,7 @@ def verify(folder: str | os.PathLike, recompute: int = 2) -> dict:
     }
 
 
-def _records_by_file(folder: Path, known: list[Damage], damaged: list[Damage]) -> dict[str, list[RunRecord]]:
+def _records_by_file(folder: Path, damaged: list[Damage]) -> dict[str, list[RunRecord]]:
     """The run records of every file, those of the folders gpu and search too, which no table takes."""
     found = {path.name: read_records(path, []) for path in files_in(folder)}
     for name in ("gpu", "search"):
@@ -283,6 +287,12 @@ def _wrap(text: str, indent: str = "  ") -> str:
     return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent="    ", break_on_hyphens=False)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of runs")
+    return int(text)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line.
 
@@ -296,7 +306,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m orthonar.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", metavar="DIR", type=Path, help="folder of the records; default: results/")
-    parser.add_argument("--recompute", metavar="N", type=int, default=2, help="runs to train again; default: 2")
+    parser.add_argument("--recompute", metavar="N", type=_count, default=2, help="runs to train again; default: 2")
     parser.add_argument("--json", action="store_true", help="print everything as JSON instead of a table")
     parser.add_argument("--write-checksums", action="store_true", help="list the files as they are now, and end")
     args = parser.parse_args(argv)

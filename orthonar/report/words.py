@@ -97,12 +97,20 @@ def devices(runs: pd.DataFrame) -> str:
     """What runs were made on, in a few words: "29 on a CPU (AMD EPYC, Intel Xeon), 12 on a GPU (NVIDIA H100)"."""
     if not len(runs):
         return ""
-    kind = runs["device"].str.partition(":")[0].map({"cuda": "GPU"}).fillna("CPU")
     parts = []
-    for name, of_kind in runs.groupby(kind):
+    for name, of_kind in runs.groupby(_kinds(runs)):
         models = ", ".join(sorted(set(of_kind["device_name"].map(model_name))))
         parts.append(f"{len(of_kind)} on a {name} ({models})")
     return ", ".join(parts)
+
+
+def device_kinds(runs: pd.DataFrame) -> str:
+    """The kinds of devices that runs were made on: "CPUs", "GPUs" or "CPUs and GPUs"."""
+    return " and ".join(f"{kind}s" for kind in sorted(set(_kinds(runs))))
+
+
+def _kinds(runs: pd.DataFrame) -> pd.Series:
+    return runs["device"].str.partition(":")[0].map({"cuda": "GPU"}).fillna("CPU")
 
 
 def model_name(device_name: str) -> str:

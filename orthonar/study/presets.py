@@ -93,19 +93,19 @@ class Study:
         """The runs that a cell's learning rate is chosen by."""
         return [self.run(task, side, lr, seed, device) for seed in self.rate_seeds for lr in self.rates]
 
-    def chosen_rate(self, task: Mapping, side: str, records: Mapping[str, RunRecord]) -> float | None:
+    def chosen_rate(self, task: Mapping, side: str | None, records: Mapping[str, RunRecord]) -> float | None:
         """The rate with the highest mean final accuracy, a diverged run counting as 0; None until all are recorded.
 
         Of rates that are equally good the largest: they stand at chance, and a larger one leaves chance sooner.
 
         Args:
             task: one of the tasks.
-            side: one of the sides, by name.
+            side: one of the sides, by name; None for one rate over all of them.
             records: run records by identity.
         """
-        means = {}
+        means, sides = {}, self.sides if side is None else [side]
         for lr in self.rates:
-            identities = [self.run(task, side, lr, seed).identity for seed in self.rate_seeds]
+            identities = [self.run(task, of, lr, seed).identity for of in sides for seed in self.rate_seeds]
             if any(identity not in records for identity in identities):
                 return None
             means[lr] = sum(records[identity].accuracy or 0.0 for identity in identities)

@@ -98,14 +98,15 @@ def adopt(file: str | os.PathLike, store: RunStore, name: str | None = None) -> 
     for damage in damaged:
         if not damage.line:
             raise OSError(f"{file} cannot be read ({damage.reason})")
-    known = {record.identity for record in store.records()}
+    known = {record.identity: record for record in store.records()}
     added = weights = 0
     for record in records:
         kept, missing = weights_path(file.parent, record), weights_path(store.folder, record)
-        if kept.is_file() and not missing.exists():
+        # Of a run that the store has of another training, the weights would not be those of its record.
+        if kept.is_file() and not missing.exists() and known.get(record.identity, record) == record:
             save_weights(store.folder, record, kept.read_bytes())
             weights += 1
         if record.identity not in known and store.add(record, name or file.stem):
             added += 1
-            known.add(record.identity)
+            known[record.identity] = record
     return Adopted(added, len(records) - added, weights, damaged)

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from .presets import Study, find_study
 from .records import RunStore
 from .rescue import Fallback
 from .runs import describe, describe_end, estimate
-from .weights import packed, save_weights
+from .weights import packed, save_weights, weights_path
 
 _MARGIN = 1.1  # a run is started if this many times its estimate fits
 _GRACE = 10  # seconds for what ended together with a worker to be told
@@ -69,12 +70,19 @@ def train_group(configs: list[RunConfig], keep_weights: bool) -> list[tuple[RunR
         keep_weights: whether their final weights are wanted too.
 
     Returns:
-        For each run its record and its weights, see `orthonar.study.weights.packed`; None for a run that diverged.
+        For each run its record and its weights, see `orthonar.study.weights.packed`; None for a run that diverged, and
+        where they do not fit, with a warning: the record is worth more than they are.
     """
-    return [
-        (record, packed(model) if keep_weights and record.outcome != "diverged" else None)
-        for record, model in train_models(configs)
-    ]
+    trained = []
+    for record, model in train_models(configs):
+        weights = None
+        if keep_weights and record.outcome != "diverged":
+            try:
+                weights = packed(model)
+            except ValueError as error:
+                warnings.warn(f"run {record.identity}: {error}; its weights are not kept", stacklevel=2)
+        trained.append((record, weights))
+    return trained
 
 
 @contextlib.contextmanager
@@ -363,7 +371,7 @@ class Sweep:
     def _record(self, config: RunConfig, record: RunRecord, weights: bytes | None) -> None:
         if weights is not None:
             try:  # before the record: a run that is recorded is never trained again
-                save_weights(self.store.folder, record, weights)
+                save_weights(self.store.folder, record, weights, anew=self._are_left_over(record))
             except OSError as error:
                 self._rescue(config, record, weights, f"weights not kept ({error.strerror or error})")
         try:
@@ -382,6 +390,12 @@ class Sweep:
         self._settled.add(config.identity)
         self._bar.update()
         self.say(f"{describe(config)}: {describe_end(record)}")
+
+    def _are_left_over(self, record: RunRecord) -> bool:
+        """Whether weights lie there of a training that ended before it was recorded: they are of no record."""
+        if not weights_path(self.store.folder, record).exists():
+            return False
+        return record.identity not in {known.identity for known in self.store.records()}
 
     def _rescue(self, config: RunConfig, record: RunRecord, weights: bytes | None, what: str) -> None:
         try:

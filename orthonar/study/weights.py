@@ -44,19 +44,20 @@ def weights_path(folder: str | os.PathLike, record: RunRecord) -> Path:
     return Path(folder) / "weights" / f"{record.identity}.pt"
 
 
-def save_weights(folder: str | os.PathLike, record: RunRecord, content: bytes) -> None:
+def save_weights(folder: str | os.PathLike, record: RunRecord, content: bytes, *, anew: bool = False) -> None:
     """Write a run's weights in one piece, unless they are there.
 
     Args:
         folder: the folder of the records.
         record: the run.
         content: what `packed` made.
+        anew: whether to write them over others.
 
     Raises:
         OSError: the file cannot be written; nothing is left of it.
     """
     path = weights_path(folder, record)
-    if not path.exists():
+    if anew or not path.exists():
         write_file(path, content)
 
 
@@ -77,7 +78,7 @@ def trained_model(folder: str | os.PathLike, record: RunRecord) -> SequenceModel
         half = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever its unpickler trips over
         raise ValueError(f"weights: {path} is damaged ({type(error).__name__}); train the run again") from None
-    config = RunConfig.from_settings(record.settings | {"device": "cpu"})
+    config = RunConfig.of_record(record)
     model = SequenceModel(final_model(config.model, config.anneal, record.trace))
     model.load_state_dict({name: weight.float() for name, weight in half.items()})
     return model

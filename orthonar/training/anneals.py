@@ -13,7 +13,7 @@ from ..model import ModelConfig, SequenceModel
 from ..reads.base import RawRead, Read
 from ..reads.composites import BlendRead
 from ..settings import Settings, integer, number, settings
-from .record import Evaluation
+from .record import Evaluation, first_reaching
 
 
 class Anneal(Settings, ABC):
@@ -106,7 +106,7 @@ class GatedAnneal(Anneal):
         return 1.0 if escaped_at is None else _line(step - escaped_at - self.dwell, self.ramp)
 
     def escape(self, trace: Sequence[Evaluation]) -> int | None:
-        return next((e.step for e in trace if e.accuracy is not None and e.accuracy >= self.anneal_at), None)
+        return first_reaching(trace, self.anneal_at)
 
     def last_step(self, steps: int, escaped_at: int | None) -> int:
         return steps if escaped_at is None else max(steps, escaped_at + self.dwell + self.ramp)

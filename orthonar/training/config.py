@@ -9,11 +9,11 @@ from ..data.noisy_recall import NoisyRecall
 from ..mlstm.layer import MLSTM
 from ..model import ModelConfig
 from ..reads.base import RawRead
-from ..settings import Settings, choice, flag, flat_settings, integer, number, part, settings
+from ..settings import Settings, check_names, choice, flag, flat_settings, integer, number, part, settings
 from .anneals import Anneal, FixedAnneal, GatedAnneal, NoAnneal
 from .decoding import LEAST_SEQUENCES
 from .optimizers import AdamW, Optimizer
-from .record import complete_settings, identity
+from .record import RunRecord, complete_settings, identity
 from .schedules import Constant, Cosine, Schedule
 
 #: Batches of the study's validation set, each as large as a training batch.
@@ -73,6 +73,9 @@ class RunConfig(Settings):
 
     def __post_init__(self):
         super().__post_init__()
+        check_names(self, shared=["vocab_size"])  # the task's is the model's
+        if isinstance(self.device, torch.device):
+            object.__setattr__(self, "device", str(self.device))
         if self.validation_sequences is None:
             object.__setattr__(self, "validation_sequences", _VALIDATION_BATCHES * self.batch_size)
         if self.model.vocab_size != self.task.vocab_size:
@@ -115,6 +118,16 @@ class RunConfig(Settings):
     def from_settings(cls, settings: dict) -> "RunConfig":
         """The configuration that `settings` described; what older records leave out is as it was for them."""
         return cls(**complete_settings(settings))
+
+    @classmethod
+    def of_record(cls, record: RunRecord, **changes) -> "RunConfig":
+        """The configuration of a recorded run, on the CPU wherever it ran, so that it can be asked on any machine.
+
+        Args:
+            record: the run.
+            changes: settings to take in the place of its own.
+        """
+        return cls.from_settings(record.settings | {"device": "cpu", "engine": "auto"} | changes)
 
 
 def _device(name: str) -> torch.device:

@@ -1,6 +1,7 @@
 """Optimizers: their settings, and what they build."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,6 +136,9 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self._held.append((weight, [nn.Parameter(matrix) for matrix in weight.detach().flatten(0, -3)]))
         return self._held[-1][1]
 
+    def __reduce__(self) -> Any:
+        raise TypeError("MuonAndAdamW cannot be copied or pickled: build it anew and load its state_dict")
+
     def _share(self) -> None:
         """Let both have the groups and the state that this has."""
         done = 0
@@ -154,7 +158,16 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # a closure would be called twice
-        """Take a step of both."""
+        """Take a step of both.
+
+        Args:
+            closure: none.
+
+        Raises:
+            ValueError: there is one.
+        """
+        if closure is not None:
+            raise ValueError("closure: two optimizers would each call it; compute the gradients before the step")
         for weight, matrices in self._held:
             grads = [None] * len(matrices) if weight.grad is None else weight.grad.flatten(0, -3).unbind()
             for matrix, place, grad in zip(matrices, weight.flatten(0, -3).unbind(), grads):

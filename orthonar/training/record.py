@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
@@ -55,6 +56,16 @@ class Evaluation:
         return f"step {self.step:5d}: accuracy {100 * self.accuracy:5.1f} %, {losses} ({self.seconds:.0f} s)"
 
 
+def first_reaching(trace: Sequence[Evaluation], level: float) -> int | None:
+    """Step of the first evaluation with at least some accuracy, step 1 excluded; None without one.
+
+    Args:
+        trace: evaluations, in order.
+        level: the accuracy, 0 to 1.
+    """
+    return next((e.step for e in trace if e.step > 1 and e.accuracy is not None and e.accuracy >= level), None)
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """All that is known about one run.
@@ -89,8 +100,7 @@ class RunRecord:
     @property
     def escape_step(self) -> int | None:
         """Step of the first evaluation with an accuracy of at least 0.8, step 1 excluded; None without one."""
-        reached = (e.step for e in self.trace if e.step > 1 and e.accuracy is not None and e.accuracy >= SOLVED_AT)
-        return next(reached, None)
+        return first_reaching(self.trace, SOLVED_AT)
 
     @property
     def identity(self) -> str:
@@ -163,9 +173,11 @@ def _settings_fault(settings: dict) -> str | None:
     for name, least in (("steps", 1), ("embedding_dim", 1), ("seed", 0)):
         if not _is_integer(settings.get(name), least):
             return f"settings: {name} is {settings.get(name)!r}"
-    for name in ("vocab_size", "seq_len", "batch_size", "num_heads"):
+    for name in ("vocab_size", "seq_len", "batch_size", "num_heads", "validation_sequences", "eval_batches"):
         if name in settings and not _is_integer(settings[name], 1):
             return f"settings: {name} is {settings[name]!r}"
+    if "batch_size" not in settings and not settings.keys().isdisjoint({"validation_sequences", "eval_batches"}):
+        return "settings: batch_size is missing"
     if "lr" in settings and not (_is_number(settings["lr"]) and settings["lr"] > 0):
         return f"settings: lr is {settings['lr']!r}"
     if not isinstance(settings.get("device", ""), str):

@@ -127,14 +127,19 @@ def recall_by_delay(
                 noise = torch.randint(low, high, (sequences, count), generator=draws).to(device)
                 _, state = _read(model, noise, state)
                 read += count
-            found.append(DelayedRecall(delay, values.numel(), _right(model, state, keys, values)))
+            found.append(DelayedRecall(delay, values.numel(), _right(model, state, keys, values, task.prefix)))
         return found
     finally:
         model.train(training)
 
 
 @torch.no_grad()
-def _right(model: SequenceModel, state: Any, keys: Tensor, values: Tensor) -> int:
-    """How many of the values (B, P) are the model's answers to their keys (B, P), each asked from the same state."""
+def _right(model: SequenceModel, state: Any, keys: Tensor, values: Tensor, prefix: int | None) -> int:
+    """How many of the values (B, P) are the model's answers to their keys (B, P), each asked from the same state.
+
+    Where the task puts a token before its query, it comes before each.
+    """
+    if prefix is not None:
+        _, state = model.step(torch.full_like(keys[:, 0], prefix), state)
     answers = [model.step(key, state)[0].argmax(-1) for key in keys.unbind(1)]
     return int((torch.stack(answers, 1) == values).sum())

@@ -112,7 +112,7 @@ def over_training(
     """Draw what a probe sees over training, a panel for each variant, the baseline's mean behind each.
 
     Args:
-        traces: as of `orthonar.report.tables.ablation.traces`.
+        traces: as of `orthonar.report.tables.probed.traces`.
         column: which probe.
         label: its name for readers.
         sides: by variant, a panel each.
@@ -172,7 +172,7 @@ def decoded(
     """Draw what a decoder finds in the memory at the end of training against what the model itself recalls.
 
     Args:
-        runs: as of `orthonar.report.tables.ablation.probed_runs`; those that were not asked are left out.
+        runs: as of `orthonar.report.tables.probed.probed_runs`; those that were not asked are left out.
         sides: the study's, by variant.
         published: by variant and end, of the same experiment.
         chance: share of right answers of a guess, 0 to 1.
@@ -222,7 +222,7 @@ def swaps(
     """Draw trained models' accuracy under another read against that under their own.
 
     Args:
-        runs: as of `orthonar.report.tables.ablation.probed_runs`.
+        runs: as of `orthonar.report.tables.probed.probed_runs`.
         sides: the study's, by variant.
         published: by variant, end and read evaluated with; means alone are drawn.
         axes: two, of one figure with constrained layout; None for new ones.

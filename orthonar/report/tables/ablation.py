@@ -1,43 +1,19 @@
-"""The tables of the ablation notebooks: one task, one learning rate, many variants, ours beside the published.
-
-A run's *end* is its last evaluation. What the follow-up calls the plateau is measured *early*, at a tenth and at three
-tenths of the training, whatever becomes of the run.
-"""
+"""What becomes of each variant of the ablation: one task, one learning rate, ours beside the published."""
 
 from collections.abc import Iterable
 
-import numpy as np
 import pandas as pd
 
-from ...data.noisy_recall import NoisyRecall
 from ...reads.newton_schulz import NewtonSchulzRead
 from ...study.presets import Study
-from ...study.records import trace_table
-from ...training.config import RunConfig
-from ...training.evaluation import QUESTIONS
-from ...training.record import SOLVED_AT, RunRecord
+from ...study.sides import ORTHOGONALIZED
+from ...training.record import RunRecord
 from .. import stats
-from ..published import DECODED, ELIMINATION, SWAPPED, PublishedSwap
-from ..words import NOT_KNOWN, NOT_RUN, mean_text, median_text, p_text, solved_text, values_text
+from ..published import ELIMINATION
+from ..words import NOT_RUN, mean_text, median_text, p_text, solved_text, values_text
+from .headline import answers
+from .probed import probed_runs
 from .runs import study_runs
-
-#: The shares of the training at which rank and coherence are taken, and their mean is meant by "early": of the
-#: follow-up's 2,000 steps, 200 and 600.
-EARLY = (0.1, 0.3)
-
-#: What a table says where a variant has runs, but none that ended so.
-NO_SUCH_RUN = "no such run"
-
-#: What probes leave in a trace, see `orthonar.training.probes` and `orthonar.training.evaluation`.
-PROBES = ("effective_rank", "log10_condition", "qk_coherence", *QUESTIONS)
-#: What a trained model may have been asked, and when: the values of `probed_runs`'s column asked. Older records hold
-#: answers of another decoder, under names of their own, which no table shows.
-ASKED_AT_END, ASKED_AFTERWARDS, ASKED_OTHERWISE, NOT_ASKED = (
-    "at the end of training", "from kept weights", "in another way", "not asked",
-)  # fmt: skip
-_OLDER_DECODER = "decoded"
-#: Reads that trained models are evaluated with, and where the accuracy stands.
-EVALUATED_WITH = {"own": "accuracy", "raw": "accuracy_read_raw", "orthogonalized": "accuracy_read_orthogonalized"}
 
 
 def variants(study: Study) -> list[str]:
@@ -78,60 +54,6 @@ def doses(study: Study) -> dict[str, str]:
     return {"baseline": "raw"} | {name: str(steps[name]) for name in sorted(steps, key=lambda name: steps[name])}
 
 
-def traces(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
-    """One row an evaluation of a study's recorded runs.
-
-    Args:
-        study: which runs to look for.
-        records: run records.
-
-    Returns:
-        `orthonar.study.records.trace_table` with all of `PROBES`, NaN where a run has none, and side, seed and
-        escape_step.
-    """
-    records = list(records)
-    runs = study_runs(study, records)[["identity", "side", "seed", "escape_step"]]
-    lines = trace_table(records)
-    return lines.reindex(columns=list(dict.fromkeys([*lines, *PROBES]))).merge(runs, on="identity")
-
-
-def probed_runs(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Run table of a study's recorded runs with what the probes saw.
-
-    Args:
-        study: which runs to look for, of one task.
-        records: run records.
-        kept: what kept weights answered, as of `orthonar.study.contents.answer_table`; it stands in for what a run's
-            own trace does not say.
-
-    Returns:
-        `orthonar.report.tables.runs.study_runs` with ends ("solved" or "not solved"), early_effective_rank and
-        early_qk_coherence (means of the evaluations nearest to the shares `EARLY` of the training; NaN where the run
-        has no probes or diverged by then), `PROBES` at the end of the run, and asked: when the memory was decoded.
-    """
-    records = list(records)
-    runs, lines = study_runs(study, records), traces(study, records)
-    lines = lines.merge(runs[["identity", "steps"]], on="identity")
-    parts = []
-    for share in EARLY:
-        distance = (lines["step"] - share * lines["steps"]).abs()
-        nearest = lines[distance == distance.groupby(lines["identity"]).transform("min")]
-        parts.append(nearest.groupby("identity").head(1).set_index("identity")[["effective_rank", "qk_coherence"]])
-    early = (parts[0] + parts[1]) / 2
-    last = lines.groupby("identity").tail(1).set_index("identity")
-    end = last[list(PROBES)].astype(float)
-    older = last.get(_OLDER_DECODER, pd.Series(index=last.index, dtype=float)).notna()
-    asked = pd.Series(np.where(older, ASKED_OTHERWISE, NOT_ASKED), last.index, dtype=object)
-    if kept is not None:
-        asked[end.index.isin(kept.index)] = ASKED_AFTERWARDS
-    asked[end["decode1"].notna()] = ASKED_AT_END
-    if kept is not None:
-        end = end.fillna(kept.reindex(index=end.index, columns=end.columns))
-    end["asked"] = asked
-    runs = runs.join(early.add_prefix("early_"), on="identity").join(end, on="identity")
-    return runs.assign(ends=np.where(runs["solved"], "solved", "not solved"))
-
-
 def elimination(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     """What becomes of each variant, as text, beside what was published of it.
 
@@ -159,6 +81,33 @@ def elimination(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         rows.append(row)
     columns = ["variant", "solved", "follow-up", "accuracy (%)", "escape", "alone, McNemar p", "Fisher p"]
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("variant")
+
+
+def variant_answers(study: Study, records: Iterable[RunRecord]) -> list[str]:
+    """What came out of each variant against the baseline, a sentence each, and of how many nothing can be said yet.
+
+    What the study's own read does against the baseline is the headline's question.
+
+    Args:
+        study: a study of one task, with the sides "baseline" and "orthogonalized".
+        records: run records.
+
+    Returns:
+        Those of `orthonar.report.tables.headline.answers` of the variants with at least
+        `orthonar.report.stats.LEAST_FOR_INTERVAL` runs, then one of the others.
+    """
+    records = list(records)
+    names = [name for name in study.sides if name != ORTHOGONALIZED.name]
+    sentences = answers(study.only(names), records, least=stats.LEAST_FOR_INTERVAL)
+    counts = study_runs(study, records)["side"].value_counts().reindex(names[1:], fill_value=0)
+    few, none = counts[counts < stats.LEAST_FOR_INTERVAL], int((counts == 0).sum())
+    if len(few):
+        so_far = "Nothing can be said yet" if len(few) == len(counts) else "Nothing can be said of the others yet"
+        sentences.append(
+            f"{so_far}: {len(few)} of {len(counts)} variants have fewer than {stats.LEAST_FOR_INTERVAL} runs, "
+            f"{none} of them none."
+        )
+    return sentences
 
 
 def endings(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
@@ -203,197 +152,6 @@ def dose_response(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("steps")
 
 
-def swaps(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Trained models evaluated at their end with their own read and with others, as text.
-
-    Args:
-        study, records, kept: as of `probed_runs`.
-
-    Returns:
-        One row per variant and end of its runs: mean accuracy and solved runs under each read.
-    """
-    rows = []
-    for first, mine in _by_end(study, probed_runs(study, records, kept)):
-        row = {f"{read} read": _read_so(mine, column) for read, column in EVALUATED_WITH.items()}
-        rows.append(dict(zip(_FIRST, first)) | row)
-    return pd.DataFrame(rows, columns=[*_FIRST, *(f"{read} read" for read in EVALUATED_WITH)]).set_index(_FIRST)
-
-
-def swap_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> list[str]:
-    """Whether trained models still need the orthogonalized read, and whether it helps those that lack it: sentences.
-
-    Args:
-        study, records, kept: as of `probed_runs`.
-
-    Returns:
-        One sentence each, where there are such runs.
-    """
-    runs = probed_runs(study, records, kept)
-    sentences = []
-    for name, end, read, ending in (
-        ("orthogonalized", "solved", "raw", "are still solved when they are read raw"),
-        ("baseline", "not solved", "orthogonalized", "reach 80 % when they are read orthogonalized"),
-    ):
-        column = EVALUATED_WITH[read]
-        mine = runs[(runs["side"] == name) & (runs["ends"] == end)].dropna(subset=[column])
-        if len(mine):
-            before, after = (100 * mine[c].mean() for c in ("accuracy", column))
-            which = "solved with the orthogonalized read" if end == "solved" else "not solved with the raw read"
-            solved = int((mine[column] >= SOLVED_AT).sum())
-            count = f"{solved} of {len(mine)} run{'s'[: len(mine) != 1]} {which} {ending}"
-            sentences.append(f"{count} (mean {before:.1f} to {after:.1f} %).")
-    return sentences
-
-
-def decode_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> list[str]:
-    """How much a decoder finds in memories, and how much of that it owes to the right memory: a sentence per ending.
-
-    Args:
-        study, records, kept: as of `probed_runs`.
-    """
-    runs = probed_runs(study, records, kept).dropna(subset=["decode1", "decode1_other_memory"])
-    sentences = []
-    for end in ("not solved", "solved"):
-        mine = runs[runs["side"].isin(["baseline", "orthogonalized"]) & (runs["ends"] == end)]
-        if len(mine):
-            found, other = (100 * mine[c].mean() for c in ("decode1", "decode1_other_memory"))
-            sentences.append(
-                f"In the memories of {len(mine)} {end} run{'s'[: len(mine) != 1]}, raw and orthogonalized, a decoder "
-                f"finds {found:.0f} % of the values, and {other:.0f} % in another sequence's memory: the right one "
-                f"adds {found - other:.0f} points."
-            )
-    return sentences
-
-
-def published_swaps(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The swaps of which something was published, as text: ours before and after, the published beside.
-
-    Args:
-        study, records, kept: as of `probed_runs`.
-    """
-    runs = probed_runs(study, records, kept)
-    rows = []
-    for (name, end, read), other in SWAPPED.items():
-        of_variant = runs[runs["side"] == name]
-        mine = of_variant[of_variant["ends"] == end]
-        nothing = NO_SUCH_RUN if len(of_variant) else NOT_RUN
-        row = {"trained with": name, "ended": end, "read": read}
-        row["own read"] = _read_so(mine, "accuracy") if len(mine) else nothing
-        row["read so"] = _read_so(mine, EVALUATED_WITH[read]) if len(mine) else nothing
-        rows.append(row | {"follow-up": swap_text(other)})
-    return pd.DataFrame(rows).set_index([*_FIRST, "read"])
-
-
-def asked(runs: pd.DataFrame) -> str:
-    """In a few words, how many runs were asked what their memory holds, and when.
-
-    Args:
-        runs: as of `probed_runs`.
-    """
-    counts = runs["asked"].value_counts()
-    parts = [f"{counts[how]} {how}" for how in (ASKED_AT_END, ASKED_AFTERWARDS) if how in counts]
-    text = ", ".join(parts) or "none of the runs was asked so"
-    if ASKED_OTHERWISE in counts:
-        text += f"; {counts[ASKED_OTHERWISE]} were asked in another way (older records, not shown)"
-    return text
-
-
-def decoded(
-    study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None, offset: int = 1
-) -> pd.DataFrame:
-    """How many of the scored values a linear decoder finds in the memory, as text, in percent.
-
-    Args:
-        study, records, kept: as of `probed_runs`.
-        offset: where the key is taken from, one of `orthonar.training.decoding.OFFSETS`.
-
-    Returns:
-        One row per variant and end of its runs, where any was asked: how many were, share decoded, the controls, and
-        what the right memory adds to another one (decoded less other memory, of one run).
-    """
-    rows = []
-    runs = probed_runs(study, records, kept)
-    for first, mine in _by_end(study, runs[runs[f"decode{offset}"].notna()]):
-        row = {name: values_text(100 * values, 0, few=3) for name, values in _shares(mine, offset).items()}
-        rows.append(dict(zip(_FIRST, first)) | row | {"runs": f"{len(mine)}"})
-    columns = ["runs", *(name for name in _shares(runs, offset) if name != "answered")]
-    return pd.DataFrame(rows, columns=[*_FIRST, *columns]).set_index(_FIRST)
-
-
-def _shares(runs: pd.DataFrame, offset: int) -> dict[str, pd.Series]:
-    share, other = runs[f"decode{offset}"], runs[f"decode{offset}_other_memory"]
-    return {
-        "answered": runs["accuracy"],
-        "decoded": share,
-        "wrong key": runs[f"decode{offset}_wrong_key"],
-        "key alone": runs[f"decode{offset}_key_alone"],
-        "other memory": other,
-        "memory adds": share - other,
-    }
-
-
-def is_the_follow_ups(study: Study) -> bool:
-    """Whether a study's runs are made as `orthonar.report.published.RECIPE` says, so that numbers can be compared."""
-    config = study.run(study.tasks[0], next(iter(study.sides)), study.rates[0], 11)
-    theirs = RunConfig(task=NoisyRecall(80, 512), batch_size=16, lr=3e-3, seed=11)
-    return len(study.tasks) == 1 and config.identity == theirs.identity and study.seeds == tuple(range(11, 27))
-
-
-def published_decoded(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
-    """What the follow-up's decoder found, as text, in percent, and above it ours of the same experiment.
-
-    Args:
-        study: one that `is_the_follow_ups`; of another no number is shown.
-        records, kept: as of `probed_runs`.
-
-    Returns:
-        Two rows per variant and end of runs that something was published of; the key at the value's position.
-    """
-    runs = probed_runs(study, records, kept) if is_the_follow_ups(study) else None
-    rows = []
-    for first, other in DECODED.items():
-        if runs is not None:
-            of_variant = runs[runs["side"] == first[0]]
-            mine = of_variant[of_variant["ends"] == first[1]]
-            known = mine[mine["decode1"].notna()]
-            texts = {name: values_text(100 * values, 0, few=3) for name, values in _shares(known, 1).items()}
-            texts["answered"] += f" ({len(known)} run{'s'[: len(known) != 1]})"
-            if not len(known):
-                texts = {"answered": NOT_ASKED if len(mine) else NO_SUCH_RUN if len(of_variant) else NOT_RUN}
-            rows.append(dict(zip(_FIRST, first)) | {"whose": "here"} | texts)
-        row = {
-            "answered": " to ".join(f"{x:g}" for x in np.atleast_1d(other.behaviour)),
-            "decoded": f"{other.decoded:g}",
-            "wrong key": f"{other.wrong_key:g}",
-            "other memory": f"({other.other_memory:g})",
-            "recomputed": other.recomputed,
-        }
-        rows.append(dict(zip(_FIRST, first)) | {"whose": "follow-up"} | row)
-    columns = [*_FIRST, "whose", "answered", "decoded", "wrong key", "other memory", "recomputed"]
-    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index([*_FIRST, "whose"])
-
-
-_FIRST = ["trained with", "ended"]
-
-
-def _by_end(study: Study, runs: pd.DataFrame):
-    """Variant and end with its runs, where there are any, in the study's order."""
-    for name in study.sides:
-        for end in ("not solved", "solved"):
-            mine = runs[(runs["side"] == name) & (runs["ends"] == end)]
-            if len(mine):
-                yield (name, end), mine
-
-
-def _read_so(runs: pd.DataFrame, column: str) -> str:
-    """Mean accuracy in percent of runs as evaluated with some read, a diverged one as 0, and how many are solved so."""
-    read_so = runs.assign(accuracy=runs[column])
-    if read_so["accuracy"].isna().all() and (runs["outcome"] != "diverged").any():
-        return NOT_KNOWN
-    solved = int((read_so["accuracy"] >= SOLVED_AT).sum())
-    return f"{100 * stats.accuracies(read_so).mean():.1f}, {solved} of {len(runs)}"
-
-
 def _outcome(runs: pd.DataFrame) -> dict[str, str]:
     """Solved runs, accuracy and median escape step of one variant's runs, as text."""
     if not len(runs):
@@ -408,11 +166,3 @@ def _outcome(runs: pd.DataFrame) -> dict[str, str]:
 def _published_solved(name: str) -> str:
     other = ELIMINATION.get(name)
     return f"{other.solved.solved} of {other.solved.seeds}" if other else ""
-
-
-def swap_text(swap: PublishedSwap) -> str:
-    """What was published of a swap, in a few words."""
-    parts = [f"{swap.solved.solved} of {swap.solved.seeds} solved"] if swap.solved else []
-    parts += [f"{swap.before:g} to {swap.after:g} %"] if swap.before is not None else []
-    parts += [f"{swap.gain:+g} points"] if swap.gain is not None else []
-    return ", ".join(parts) + (f" ({swap.recomputed})" if swap.recomputed else "")

@@ -167,6 +167,8 @@ def answer(records: Iterable[dict]) -> list[str]:
 
     At the longest length at which all three were measured.
     """
+    records = list(records)
+    compiled = {record["device_name"]: _is_compiled(record) for record in records}
     steps = table(records).query("what == 'step' and (steps == 5 or steps.isna())")
     sentences = []
     for name, of in steps.groupby("device_name"):
@@ -178,11 +180,17 @@ def answer(records: Iterable[dict]) -> list[str]:
             (length, batch), of_length = list(ms.sort_index().iterrows())[-1]
             sooner = of_length["plain"] / of_length["orthogonalized"]
             dearer = of_length["orthogonalized"] / of_length["raw"]
+            where = f"{model_name(name)}{', with Numba' if compiled[name] else ''}"
             sentences.append(
-                f"At length {length:,}, batch {batch} ({model_name(name)}) a step with the orthogonalized read is "
+                f"At length {length:,}, batch {batch} ({where}) a step with the orthogonalized read is "
                 f"{sooner:.0f} times faster than in the plain form and takes {dearer:.1f} times as long as a raw one."
             )
     return sentences
+
+
+def _is_compiled(record: dict) -> bool:
+    """Whether a CPU went through sequences position by position, in compiled code."""
+    return record["device"] == "cpu" and "numba" in record["versions"]
 
 
 def factors(records: Iterable[dict]) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """What moves the hazard of escape: the runs of several studies with their covariates, and fitted models as text."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +8,8 @@ import pandas as pd
 
 from ...study.presets import PRESETS, Study
 from ...study.records import trace_table
-from ...study.sides import BASELINE, COSINE_4000, by_name
+from ...study.sides import BASELINE, COSINE_4000, ORTHOGONALIZED, by_name
+from ...training.config import RunConfig
 from ...training.record import RunRecord
 from .. import hazards, stats
 from ..published import MEDIAN_ESCAPE_4000, REACHED_BY_2000
@@ -48,6 +49,51 @@ def runs_with_covariates(
     lines = trace_table([r for r in records if r.identity in set(runs["identity"])])
     left = hazards.left_steps(lines, runs)
     return runs.assign(orthogonalized=runs["read"].eq("NewtonSchulzRead").astype(float), left_step=left)
+
+
+def same_recipe(runs: pd.DataFrame) -> pd.DataFrame:
+    """Of several studies' runs those of the follow-up's recipe, which differ in read and embedding alone.
+
+    A read with an embedding of which there are fewer than `orthonar.report.stats.LEAST_FOR_INTERVAL` runs is left out:
+    one early escape in a cell of one run would carry a whole model.
+
+    Args:
+        runs: as of `runs_with_covariates`.
+    """
+    recipe = RunConfig(batch_size=16, lr=3e-3)
+    same = runs[
+        (runs["steps"] == recipe.steps)
+        & (runs["batch_size"] == recipe.batch_size)
+        & (runs["lr"] == recipe.lr)
+        & (runs["schedule"] == "cosine")
+        & (runs["anneal"] == "none")
+    ]
+    cells = same.groupby(["orthogonalized", "embedding_std"])["identity"].transform("size")
+    return same[cells >= stats.LEAST_FOR_INTERVAL].reset_index(drop=True)
+
+
+def equal_time_answer(runs: pd.DataFrame, paces: Mapping[str, float]) -> list[str]:
+    """How many runs of each read have escaped in the seconds that the raw runs' whole budget takes, in a sentence.
+
+    Args:
+        runs: as of `orthonar.report.tables.runs.study_runs`, of a study with both reads.
+        paces: seconds a step of each side, as of `orthonar.report.tables.pace.seconds_per_step`.
+
+    Returns:
+        None without the runs or the seconds of a step.
+    """
+    names = (BASELINE.name, ORTHOGONALIZED.name)
+    raw, other = (runs[runs["side"] == name] for name in names)
+    if not (len(raw) and len(other) and set(names) <= set(paces)):
+        return []
+    seconds = paces[names[0]] * float(raw["steps"].max())
+    step = int(seconds / paces[names[1]])
+    counts = [int((of["escape_step"] <= last).sum()) for of, last in ((raw, raw["steps"].max()), (other, step))]
+    return [
+        f"In the {seconds:.0f} seconds that {int(raw['steps'].max()):,} raw steps take, an orthogonalized run comes to "
+        f"step {step:,}: {counts[0]} of {len(raw)} raw and {counts[1]} of {len(other)} orthogonalized runs have "
+        f"reached 80 % by then (each with its cosine over the whole budget)."
+    ]
 
 
 def hazard_text(fitted: pd.DataFrame) -> pd.DataFrame:

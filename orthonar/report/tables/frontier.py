@@ -1,10 +1,12 @@
 """What the cheapest read is: how soon runs escape with each, against what it costs in products with the memory."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats as distributions
 
 from ...reads.base import FilterRead, RawRead
 from ...study.presets import Study
@@ -12,7 +14,7 @@ from ...study.sides import ORTHOGONALIZED, Side, title
 from ...training.record import RunRecord
 from .. import hazards, stats
 from ..words import NOT_RUN, median_text
-from .ablation import probed_runs
+from .probed import probed_runs
 
 #: A read keeps the effect if the lower bound of its hazard of escape, relative to the study's read, is above this.
 KEEPS = 0.7
@@ -88,7 +90,7 @@ def frontier_text(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, row in table.sort_values("passes", kind="stable").iterrows():
         slope = "" if np.isnan(row["slope"]) else f"{row['slope']:.1f}"
-        shown = {"read": name, "passes": f"{row['passes']:.0f}", "slope": slope}
+        shown = {"read": name, "products": f"{row['passes']:.0f}", "slope": slope}
         if not row["runs"]:
             rows.append(shown | {"solved": NOT_RUN})
             continue
@@ -105,7 +107,7 @@ def frontier_text(table: pd.DataFrame) -> pd.DataFrame:
                 "early rank": "" if np.isnan(row["early_rank"]) else f"{row['early_rank']:.1f}",
             }
         )
-    columns = ["read", "passes", "slope", "solved", "escaped", "relative hazard", "early rank"]
+    columns = ["read", "products", "slope", "solved", "escaped", "relative hazard", "early rank"]
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("read")
 
 
@@ -118,19 +120,45 @@ def pace_text(table: pd.DataFrame) -> pd.DataFrame:
     rows = [
         {
             "read": name,
-            "passes": f"{row['passes']:.0f}",
+            "products": f"{row['passes']:.0f}",
             "median step": median_text(row["median_step"]),
             "median seconds": "" if np.isnan(row["step_ms"]) else median_text(row["median_seconds"]),
             "ms a step": "" if np.isnan(row["step_ms"]) else f"{row['step_ms']:.0f}",
         }
         for name, row in enough.iterrows()
     ]
-    columns = ["read", "passes", "median step", "median seconds", "ms a step"]
+    columns = ["read", "products", "median step", "median seconds", "ms a step"]
     return pd.DataFrame(rows, columns=columns).set_index("read")
 
 
 def _ratio_text(row: pd.Series) -> str:
     return f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def power(escapes: int, level: float = KEEPS) -> float:
+    """How often a read with just the hazard of the study's would be found to keep the effect.
+
+    The logarithm of a hazard ratio has a standard error of about sqrt(1 / d1 + 1 / d2) with d1 and d2 escapes
+    (Schoenfeld 1981), so the lower 95 % bound of an estimate of 1 on average lies above `level` with the probability
+    Phi(-log(level) / se - 1.96).
+
+    Args:
+        escapes: of either read.
+        level: the bound's, below 1.
+    """
+    error = math.sqrt(2 / escapes)
+    return float(distributions.norm.cdf(-math.log(level) / error - distributions.norm.ppf((1 + stats.CONFIDENCE) / 2)))
+
+
+def escapes_needed(wanted: float = 0.8, level: float = KEEPS) -> int:
+    """Escapes that either read needs so that `power` is as large as wanted.
+
+    Args:
+        wanted: the probability, between 0 and 1.
+        level: as of `power`.
+    """
+    z = distributions.norm.ppf((1 + stats.CONFIDENCE) / 2) + distributions.norm.ppf(wanted)
+    return math.ceil(2 * (z / math.log(level)) ** 2)
 
 
 def answer(table: pd.DataFrame) -> str:
@@ -151,17 +179,20 @@ def answer(table: pd.DataFrame) -> str:
             return f"No read keeps the effect of five steps: with none that has enough runs does any escape{so_far}."
         best = enough.loc[enough["low"].idxmax()]
         if missing:
+            told = "; ".join(
+                f"{title(name)} {'no escape' if np.isnan(row['ratio']) else _ratio_text(row)}"
+                for name, row in enough.iterrows()
+            )
             return (
-                f"Not told yet: {missing} of {len(others)} reads have too few runs. Of the rest none keeps the effect "
-                f"of five steps: {title(best.name)} comes nearest, {_ratio_text(best)} of the hazard with "
-                f"{best['passes']:.0f} passes."
+                f"Not told yet: {missing} of {len(others)} reads have fewer than {stats.LEAST_FOR_INTERVAL} runs. The "
+                f"hazard of escape of the rest, relative to five steps': {told}; none keeps the effect."
             )
         return (
             f"No read has a hazard relative to five steps' with a lower 95 % bound above {KEEPS:g}; {title(best.name)} "
-            f"comes nearest, {_ratio_text(best)} with {best['passes']:.0f} passes{so_far}."
+            f"comes nearest, {_ratio_text(best)} with {best['passes']:.0f} products{so_far}."
         )
     best = keeping.iloc[0]
     return (
-        f"The cheapest read that keeps the effect of five steps is {title(best.name)}: {best['passes']:.0f} passes "
-        f"instead of {cost:.0f}, hazard of escape {_ratio_text(best)} of that of five steps{so_far}."
+        f"The cheapest read that keeps the effect of five steps is {title(best.name)} ({best['passes']:.0f} products "
+        f"instead of {cost:.0f}), hazard of escape {_ratio_text(best)} of that of five steps{so_far}."
     )

@@ -16,8 +16,8 @@ from ...training.record import RunRecord
 from .. import stats
 from ..published import REPLICATION, PublishedCell, published_cells
 from ..seeds import seeds_text
-from ..words import NOT_RUN, devices, mean_text, median_text, p_text, solved_text, task_label
-from .runs import shared_rate, study_runs, study_task_label
+from ..words import NOT_RUN, device_kinds, devices, mean_text, median_text, p_text, solved_text, task_label
+from .runs import study_runs, study_task_label, with_all_seeds
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def cells(study: Study, records: Iterable[RunRecord], stage: str = "seeds") -> l
     for task, side in study.cells():
         label = study_task_label(study, task)
         runs = table[(table["task"] == label) & (table["side"] == side)]
-        rate = study.chosen_rate(task, side, found) if stage == "seeds" else shared_rate(study, task, found)
+        rate = study.chosen_rate(task, side if stage == "seeds" else None, found)
         results.append(CellResult(label, side, rate, runs, len(study.seeds), _published(study, task)))
     return results
 
@@ -246,15 +246,18 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
     """What came out of each side of a study against its first, a sentence for each task that both have runs of.
 
     A difference is said to be there where the two-sided p-value of a test is at most 0.05: the exact McNemar test of
-    the runs in pairs where every run has a partner, else Fisher's test. Every sentence names the seeds.
+    the runs in pairs where every run has a partner, else Fisher's test. Every sentence names the seeds, says where the
+    sides were trained on different kinds of devices, and what all recorded seeds say where both sides have more of them
+    than the study asks for.
 
     Args:
         study: which runs to look for.
         records: run records.
         least: fewest runs that either side must have.
     """
-    sentences = []
-    for key, first, second in _against_first(study, records):
+    sentences, records = [], list(records)
+    everything = _against_first(with_all_seeds(study, records), records)
+    for (key, first, second), (_, *of_all) in zip(_against_first(study, records), everything, strict=True):
         if min(len(first), len(second)) < least:
             continue
         solved, runs = _counts(first, second)
@@ -263,12 +266,20 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
         names = (study.sides[next(iter(study.sides))].title, study.sides[key["read"]].title)
         more = "more" if solved[1] / runs[1] > solved[0] / runs[0] else "fewer"
         counts = [f"{name} solves {s} of {n}" for name, s, n in zip(names, solved, runs)]
-        seeds = [seeds_text(side["seed"]) for side in (first, second)]
-        if seeds[0] != seeds[1]:
+        seeds, task = [seeds_text(side["seed"]) for side in (first, second)], key["task"]
+        if seeds[0] == seeds[1]:
+            task = f"{task}, {seeds[0]}"
+        else:
             counts = [f"{count} ({of_side})" for count, of_side in zip(counts, seeds)]
-        task = key["task"] if seeds[0] != seeds[1] else f"{key['task']}, {seeds[0]}"
         verdict = f"{more} than chance explains" if told else "no difference is shown"
-        sentences.append(f"{task}: {counts[0]}, {counts[1]}: {verdict} ({test}, p = {p_text(p)}).")
+        said = f"{task}: {counts[0]}, {counts[1]}: {verdict} ({test}, p = {p_text(p)})"
+        if device_kinds(first) != device_kinds(second):
+            said += f"; the first trained on {device_kinds(first)}, the other on {device_kinds(second)}"
+        if len(of_all[0]) > len(first) and len(of_all[1]) > len(second):
+            (one, other), (all_one, all_other) = _counts(*of_all)
+            said += f"; of all recorded seeds {one} of {all_one} and {other} of {all_other}"
+            said += f" (p = {p_text(tested(*of_all)[0])})"
+        sentences.append(f"{said}.")
     return sentences
 
 

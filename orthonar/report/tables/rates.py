@@ -8,7 +8,7 @@ from ...study.presets import Study
 from ...training.record import RunRecord
 from .. import stats
 from ..words import NOT_RUN
-from .runs import shared_rate, study_runs, study_task_label
+from .runs import study_runs, study_task_label
 
 
 def by_rate(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
@@ -46,7 +46,7 @@ def choices(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     rows = []
     for task in study.tasks:
         chosen = {side: study.chosen_rate(task, side, found) for side in study.sides}
-        together = _rate_text(shared_rate(study, task, found))
+        together = _rate_text(study.chosen_rate(task, None, found))
         same = "" if None in chosen.values() else "yes" if len(set(chosen.values())) == 1 else "no: a confound"
         for side, lr in chosen.items():
             row = {

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from ...data.noisy_recall import IGNORE_INDEX, NoisyRecall
 from ...reads.base import RawRead
-from ...study.presets import Study
+from ...study.presets import PRESETS, Study
 from ...study.records import run_table
 from ...training.config import RunConfig
 from ...training.record import RunRecord
@@ -64,7 +65,7 @@ def searched(records: Iterable[RunRecord]) -> pd.DataFrame:
     settings = ["task", "width", "batch, rate, schedule, steps"]
     rows = []
     for record in records:
-        config = RunConfig.from_settings(record.settings)
+        config = RunConfig.of_record(record)
         accuracies = [line.accuracy or 0.0 for line in record.trace]
         recipe = f"{config.batch_size}, {config.lr:g}, {record.settings['schedule']}, {config.steps:,}"
         rows.append({
@@ -77,6 +78,20 @@ def searched(records: Iterable[RunRecord]) -> pd.DataFrame:
         })  # fmt: skip
     table = pd.DataFrame(rows, columns=[*settings, "read", "final (%)", "between"])
     return table.sort_values([*settings, "read"]).set_index(settings)
+
+
+def with_all_seeds(study: Study, records: Iterable[RunRecord]) -> Study:
+    """The same study with every seed that any record has, but those that learning rates are chosen on.
+
+    A study asks for the seeds that it needs; of some of its cells other studies have more.
+
+    Args:
+        study: which runs to look for.
+        records: run records.
+    """
+    choosing = {*study.rate_seeds, *(seed for of in PRESETS["learning-rate"].values() for seed in of.rate_seeds)}
+    recorded = {record.settings["seed"] for record in records} - choosing
+    return replace(study, seeds=tuple(sorted({*study.seeds, *recorded})))
 
 
 def in_seconds(runs: pd.DataFrame, pace: float) -> pd.DataFrame:
@@ -92,26 +107,6 @@ def in_seconds(runs: pd.DataFrame, pace: float) -> pd.DataFrame:
         The same table, its escape_step and steps in seconds.
     """
     return runs.assign(escape_step=pace * runs["escape_step"], steps=pace * runs["steps"])
-
-
-def shared_rate(study: Study, task: Mapping, records: Mapping[str, RunRecord]) -> float | None:
-    """The rate with the highest final accuracy on a task over all sides, chosen as `Study.chosen_rate` does per side.
-
-    Args:
-        study: whose rates and seeds to choose from.
-        task: one of its tasks.
-        records: run records by identity.
-
-    Returns:
-        The rate, the larger of equally good ones; None until all runs are recorded.
-    """
-    means = {}
-    for lr in study.rates:
-        of_rate = [study.run(task, side, lr, seed).identity for side in study.sides for seed in study.rate_seeds]
-        if any(identity not in records for identity in of_rate):
-            return None
-        means[lr] = sum(records[identity].accuracy or 0.0 for identity in of_rate)
-    return max(means, key=lambda lr: (means[lr], lr))
 
 
 def independent_positions(config: RunConfig) -> float:
@@ -137,7 +132,7 @@ def _independent_per_sequence(task: NoisyRecall, sequences: int = 64) -> float:
 
 
 def _ending(record: RunRecord, steps: list[int], accuracies: list[float | None]) -> str:
-    config = RunConfig.from_settings(record.settings | {"device": "cpu", "engine": "auto"})
+    config = RunConfig.of_record(record)
     values = len(config.task.values)
     return stats.ending(record.outcome, steps, accuracies, independent_positions(config), values)
 
@@ -149,7 +144,7 @@ def _runs(study: Study, task: Mapping, side: str, found: Mapping[str, RunRecord]
         return study.seed_runs(task, side, found)
     if stage != STAGES[2]:
         raise ValueError(f"stage: there is no {stage!r}, only {', '.join(STAGES)}")
-    lr = shared_rate(study, task, found)
+    lr = study.chosen_rate(task, None, found)
     return [] if lr is None else [study.run(task, side, lr, seed) for seed in study.seeds]
 
 

@@ -126,11 +126,13 @@ def delays(runs: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
         kept: as of `orthonar.study.contents.answer_table`, of `orthonar.study.contents.DELAYED`.
 
     Returns:
-        One row a run: side, seed, and a column each of `orthonar.study.contents.DELAYS`, 0 to 1.
+        One row a run: side, seed, of (how many runs of its side are solved), and a column each of
+        `orthonar.study.contents.DELAYS`, 0 to 1.
     """
+    runs = runs.assign(of=runs.groupby("side")["solved"].transform("sum")) if len(runs) else runs.assign(of=0)
     asked = runs[runs["identity"].isin(kept.index)]
     answers = kept.loc[asked["identity"], [f"delay_{delay}" for delay in DELAYS]].set_axis(list(DELAYS), axis=1)
-    return asked[["side", "seed"]].reset_index(drop=True).join(answers.reset_index(drop=True))
+    return asked[["side", "seed", "of"]].reset_index(drop=True).join(answers.reset_index(drop=True))
 
 
 def delays_text(table: pd.DataFrame) -> pd.DataFrame:
@@ -152,6 +154,7 @@ def delay_answer(table: pd.DataFrame, chance: float) -> str:
     far, parts = DELAYS[2:], []
     for side, of in table.groupby("side", sort=False):
         shares = ", ".join(f"{100 * of[delay].mean():.0f}" for delay in far)
-        parts.append(f"{side.replace('_', ' ')} ({len(of)} run{'s'[: len(of) != 1]}) {shares} %")
+        solved = int(of["of"].iloc[0])
+        parts.append(f"{side.replace('_', ' ')} ({len(of)} of {solved} solved run{'s'[: solved != 1]}) {shares} %")
     after = f"{', '.join(f'{delay:,}' for delay in far[:-1])} and {far[-1]:,} distractors"
     return f"Recalled after {after}: {'; '.join(parts)} (guessing: {100 * chance:.0f} %)."

@@ -1,4 +1,7 @@
-"""A study whose tasks differ in one setting, with that setting as an axis."""
+"""A study whose tasks differ in one setting, with that setting as an axis.
+
+At each value all recorded runs count, also of seeds that the study does not ask for.
+"""
 
 from collections.abc import Iterable
 
@@ -9,7 +12,7 @@ from ...training.record import RunRecord
 from .. import stats
 from ..words import NOT_RUN
 from .headline import COMPARED, compared, tested
-from .runs import study_runs
+from .runs import study_runs, with_all_seeds
 
 
 def solved_along(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFrame:
@@ -102,15 +105,17 @@ def side_answer(study: Study, records: Iterable[RunRecord], setting: str, words:
             tests.append(test)
             if p <= 1 - stats.CONFIDENCE and second["solved"].mean() > first["solved"].mean():
                 more.append(f"{at:g}")
+    if len(judged) == 1 < len(found):
+        return (
+            f"Where along the {words} {other} solves more runs than {one} is not told yet: of {len(found)} values only "
+            f"at {judged[0]} are {stats.LEAST_FOR_INTERVAL} runs of either there."
+        )
     if not judged:
         return (
             f"Where {other} solves more runs than {one} is not told yet: at none of {len(found)} values of the {words} "
             f"are {stats.LEAST_FOR_INTERVAL} runs of either there."
         )
     chance = f"by more than chance explains ({', '.join(dict.fromkeys(tests))})"
-    if len(judged) == 1:
-        solves = "solves" if more else "does not solve"
-        return f"At the one {words} judged so far ({judged[0]}) {other} {solves} more runs than {one} {chance}."
     of = f"{len(judged)} values of the {words} judged ({', '.join(judged)})"
     if not more:
         return f"At none of {of} does {other} solve more runs than {one} {chance}."
@@ -155,7 +160,8 @@ def value_answers(study: Study, records: Iterable[RunRecord], setting: str, word
 
 def _by_value(study: Study, records: Iterable[RunRecord], setting: str) -> dict[float, dict[str, pd.DataFrame]]:
     """The run table of each side, at each value of a setting."""
-    table = study_runs(study, records)
+    records = list(records)
+    table = study_runs(with_all_seeds(study, records), records)
     found: dict[float, dict[str, pd.DataFrame]] = {}
     for task, side in study.cells():
         at = float(getattr(study.run(task, side, study.rates[0], 0), setting))

@@ -33,7 +33,7 @@ def taken_down(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame) -
     rows = []
     for run in study_runs(study, records).itertuples():
         record = found[run.identity]
-        config = RunConfig.from_settings(record.settings | {"device": "cpu", "engine": "auto"})
+        config = RunConfig.of_record(record)
         escaped_at = config.anneal.escape(record.trace)
         weights = np.array([config.anneal.weight(line.step, escaped_at) for line in record.trace])
         if config.anneal == NoAnneal() or weights[-1] > 0 or not (weights == 1).any():
@@ -90,13 +90,14 @@ def answers(table: pd.DataFrame) -> list[str]:
         sentences.append(
             f"Of {len(solved)} run{'s'[: len(solved) != 1]} solved before the read was taken down {still} "
             f"{'is' if still == 1 else 'are'} solved with the raw read afterwards: "
-            f"{100 * solved['before'].mean():.1f} % before, {100 * solved['after'].mean():.1f} % after (means)."
+            f"{100 * solved['before'].mean():.1f} % before, {100 * solved['after'].mean():.1f} % after "
+            "(means; training goes on in between)."
         )
     if len(asked):
         apart = 100 * (asked["accuracy_stock"] - asked["accuracy_here"]).abs().max()
         sentences.append(
             f"In the layer of the package xlstm the same weights ({len(asked)} runs) recall "
-            f"{100 * asked['accuracy_stock'].mean():.1f} %, at most {apart:.2f} points from here, and their logits are "
-            f"ours but for {asked['logits_apart'].max():.0e} of the largest."
+            f"{100 * asked['accuracy_stock'].mean():.1f} %, at most {apart:.2f} points from here; in float64 their "
+            f"logits are ours but for {asked['logits_apart'].max():.0e} of the largest."
         )
     return sentences

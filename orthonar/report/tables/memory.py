@@ -1,0 +1,224 @@
+"""What is in trained memories, and under which reads their models still recall, ours beside the published."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from ...study.presets import Study
+from ...training.decoding import OFFSETS
+from ...training.record import SOLVED_AT, RunRecord
+from .. import stats
+from ..published import DECODED, SWAPPED, PublishedSwap
+from ..words import NOT_KNOWN, NOT_RUN, values_text
+from .probed import (
+    ASKED_AFTERWARDS,
+    ASKED_AT_END,
+    ASKED_OTHERWISE,
+    EVALUATED_WITH,
+    NOT_ASKED,
+    is_the_follow_ups,
+    probed_runs,
+)  # fmt: skip
+
+#: What a table says where a variant has runs, but none that ended so.
+NO_SUCH_RUN = "no such run"
+
+
+def swaps(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Trained models evaluated at their end with their own read and with others, as text.
+
+    Args:
+        study, records, kept: as of `probed_runs`.
+
+    Returns:
+        One row per variant and end of its runs: mean accuracy and solved runs under each read.
+    """
+    rows = []
+    for first, mine in _by_end(study, probed_runs(study, records, kept)):
+        row = {f"{read} read": _read_so(mine, column) for read, column in EVALUATED_WITH.items()}
+        rows.append(dict(zip(_FIRST, first)) | row)
+    return pd.DataFrame(rows, columns=[*_FIRST, *(f"{read} read" for read in EVALUATED_WITH)]).set_index(_FIRST)
+
+
+def swap_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> list[str]:
+    """Whether trained models still need the orthogonalized read, and whether it helps those that lack it: sentences.
+
+    Args:
+        study, records, kept: as of `probed_runs`.
+
+    Returns:
+        One sentence each, where there are such runs.
+    """
+    runs = probed_runs(study, records, kept)
+    sentences = []
+    for name, end, read, ending in (
+        ("orthogonalized", "solved", "raw", "are still solved when they are read raw"),
+        ("baseline", "not solved", "orthogonalized", "reach 80 % when they are read orthogonalized"),
+    ):
+        column = EVALUATED_WITH[read]
+        mine = runs[(runs["side"] == name) & (runs["ends"] == end)].dropna(subset=[column])
+        if len(mine):
+            before, after = (100 * mine[c].mean() for c in ("accuracy", column))
+            which = "solved with the orthogonalized read" if end == "solved" else "not solved with the raw read"
+            solved = int((mine[column] >= SOLVED_AT).sum())
+            count = f"{solved} of {len(mine)} run{'s'[: len(mine) != 1]} {which} {ending}"
+            sentences.append(f"{count} (mean {before:.1f} to {after:.1f} %).")
+    return sentences
+
+
+def published_swaps(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The swaps of which something was published, as text: ours before and after, the published beside.
+
+    Args:
+        study, records, kept: as of `probed_runs`.
+    """
+    runs = probed_runs(study, records, kept)
+    rows = []
+    for (name, end, read), other in SWAPPED.items():
+        of_variant = runs[runs["side"] == name]
+        mine = of_variant[of_variant["ends"] == end]
+        nothing = NO_SUCH_RUN if len(of_variant) else NOT_RUN
+        row = {"trained with": name, "ended": end, "read": read}
+        row["own read"] = _read_so(mine, "accuracy") if len(mine) else nothing
+        row["read so"] = _read_so(mine, EVALUATED_WITH[read]) if len(mine) else nothing
+        rows.append(row | {"follow-up": swap_text(other)})
+    return pd.DataFrame(rows).set_index([*_FIRST, "read"])
+
+
+def decode_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> list[str]:
+    """How much a decoder finds in memories, and how much of that it owes to the right memory: a sentence per ending.
+
+    Args:
+        study, records, kept: as of `probed_runs`.
+    """
+    needed = [f"decode{offset}{control}" for offset in OFFSETS for control in ("", "_other_memory", "_key_alone")]
+    runs = probed_runs(study, records, kept).dropna(subset=needed)
+    sentences = []
+    for end in ("not solved", "solved"):
+        mine = runs[runs["side"].isin(["baseline", "orthogonalized"]) & (runs["ends"] == end)]
+        if len(mine):
+            found, other, alone, before = (
+                100 * mine[c].mean() for c in ("decode1", "decode1_other_memory", "decode1_key_alone", "decode0")
+            )
+            sentences.append(
+                f"In the memories of {len(mine)} {end} run{'s'[: len(mine) != 1]}, raw and orthogonalized, a decoder "
+                f"finds {found:.0f} % of the values, and {other:.0f} % in another sequence's memory: the right one "
+                f"adds {found - other:.0f} points. (The key that it asks with gives {alone:.0f} % without any memory, "
+                f"having seen the value; with the key from before the value it finds {before:.0f} %.)"
+            )
+    return sentences
+
+
+def asked(runs: pd.DataFrame) -> str:
+    """In a few words, how many runs were asked what their memory holds, and when.
+
+    Args:
+        runs: as of `probed_runs`.
+    """
+    counts = runs["asked"].value_counts()
+    parts = [f"{counts[how]} {how}" for how in (ASKED_AT_END, ASKED_AFTERWARDS) if how in counts]
+    text = ", ".join(parts) or "none of the runs was asked so"
+    if ASKED_OTHERWISE in counts:
+        text += f"; {counts[ASKED_OTHERWISE]} were asked in another way (older records, not shown)"
+    return text
+
+
+def decoded(
+    study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None, offset: int = 1
+) -> pd.DataFrame:
+    """How many of the scored values a linear decoder finds in the memory, as text, in percent.
+
+    Args:
+        study, records, kept: as of `probed_runs`.
+        offset: where the key is taken from, one of `orthonar.training.decoding.OFFSETS`.
+
+    Returns:
+        One row per variant and end of its runs, where any was asked: how many were, share decoded, the controls, and
+        what the right memory adds to another one (decoded less other memory, of one run).
+    """
+    rows = []
+    runs = probed_runs(study, records, kept)
+    for first, mine in _by_end(study, runs[runs[f"decode{offset}"].notna()]):
+        row = {name: values_text(100 * values, 0, few=3) for name, values in _shares(mine, offset).items()}
+        rows.append(dict(zip(_FIRST, first)) | row | {"runs": f"{len(mine)}"})
+    columns = ["runs", *(name for name in _shares(runs, offset) if name != "answered")]
+    return pd.DataFrame(rows, columns=[*_FIRST, *columns]).set_index(_FIRST)
+
+
+def published_decoded(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What the follow-up's decoder found, as text, in percent, and above it ours of the same experiment.
+
+    Args:
+        study: one that `is_the_follow_ups`; of another no number is shown.
+        records, kept: as of `probed_runs`.
+
+    Returns:
+        Two rows per variant and end of runs that something was published of; the key at the value's position.
+    """
+    runs = probed_runs(study, records, kept) if is_the_follow_ups(study) else None
+    rows = []
+    for first, other in DECODED.items():
+        if runs is not None:
+            of_variant = runs[runs["side"] == first[0]]
+            mine = of_variant[of_variant["ends"] == first[1]]
+            known = mine[mine["decode1"].notna()]
+            texts = {name: values_text(100 * values, 0, few=3) for name, values in _shares(known, 1).items()}
+            texts["answered"] += f" ({len(known)} run{'s'[: len(known) != 1]})"
+            if not len(known):
+                texts = {"answered": NOT_ASKED if len(mine) else NO_SUCH_RUN if len(of_variant) else NOT_RUN}
+            rows.append(dict(zip(_FIRST, first)) | {"whose": "here"} | texts)
+        row = {
+            "answered": " to ".join(f"{x:g}" for x in np.atleast_1d(other.behaviour)),
+            "decoded": f"{other.decoded:g}",
+            "wrong key": f"{other.wrong_key:g}",
+            "other memory": f"({other.other_memory:g})",
+            "recomputed": other.recomputed,
+        }
+        rows.append(dict(zip(_FIRST, first)) | {"whose": "follow-up"} | row)
+    columns = [*_FIRST, "whose", "answered", "decoded", "wrong key", "other memory", "recomputed"]
+    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index([*_FIRST, "whose"])
+
+
+_FIRST = ["trained with", "ended"]
+
+
+def _shares(runs: pd.DataFrame, offset: int) -> dict[str, pd.Series]:
+    share, other = runs[f"decode{offset}"], runs[f"decode{offset}_other_memory"]
+    return {
+        "answered": runs["accuracy"],
+        "decoded": share,
+        "wrong key": runs[f"decode{offset}_wrong_key"],
+        "key alone": runs[f"decode{offset}_key_alone"],
+        "other memory": other,
+        "memory adds": share - other,
+    }
+
+
+def _by_end(study: Study, runs: pd.DataFrame):
+    """Variant and end with its runs, where there are any, in the study's order."""
+    for name in study.sides:
+        for end in ("not solved", "solved"):
+            mine = runs[(runs["side"] == name) & (runs["ends"] == end)]
+            if len(mine):
+                yield (name, end), mine
+
+
+def _read_so(runs: pd.DataFrame, column: str) -> str:
+    """Mean accuracy in percent of the runs that were evaluated with some read, and how many of them are solved so.
+
+    A diverged one counts as 0.
+    """
+    read_so = runs.assign(accuracy=runs[column])[runs[column].notna() | (runs["outcome"] == "diverged")]
+    if not (read_so["outcome"] != "diverged").any() and (runs["outcome"] != "diverged").any():
+        return NOT_KNOWN
+    solved = int((read_so["accuracy"] >= SOLVED_AT).sum())
+    return f"{100 * stats.accuracies(read_so).mean():.1f}, {solved} of {len(read_so)}"
+
+
+def swap_text(swap: PublishedSwap) -> str:
+    """What was published of a swap, in a few words."""
+    parts = [f"{swap.solved.solved} of {swap.solved.seeds} solved"] if swap.solved else []
+    parts += [f"{swap.before:g} to {swap.after:g} %"] if swap.before is not None else []
+    parts += [f"{swap.gain:+g} points"] if swap.gain is not None else []
+    return ", ".join(parts) + (f" ({swap.recomputed})" if swap.recomputed else "")
