@@ -1,5 +1,6 @@
 """The notebooks' tables: what is recorded, what is not, and what was published beside it."""
 
+import re
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -241,8 +242,18 @@ def test_the_best_rates_in_a_sentence():
         TINY,
         lambda c: 0.9 if c.lr == best["baseline" if type(c.read).__name__ == "RawRead" else "orthogonalized"] else 0.1,
     )
-    assert "0.001 for baseline, 0.01 for orthogonalized: not the same" in rates.answer(TINY, records)
-    assert "0 of 8 runs are recorded" in rates.answer(TINY, [])
+    told = rates.answer(TINY, records)
+    assert re.search(
+        r"0\.001 for baseline \(\d of 2 solved\), 0\.01 for orthogonalized \(\d of 2 solved\): not the", told
+    )
+    assert rates.answer(TINY, []).endswith(
+        "not told yet of baseline (0 of 4 runs are recorded), orthogonalized (0 of 4 runs are recorded)."
+    )
+    of_one = [r for r in records if "RawRead" in str(r.settings["read"])]
+    assert (
+        "0.001 for baseline" in (told := rates.answer(TINY, of_one))
+        and "; not told yet of orthogonalized (0 of" in told
+    )
 
 
 def test_comparison_is_of_all_runs_and_in_pairs_of_those_that_have_a_partner():
@@ -330,6 +341,20 @@ def _sizes(task):
 
 def on_gpu(record):
     return replace(record, settings=record.settings | {"device": "cuda"})
+
+
+def test_where_solved_begins_is_a_choice():
+    """The first side ends at 30, 40, ... %, the other at 10 points more."""
+    study = replace(TINY, tasks=TASKS[:1], rate_seeds=(), rates=(1e-3,), seeds=tuple(range(8)))
+    raw = study.sides["baseline"].settings["read"]
+    made = all_records(study, lambda c: 0.3 + 0.1 * c.seed + (0 if c.read == raw else 0.1) - 1e-9 * (c.seed == 7))
+    table = tables.at_levels(study, made, (0.25, 0.55, 0.95))
+    assert table["baseline"].tolist() == ["8 of 8", "5 of 8", "1 of 8"]
+    assert table["orthogonalized"].tolist() == ["8 of 8", "6 of 8", "2 of 8"]
+    assert table["alone"].tolist() == ["0, 0", "0, 1", "0, 1"] and table["p"].tolist() == ["1", "1", "1"]
+    apart = tables.at_levels(study, [on_gpu(r) if "RawRead" in str(r.settings["read"]) else r for r in made], (0.55,))
+    assert apart.loc["55 %", ["alone", "p"]].tolist() == ["", words.p_text(stats.fisher((5, 6), (8, 8)))]
+    assert tables.at_levels(study, made[:1], (0.5,)).loc["50 %"].tolist() == ["0 of 1", "0 of 0", "", ""]
 
 
 def test_a_cpu_and_a_gpu_make_no_pair():

@@ -185,7 +185,7 @@ def shared_seeds(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFram
         twice = side["seed"][side["seed"].duplicated()]
         if len(twice):
             raise ValueError(f"seed: {twice.iloc[0]} comes twice on one side")
-        kinds.append(dict(zip(side["seed"], side["device"].str.partition(":")[0])))
+        kinds.append(dict(zip(side["seed"], side["device"].str.split(":").str[0])))
     seeds = sorted(seed for seed in kinds[0] if kinds[0][seed] == kinds[1].get(seed))
     one, other = (side[side["seed"].isin(seeds)].set_index("seed").sort_index() for side in (first, second))
     return one, other

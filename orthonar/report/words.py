@@ -110,7 +110,7 @@ def device_kinds(runs: pd.DataFrame) -> str:
 
 
 def _kinds(runs: pd.DataFrame) -> pd.Series:
-    return runs["device"].str.partition(":")[0].map({"cuda": "GPU"}).fillna("CPU")
+    return runs["device"].str.split(":").str[0].map({"cuda": "GPU"}).fillna("CPU")
 
 
 def model_name(device_name: str) -> str:

@@ -9,7 +9,17 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from ...study.presets import PRESETS, Study
-from ...study.sides import BASELINE, CONSTANT, GATED_ANNEAL, MUON, ORTHOGONALIZED, SMALL_EMBEDDING, Side
+from ...study.sides import (
+    ATTENTION,
+    BASELINE,
+    CONSTANT,
+    GATED_ANNEAL,
+    MUON,
+    ORTHOGONALIZED,
+    ROTARY_ATTENTION,
+    SMALL_EMBEDDING,
+    Side,
+)
 from ...training.record import RunRecord
 from .. import stats
 from ..seeds import seeds_text
@@ -88,7 +98,11 @@ def questions() -> list[Question]:
         ),
         Question("pocket", f"raw read: embedding std {stds}", _of(sweep, BASELINE)),
         Question("pocket", f"orthogonalized read: embedding std {stds}", _of(sweep, ORTHOGONALIZED)),
-        Question("pocket", "raw mLSTM, attention", pocket["attention"].only(["baseline", "attention"])),
+        Question(
+            "pocket",
+            "raw mLSTM, attention, attention with rotary positions",
+            _of(pocket["attention"], BASELINE, ATTENTION, ROTARY_ATTENTION),
+        ),
         Question("pocket", "raw read: AdamW, Muon", _of(pocket["muon"], BASELINE, MUON)),
         Question(
             "pocket, constant rate",

@@ -3,7 +3,7 @@
 A study's first side is the one that its other sides are compared with.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -167,6 +167,34 @@ def comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         rows.append({**key, **compared(first, second)})
     columns = ["task", "read", *COMPARED]
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index(["task", "read"])
+
+
+def at_levels(study: Study, records: Iterable[RunRecord], levels: Sequence[float]) -> pd.DataFrame:
+    """How many runs of each side end at an accuracy or above, as text: whether a comparison hangs on where "solved" is.
+
+    Args:
+        study: one of one task and two sides.
+        records: run records.
+        levels: accuracies, 0 to 1.
+
+    Returns:
+        One row a level: runs there of each side; where every run has its pair, how many pairs the first and the other
+        side alone brings there; and the two-sided p-value of `tested`, blank without runs of both.
+    """
+    ((_, first, second),) = _against_first(study, records)
+    rows = []
+    for level in levels:
+        there = [side.assign(solved=stats.accuracies(side) >= level) for side in (first, second)]
+        row = {"accuracy from": f"{100 * level:g} %"}
+        row |= {name: f"{of['solved'].sum()} of {len(of)}" for name, of in zip(study.sides, there)}
+        if len(first) and len(second):
+            p, test = tested(*there)
+            counts = stats.pairs(*there)
+            row["p"] = p_text(p)
+            row["alone"] = f"{counts.first_only}, {counts.second_only}" if "McNemar" in test else ""
+        rows.append(row)
+    columns = ["accuracy from", *study.sides, "alone", "p"]
+    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("accuracy from")
 
 
 #: What two tables of runs are compared by, see `compared`.

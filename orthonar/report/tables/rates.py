@@ -60,7 +60,7 @@ def choices(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def answer(study: Study, records: Iterable[RunRecord]) -> str:
-    """Which learning rate is best for each side of a study's first task, in a sentence.
+    """Which learning rate is best for each side of a study's first task, and of which it is not known, in a sentence.
 
     Args:
         study: whose rates.
@@ -68,15 +68,27 @@ def answer(study: Study, records: Iterable[RunRecord]) -> str:
     """
     found = {r.identity: r for r in records}
     task, sides = study.tasks[0], study.sides
-    chosen = {side.title: study.chosen_rate(task, name, found) for name, side in sides.items()}
-    if None in chosen.values():
-        runs = [c for name in sides for c in study.rate_runs(task, name)]
-        have = sum(c.identity in found for c in runs)
-        return f"{study_task_label(study, task)}: not told yet, {have} of {len(runs)} runs are recorded."
-    best = ", ".join(f"{lr:g} for {name}" for name, lr in chosen.items())
-    same = "the same for all" if len(set(chosen.values())) == 1 else "not the same: read and rate change together"
-    seeds = len(study.rate_seeds)
-    return f"{study_task_label(study, task)}: of {len(study.rates)} rates on {seeds} seeds the best is {best}: {same}."
+    rates = {name: study.chosen_rate(task, name, found) for name in sides}
+    told = []
+    for name, lr in rates.items():
+        if lr is not None:
+            at_best = [found[study.run(task, name, lr, seed).identity] for seed in study.rate_seeds]
+            solved = sum(run.outcome == "solved" for run in at_best)
+            told.append(f"{lr:g} for {sides[name].title} ({solved} of {len(at_best)} solved)")
+    missing = []
+    for name in (name for name, lr in rates.items() if lr is None):
+        runs = study.rate_runs(task, name)
+        missing.append(
+            f"{sides[name].title} ({sum(c.identity in found for c in runs)} of {len(runs)} runs are recorded)"
+        )
+    label, seeds = study_task_label(study, task), len(study.rate_seeds)
+    if not told:
+        return f"{label}: not told yet of {', '.join(missing)}."
+    best = f"{label}: of {len(study.rates)} rates on {seeds} seeds the best is {', '.join(told)}"
+    if missing:
+        return f"{best}; not told yet of {', '.join(missing)}."
+    same = "the same for all" if len(set(rates.values())) == 1 else "not the same: read and rate change together"
+    return f"{best}: {same}."
 
 
 def _rate_text(lr: float | None) -> str:
