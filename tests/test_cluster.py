@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from unittest import mock
 
@@ -44,6 +46,39 @@ def test_a_worker_killed_in_mid_sweep_loses_nothing(local, tmp_path):
     assert not progress.failed and not progress.missing
     assert len(progress.done) == STUDY.size() == len((tmp_path / "tiny.jsonl").read_text().splitlines())
     assert len(RunStore(tmp_path).records()) == STUDY.size()
+
+
+def test_a_client_that_gives_its_scheduler_up_in_mid_sweep_loses_nothing(local, tmp_path):
+    make, slots = executors.dask_executor(local.scheduler_address)
+    clients, said = [], []
+
+    def make_executor():
+        executor = make()
+        clients.append(executor._client)
+        return executor
+
+    def close_the_first(line):
+        said.append(line)
+        if "accuracy" in line and len(clients) == 1:
+            clients[0].close()
+
+    progress = Sweep(STUDY, "tiny", RunStore(tmp_path), make_executor, slots, say=close_the_first).run()
+    assert len(clients) == 2 and any("start again" in line for line in said)
+    assert not progress.failed and not progress.missing and progress.stopped is None
+    assert len(progress.done) == STUDY.size() == len((tmp_path / "tiny.jsonl").read_text().splitlines())
+
+
+def test_an_executor_whose_client_is_closed_says_that_runs_are_cancelled_and_ends_quietly(local):
+    make_executor, _ = executors.dask_executor(local.scheduler_address)
+    executor = make_executor()
+    assert executor.submit(divmod, 7, 2).result(60) == (3, 1)
+    going = executor.submit(time.sleep, 60)
+    executor._client.close()
+    with pytest.raises(CancelledError, match="scheduler is closed"):
+        executor.submit(divmod, 7, 2)
+    executor.shutdown(wait=False)
+    with pytest.raises(CancelledError):
+        going.result(10)
 
 
 CLUSTER = """

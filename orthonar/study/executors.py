@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 
 import torch
 
@@ -48,6 +48,30 @@ def default_workers(device: str) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class _ClusterExecutor(Executor):
+    """A Dask client's executor; where the scheduler is gone, what it had in progress counts as cancelled."""
+
+    def __init__(self, client) -> None:
+        self._client = client
+        # Runs are pure, but must not be taken for one another's: the store tells which are done, not the cluster.
+        self._executor = client.get_executor(pure=False)
+
+    def submit(self, function, /, *args, **named) -> Future:
+        try:
+            return self._executor.submit(function, *args, **named)
+        except Exception as error:
+            if self._client.status in ("closing", "closed"):  # it gave its scheduler up since it was last looked at
+                raise CancelledError("the connection to the Dask scheduler is closed") from error
+            raise
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        try:
+            self._executor.shutdown(wait=wait)
+        except Exception:
+            if self._client.status not in ("closing", "closed"):
+                raise
+
+
 def dask_executor(address: str, device: str = "cpu") -> tuple[Callable[[], Executor], int]:
     """Something that makes an executor on the cluster at this address, and how many runs it takes at a time.
 
@@ -86,8 +110,7 @@ def dask_executor(address: str, device: str = "cpu") -> tuple[Callable[[], Execu
             logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
             client.close(timeout=1)
             client = connect()
-        # Runs are pure, but must not be taken for one another's: the store tells which are done, not the cluster.
-        return client.get_executor(pure=False)
+        return _ClusterExecutor(client)
 
     return make, max(1, sum(client.ncores().values()))
 

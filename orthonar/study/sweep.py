@@ -287,10 +287,10 @@ class Sweep:
         try:
             try:
                 future = self._submit(group)
-            except RuntimeError as error:  # it broke between two looks at it
+            except (RuntimeError, cf.CancelledError) as error:  # it broke between two looks at it
                 self._lose_everything(error)
                 future = self._submit(group)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, cf.CancelledError) as error:
             self._start_no_more(f"there are no workers ({error})")
         else:
             self._running[future] = group
