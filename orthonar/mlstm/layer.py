@@ -206,8 +206,8 @@ class MLSTMLayer(MixerLayer):
     figure 11). It has neither residual nor norm of its own: `x = x + layer(norm(x))[0]` is a block.
 
     Its parts are what they seem: a hook, a wrapper or a parametrization on any of them has its effect. Where q_proj,
-    k_proj, v_proj and both gates are exactly as they were built, their small matrices are multiplied with each other
-    first instead, and so is the convolution done another way; see `untouched`.
+    k_proj, v_proj and both gates are exactly as they were built, `forward` multiplies their small matrices with each
+    other first instead, and so is the convolution done another way; see `untouched`.
 
     Args:
         mixer: its settings.
@@ -294,18 +294,19 @@ class MLSTMLayer(MixerLayer):
         options = {"once": True} if once and isinstance(self.conv1d, CausalConv) else {}
         convolved, conv_state = self.conv1d(x, past, sequence, lengths, **options)
         convolved = F.silu(convolved)
-        q, k, v, *gates = self._projected(convolved, x, once)
+        q, k, v, *gates = self._projected(convolved, x, form, once)
         memory, position = (None, 0) if state is None else (state.memory, state.position)
         h, memory = self.mlstm_cell(q, k, v, *gates, form, memory, position, reset, padding)
         h = (h + self.learnable_skip * convolved) * F.silu(z)
         y, state = self.proj_down(h), LayerState(conv_state, memory, position + q.shape[2])
         return (y if back is None else moved(y, back)), state
 
-    def _projected(self, convolved: Tensor, x: Tensor, once: bool) -> tuple[Tensor, ...]:
+    def _projected(self, convolved: Tensor, x: Tensor, form: str, once: bool) -> tuple[Tensor, ...]:
         """Queries, keys and values (B, NH, S, DH), gate pre-activations (B, NH, S); once as of `CausalConv.forward`."""
         heads, cell = self.mixer.num_heads, self.mlstm_cell
         projections = self.q_proj, self.k_proj, self.v_proj
-        plain = all(untouched(p, BlockDiagonal) for p in projections)
+        # The small matrices cost more to multiply with each other than with a single token.
+        plain = form != "recurrent" and all(untouched(p, BlockDiagonal) for p in projections)
         if plain and untouched(cell.igate, nn.Linear) and untouched(cell.fgate, nn.Linear):
             q, k, v = (p.projected(y, heads, once) for p, y in zip(projections, (convolved, convolved, x)))
             return q, k, v, *cell.gates(convolved, x, *(p.by_head(heads) for p in projections))

@@ -111,6 +111,9 @@ class CausalConv(nn.Module):
         if not untouched(self.conv, nn.Conv1d):
             return self.conv(x.mT).mT
         taps, bias = self.conv.weight[:, 0], self.conv.bias
+        if length == 1:  # a token: a convolution's call costs more than its arithmetic
+            filtered = (x * taps.mT).sum(1, keepdim=True)
+            return filtered if bias is None else filtered + bias
         if once and bias is not None and can_compile_maps(x, taps, bias):
             return compiled_convolution(x, taps, bias)
         # As an image of height 1: PyTorch's two-dimensional depthwise convolution is several times faster on a CPU.

@@ -193,7 +193,7 @@ class FilterRead(LeafRead):
         return normalised(c_state, self.eps)
 
     def vector(self, memory: Tensor, q: Tensor) -> Tensor:
-        """The read for memories (..., DH, DH) and queries (..., DH): matrix-vector products only."""
+        """The read for memories (..., DH, DH) and queries (..., DH): A once, then one row times A a degree."""
         dtype, c, _ = self._prepared(q.dtype)
         x = self.normalised(memory.to(dtype))
         return filtered_vector(x, q.to(dtype), c).to(q.dtype)
