@@ -166,8 +166,8 @@ def filtered_vector(x: Tensor, q: Tensor, coefficients: tuple[float, ...]) -> Te
     Returns:
         (..., D).
     """
-    # For one token an operator costs its call: A is formed, one product for two a degree. A is symmetric, and in batches a
-    # row times a matrix is several times faster than a matrix times a column.
+    # For one token an operator costs its call: A is formed, one product for two a degree. A is symmetric, and in
+    # batches a row times a matrix is several times faster than a matrix times a column.
     matrices, size = x.reshape(-1, *x.shape[-2:]), x.shape[-1]
     a = matrices.mT @ matrices
     r = q.reshape(-1, 1, size) @ matrices
