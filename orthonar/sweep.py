@@ -28,7 +28,7 @@ from .study.presets import Study, find_study, preset_names
 from .study.records import RunStore
 from .study.rescue import adopt
 from .study.runs import describe, describe_end, estimate
-from .study.sweep import Progress, run_preset
+from .study.sweep import Progress, check_arguments, run_preset
 
 
 def print_list(study: Study, store: RunStore, device: str) -> None:
@@ -129,6 +129,7 @@ def main(argv: list[str] | None = None) -> int:
             if args.adopt:
                 return adopt_file(args.adopt, args.preset, args.scale, results)
             if args.list:
+                check_arguments(args.device, args.workers, args.together, args.time_budget)
                 study = find_study(args.preset, args.scale)[1]
                 print_list(study.only(args.sides, args.tasks), RunStore(results), args.device)
                 return 0

@@ -85,6 +85,19 @@ def test_a_cell_of_a_few_runs_does_not_carry_the_model():
         assert set(same["steps"]) == {2000} and set(same["schedule"]) == {"cosine"}
 
 
+def test_runs_by_another_optimizer_or_of_another_task_are_of_another_recipe():
+    muon, study = PRESETS["muon"]["paper"], PRESETS["replication"]["paper"]
+    made = [record_of(config, 0.9) for config in study.runs([])]
+    others = [record_of(config, 0.9) for config in muon.runs([]) if config.settings()["optimizer"] == "Muon"]
+    table = pd.concat(
+        [escape.runs_with_covariates([study], made), escape.runs_with_covariates([muon], others)], ignore_index=True
+    )
+    table = pd.concat([table, table.assign(frac_noise=0.9)], ignore_index=True)
+    same = escape.same_recipe(table)
+    assert set(same["optimizer"]) == {"AdamW"} and set(same["frac_noise"]) == {0.8}
+    assert sorted(same["identity"]) == sorted(r.identity for r in made)
+
+
 def test_escapes_in_equal_time():
     """Of the raw runs half escape at the last of four steps; so soon the other read, three times slower, is at 1."""
     made = []

@@ -80,3 +80,6 @@ def test_wrong_arguments_are_named():
     for name, arguments in (("count", ([], "often")), ("batches", ([], "before"))):
         with pytest.raises(ValueError, match=name):
             recall_by_occurrences(Remembers(), task, arguments[0], count=arguments[1])
+    unscored = torch.zeros(2, 8, dtype=torch.int64)
+    with pytest.raises(ValueError, match="batches: no position is scored"):
+        evaluate(Remembers(), [(unscored, torch.full_like(unscored, IGNORE_INDEX))])

@@ -105,6 +105,8 @@ def test_default_is_five_steps():
 @pytest.mark.parametrize(
     ("name", "call"),
     {
+        "list": ("x", lambda: newton_schulz([[1.0, 2.0]])),
+        "no_rows": ("x", lambda: newton_schulz(torch.ones(0, 3))),
         "vector": ("x", lambda: newton_schulz(torch.ones(3))),
         "integers": ("x", lambda: newton_schulz(torch.ones(3, 3, dtype=torch.int64))),
         "steps_negative": ("steps", lambda: newton_schulz(torch.eye(3), -1)),

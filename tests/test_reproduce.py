@@ -249,6 +249,22 @@ class TestNothingIsRun:
         assert job.parameters == {"steps": 6, "lr": 1e-4, "figures": "1e-4", "seeds": None}
         assert job.scale == "pocket"
 
+    def test_figures_of_other_records_do_not_replace_the_projects(self, folder, tmp_path, monkeypatch):
+        write(folder, "4_fourth", parameters='results: str = ""\nfigures: str = ""')
+        scale_file(folder, "{}")
+        seen = []
+
+        def run(job, build):
+            seen.append(job.parameters.get("figures"))
+            return reproduce.Outcome(job, build / "copy", 0.0, None)
+
+        monkeypatch.setattr(reproduce, "run", run)
+        here = ["4_fourth.ipynb", "--build", str(folder / "build")]
+        monkeypatch.chdir(folder)
+        for given in ([], ["-p", "results="], ["-p", "results=/r"], ["-p", "results=/r", "--figures", "mine"]):
+            assert reproduce.main([*here, *given]) == 0
+        assert seen == [None, None, str(folder / "build" / "figures"), str(folder / "mine")]
+
     def test_beside_a_notebook_without_scales_its_saved_defaults_hold(self, folder, capsys):
         [job] = reproduce.plan([folder / "2_second.ipynb"], None, None, {"steps": "6"})
         assert (job.parameters, job.scale) == ({"steps": 6}, "defaults")

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from orthonar.report import stats
+from orthonar.training.record import Evaluation
 
 
 def runs(escapes, budget=100, accuracies=None):
@@ -100,8 +101,9 @@ def test_at_chance_by_its_formula():
 )
 def test_how_a_run_ended(accuracies, ended, collapse):
     outcome = "diverged" if accuracies[-1] is None else "plateau"
-    assert stats.ending(outcome, (100, 200, 300), accuracies, 6000, 32) == ended
-    assert stats.collapse_step((100, 200, 300), accuracies) == collapse
+    trace = [Evaluation(step, a, 1.0, 1.0, 0.0) for step, a in zip((100, 200, 300), accuracies, strict=True)]
+    assert stats.ending(outcome, trace, 6000, 32) == ended
+    assert stats.collapse_step(trace) == collapse
 
 
 def test_a_collapsed_run_has_escaped_and_leaves_the_analysis_there():

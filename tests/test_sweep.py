@@ -693,12 +693,19 @@ def test_some_sides_and_tasks_alone(tmp_path, capsys):
         (["headline", "--tasks", "4"], "tasks must lie between 1 and 3, not 4"),
         (["headline", "--scale", "huge"], "scale"),
         (["headline", "--time-budget", "-3"], "time_budget"),
-        (["headline", "--workers", "-1"], "workers"),
-        (["headline", "--device", "cuda:77"], "device"),
+        (["headline", "--workers", "0"], "workers"),
+        (["headline", "--together", "0"], "together"),
         (["headline", "--device", "nowhere"], "device"),
     ],
 )
-def test_bad_arguments_run_nothing(tmp_path, capsys, arguments, message):
-    assert main([*arguments, "--results", str(tmp_path)]) == 2
+@pytest.mark.parametrize("listing", [[], ["--list"]], ids=["run", "list"])
+def test_bad_arguments_run_nothing(tmp_path, capsys, arguments, message, listing):
+    assert main([*arguments, *listing, "--results", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_are_listed_for_a_device_that_is_not_here_but_not_begun(tmp_path, capsys):
+    some = ["headline", "--device", "cuda:77", "--results", str(tmp_path)]
+    assert main([*some, "--list"]) == 0 and main(some) == 2
+    assert "device" in capsys.readouterr().err

@@ -54,9 +54,11 @@ def newton_schulz(x: Tensor, steps: int = 5, eps: float = 1e-6) -> Tensor:
         Tensor of the same shape and dtype; the singular values lie in [0, 1], the singular vectors are those of x.
 
     Raises:
-        ValueError: if x is not a floating matrix, or steps or eps is out of range.
+        ValueError: if x is not a floating matrix or has no rows or columns, or steps or eps is out of range.
     """
-    if x.ndim < 2 or not x.is_floating_point():
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x must be a floating-point tensor (..., M, N), not {type(x).__name__}")
+    if x.ndim < 2 or 0 in x.shape[-2:] or not x.is_floating_point():
         raise ValueError(f"x must be a floating-point tensor (..., M, N), not {x.dtype} {tuple(x.shape)}")
     check_iteration(steps, eps)
     x = normalised(x, eps)

@@ -199,14 +199,18 @@ def main(argv: list[str] | None = None) -> int:
     value = "a parameter of the notebooks, as of the saved defaults; may come several times"
     parser.add_argument("-p", "--parameter", metavar="NAME=VALUE", action="append", default=[], help=value)
     parser.add_argument("--build", metavar="DIR", type=Path, help="where executed copies go; default: build/")
-    parser.add_argument("--figures", metavar="DIR", type=Path, help="where figures go; default: figures/")
+    where = "where figures go; default: figures/, or with records of another folder (-p results=) figures/ in build"
+    parser.add_argument("--figures", metavar="DIR", type=Path, help=where)
     args = parser.parse_args(argv)
     build = (args.build or paths.build_dir()).resolve()
     figures = args.figures.resolve() if args.figures else None
 
     try:
+        texts = texts_by_name(args.parameter)
+        if figures is None and texts.get("results"):
+            figures = build / "figures"  # those in figures/ show the project's own records
         notebooks = find_notebooks(*args.names, *filter(None, [args.notebooks]))
-        jobs = plan(notebooks, args.scale, figures, texts_by_name(args.parameter))
+        jobs = plan(notebooks, args.scale, figures, texts)
         for folder in dict.fromkeys([build, *map(_figures, jobs)]):
             _check_room(folder, len(jobs))
         check_devices(jobs)

@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from ..training.record import SOLVED_AT
+from ..training.record import SOLVED_AT, Evaluation, first_reaching
 
 CONFIDENCE = 0.95
 #: Fewest values whose mean gets an interval: of fewer, a 95 % bootstrap interval holds the mean far less often (of two
@@ -78,25 +78,23 @@ def at_chance(accuracy: float, scored: float, values: int) -> bool:
     return accuracy <= p + stats.norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt(p * (1 - p) / scored)
 
 
-def collapse_step(steps: Sequence[int], accuracies: Sequence[float | None]) -> int | None:
+def collapse_step(trace: Sequence[Evaluation]) -> int | None:
     """Where a run collapsed: the evaluation from which on it stays below half of its best, after an escape.
 
     Args:
-        steps: training steps done at each evaluation, in order.
-        accuracies: at each of them, 0 to 1; None, where the run diverged, counts as 0.
+        trace: evaluations, in order; where the run diverged, which has no accuracy, it counts as 0.
 
     Returns:
         The step; None for a run that never escaped, or whose last evaluation has at least half of its best accuracy.
     """
-    reached = [0.0 if a is None else a for a in accuracies]
-    escape = next((i for i, (step, a) in enumerate(zip(steps, reached)) if step > 1 and a >= SOLVED_AT), None)
-    if escape is None or reached[-1] >= max(reached) / 2:
+    reached = [e.accuracy or 0.0 for e in trace]
+    if first_reaching(trace, SOLVED_AT) is None or reached[-1] >= max(reached) / 2:
         return None
     last = max(i for i, a in enumerate(reached) if a >= max(reached) / 2)
-    return steps[last + 1]
+    return trace[last + 1].step
 
 
-def ending(outcome: str, steps: Sequence[int], accuracies: Sequence[float | None], scored: float, values: int) -> str:
+def ending(outcome: str, trace: Sequence[Evaluation], scored: float, values: int) -> str:
     """How a run ended, one of `ENDINGS`.
 
     "diverged" where a loss was not finite; "collapsed" where `collapse_step` finds a collapse; "solved" with a final
@@ -104,18 +102,17 @@ def ending(outcome: str, steps: Sequence[int], accuracies: Sequence[float | None
 
     Args:
         outcome: as it stands in the run's record.
-        steps: training steps done at each evaluation, in order.
-        accuracies: at each of them, 0 to 1.
+        trace: its evaluations, in order.
         scored: number of independent scored positions of the run's validation set.
         values: number of values to choose from.
     """
-    if outcome == "diverged" or accuracies[-1] is None:
+    if outcome == "diverged" or trace[-1].accuracy is None:
         return "diverged"
-    if collapse_step(steps, accuracies) is not None:
+    if collapse_step(trace) is not None:
         return "collapsed"
-    if accuracies[-1] >= SOLVED_AT:
+    if trace[-1].accuracy >= SOLVED_AT:
         return "solved"
-    return "at chance" if at_chance(accuracies[-1], scored, values) else "unsolved"
+    return "at chance" if at_chance(trace[-1].accuracy, scored, values) else "unsolved"
 
 
 def accuracies(table: pd.DataFrame) -> np.ndarray:

@@ -135,8 +135,7 @@ class Sweep:
         together: int = 1,
         max_worker_deaths: int = 3,
     ):
-        if time_budget is not None and not time_budget > 0:
-            raise ValueError(f"time_budget must be positive, in seconds, not {time_budget!r}")
+        _check_time_budget(time_budget)
         for argument, value in (("slots", slots), ("together", together), ("max_worker_deaths", max_worker_deaths)):
             if value < 1:
                 raise ValueError(f"{argument} must be at least 1, not {value!r}")
@@ -434,6 +433,27 @@ class Sweep:
             manager.join(_GRACE)
 
 
+def check_arguments(device: str, workers: int | None, together: int, time_budget: float | None) -> None:
+    """Look through what `run_preset` is to run with; nothing is asked of a device.
+
+    Args:
+        device, workers, together, time_budget: as of `run_preset`.
+
+    Raises:
+        ValueError: naming the argument that is impossible on any machine.
+    """
+    RunConfig(device=device)
+    for argument, value in (("workers", workers), ("together", together)):
+        if value is not None and value < 1:
+            raise ValueError(f"{argument} must be at least 1, not {value!r}")
+    _check_time_budget(time_budget)
+
+
+def _check_time_budget(seconds: float | None) -> None:
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"time_budget must be positive, in seconds, not {seconds!r}")
+
+
 def run_preset(
     preset: str,
     scale: str | None = None,
@@ -469,11 +489,7 @@ def run_preset(
     """
     name, study = find_study(preset, scale)
     study = study.only(sides, tasks)
-    RunConfig(device=device)
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be at least 1, not {workers!r}")
-    if together < 1:
-        raise ValueError(f"together must be at least 1, not {together!r}")
+    check_arguments(device, workers, together, time_budget)
     if dask:
         make_executor, slots = dask_executor(dask, device)
     else:

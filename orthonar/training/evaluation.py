@@ -39,7 +39,7 @@ def evaluate(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> tuple[fl
         (accuracy, loss), the mean over all scored positions.
 
     Raises:
-        ValueError: there is no batch, or one is not a pair of tensors of one shape.
+        ValueError: there is no batch, one is not a pair of tensors of one shape, or nothing is scored in any.
     """
     right = scored = torch.zeros((), dtype=torch.int64)
     loss = torch.zeros((), dtype=torch.float64)
@@ -48,6 +48,8 @@ def evaluate(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> tuple[fl
         right = right + ((logits.argmax(-1) == targets) & here).sum()
         loss = loss + cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").double()
         scored = scored + here.sum()
+    if not scored:
+        raise ValueError("batches: no position is scored, all targets are -100")
     return (right / scored).item(), (loss / scored).item()
 
 

@@ -26,6 +26,24 @@ TERMS = {
 }
 
 
+#: Settings in which runs of one recipe may differ: what is compared, what is only looked at, and what names the task
+#: once more (a table's task is a label; the task's own settings are compared).
+_MAY_DIFFER = frozenset(
+    {
+        "read",
+        "embedding_std",
+        "seed",
+        "device",
+        "engine",
+        "form",
+        "probes",
+        "eval_every",
+        "validation_sequences",
+        "task",
+    }
+)
+
+
 def runs_with_covariates(
     studies: Iterable[Study], records: Iterable[RunRecord], stages: Iterable[str] = ("rates", "seeds")
 ) -> pd.DataFrame:
@@ -60,14 +78,9 @@ def same_recipe(runs: pd.DataFrame) -> pd.DataFrame:
     Args:
         runs: as of `runs_with_covariates`.
     """
-    recipe = RunConfig(batch_size=16, lr=3e-3)
-    same = runs[
-        (runs["steps"] == recipe.steps)
-        & (runs["batch_size"] == recipe.batch_size)
-        & (runs["lr"] == recipe.lr)
-        & (runs["schedule"] == "cosine")
-        & (runs["anneal"] == "none")
-    ]
+    settings = RunConfig(batch_size=16, lr=3e-3).settings()
+    recipe = {k: v["name"] if isinstance(v, dict) else v for k, v in settings.items() if k not in _MAY_DIFFER}
+    same = runs[runs[list(recipe)].eq(pd.Series(recipe)).all(axis=1)]
     cells = same.groupby(["orthogonalized", "embedding_std"])["identity"].transform("size")
     return same[cells >= stats.LEAST_FOR_INTERVAL].reset_index(drop=True)
 

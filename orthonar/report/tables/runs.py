@@ -41,10 +41,10 @@ def study_runs(study: Study, records: Iterable[RunRecord], stage: str = "seeds")
         table = run_table(runs).drop(columns="task", errors="ignore")
         table.insert(0, "side", side)
         table.insert(0, "task", study_task_label(study, task))
-        traces = [([e.step for e in r.trace], [e.accuracy for e in r.trace]) for r in runs]
-        table["ended"] = pd.Series([_ending(r, *trace) for r, trace in zip(runs, traces)], dtype=object)
-        table["best"] = pd.Series([max((a or 0.0 for a in reached), default=0.0) for _, reached in traces], dtype=float)
-        table["collapse_step"] = pd.Series([stats.collapse_step(*trace) for trace in traces], dtype=float)
+        best = (max((e.accuracy or 0.0 for e in r.trace), default=0.0) for r in runs)
+        table["ended"] = pd.Series([_ending(r) for r in runs], dtype=object)
+        table["best"] = pd.Series(list(best), dtype=float)
+        table["collapse_step"] = pd.Series([stats.collapse_step(r.trace) for r in runs], dtype=float)
         parts.append(table)
     filled = [part for part in parts if len(part)]
     if filled:
@@ -131,10 +131,10 @@ def _independent_per_sequence(task: NoisyRecall, sequences: int = 64) -> float:
     return float(count.sum() ** 2 / (count**2).sum() / sequences)
 
 
-def _ending(record: RunRecord, steps: list[int], accuracies: list[float | None]) -> str:
+def _ending(record: RunRecord) -> str:
     config = RunConfig.of_record(record)
     values = len(config.task.values)
-    return stats.ending(record.outcome, steps, accuracies, independent_positions(config), values)
+    return stats.ending(record.outcome, record.trace, independent_positions(config), values)
 
 
 def _runs(study: Study, task: Mapping, side: str, found: Mapping[str, RunRecord], stage: str) -> list[RunConfig]:
