@@ -12,7 +12,7 @@ from orthonar.report.tables.escape import equal_time_answer, longer_schedule
 from orthonar.report.tables.findings import as_markdown, findings
 from orthonar.study.presets import PRESETS, find_study, preset_names
 from orthonar.study.records import RunStore
-from orthonar.study.sides import COSINE_4000, MUON
+from orthonar.study.sides import COSINE_4000, HEADLINE, MUON
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "results" / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -98,3 +98,9 @@ def test_what_the_readme_says_first_is_what_was_counted():
     raw, read = re.search(r": (\d+) of 24 raw and (\d+) of 24 orthogonalized", told).groups()
     assert f"in equal time {read} against {raw}" in opening
     assert f"takes {paces['orthogonalized'] / paces['baseline']:.1f} times as long" in opening
+    mqar = PRESETS["mqar"]["pocket"]
+    paces = pace.seconds_per_step(mqar, pace.newest(mqar, pace.read_records(cost.folder())))
+    [told] = equal_time_answer(headline.study_runs(mqar, records), paces)
+    raw, read = re.search(r": (\d+) of 12 raw and (\d+) of 12 orthogonalized", told).groups()
+    first, other = headline.cells(mqar.only([*HEADLINE]), records)
+    assert f"{other.solved} of 12 runs against {first.solved}, and {read} against {raw}" in opening
