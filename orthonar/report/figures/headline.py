@@ -182,6 +182,7 @@ def learning_rates(
     ax.minorticks_off()
     ax.set_xlim(rates[0] / 1.5, rates[-1] * 1.5)
     ax.set_title(title)
-    ax.legend(frameon=False, loc="best")
+    # Below: runs lie anywhere between chance and all.
+    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     ax.spines[["top", "right"]].set_visible(False)
     return ax
