@@ -167,16 +167,17 @@ def filtered_vector(x: Tensor, q: Tensor, coefficients: tuple[float, ...]) -> Te
         (..., D).
     """
     # For one token an operator costs its call: A is formed, one product for two a degree. A is symmetric, and in
-    # batches a row times a matrix is several times faster than a matrix times a column.
-    matrices, size = x.reshape(-1, *x.shape[-2:]), x.shape[-1]
+    # batches a row times a matrix is several times faster than a matrix times a column. In float64, which costs no call
+    # more: A's rounding moves a singular value near 1 to where V_k has grown by the square of the degree.
+    matrices, size = x.double().reshape(-1, *x.shape[-2:]), x.shape[-1]
     a = matrices.mT @ matrices
-    r = q.reshape(-1, 1, size) @ matrices
+    r = q.double().reshape(-1, 1, size) @ matrices
     y, step = coefficients[0] * r, 2 * r
     for k, c in enumerate(coefficients[1:], 1):
         step = torch.baddbmm(step, r, a, alpha=-4)
         r = r + step
         y = torch.add(y, r, alpha=-c if k % 2 else c)
-    return y.reshape(q.shape)
+    return y.reshape(q.shape).to(q.dtype)
 
 
 def transpose_matvec(matrix: Tensor, q: Tensor) -> Tensor:
