@@ -65,24 +65,27 @@ def around_the_fall(table: pd.DataFrame, records: Iterable[RunRecord], sides: Ma
         title: of the figure.
 
     Returns:
-        The figure: a line per run, in the band the fall of the longest duration, and the level from which a run counts
-        as solved.
+        The figure, axes for each side: a line per run, in the band the longest of its falls, and the level from which a
+        run counts as solved.
     """
     found = {record.identity: record for record in records}
-    figure, ax = plt.subplots(figsize=(5.4, 3.0), layout="constrained")
-    for name, of in table.groupby("side", sort=False):
-        look, label = sides[str(name)].look, f"{name} ({len(of)} run{'s'[: len(of) != 1]})"
+    names = list(dict.fromkeys(table["side"]))
+    count, size = max(1, len(names)), (5.4 if len(names) < 2 else WIDTH, 3.0)
+    figure, axes = plt.subplots(1, count, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for name, ax in zip(names, axes[0]):
+        look, of = sides[name].look, table[table["side"] == name]
         for run in of.itertuples():
             line = [(e.step - run.begin, 100 * (e.accuracy or 0.0)) for e in found[run.identity].trace]
             style: dict[str, Any] = {"color": look.color, "linewidth": 0.9, "alpha": 0.75, "marker": look.marker}
-            ax.plot(*np.array(line).T, "-", **style, markersize=4, markevery=[-1], label=label)
-            label = "_"  # once is enough
-    if len(table):
-        ax.axvspan(0, (table["end"] - table["begin"]).max(), color="#bbbbbb", alpha=0.3, linewidth=0)
-        ax.legend(frameon=False, loc="lower right")
-    else:
-        ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color="#555555")
-    ax.axhline(100 * SOLVED_AT, color="#555555", linestyle=":", linewidth=1)
-    ax.set(xlabel="training steps since the fall began", ylabel="accuracy (%)", ylim=(0, 102), title=title)
-    ax.spines[["top", "right"]].set_visible(False)
+            ax.plot(*np.array(line).T, "-", **style, markersize=4, markevery=[-1])
+        ax.axvspan(0, (of["end"] - of["begin"]).max(), color="#bbbbbb", alpha=0.3, linewidth=0)
+        ax.set_title(f"{name} ({len(of)} run{'s'[: len(of) != 1]})")
+    if not names:
+        axes[0, 0].text(0.5, 0.5, NOT_RUN, transform=axes[0, 0].transAxes, ha="center", color="#555555")
+    for ax in axes[0]:
+        ax.axhline(100 * SOLVED_AT, color="#555555", linestyle=":", linewidth=1)
+        ax.set(xlabel="training steps since the fall began", ylim=(0, 102))
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("accuracy (%)")
+    figure.suptitle(title)
     return figure
