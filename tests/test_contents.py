@@ -12,8 +12,8 @@ from orthonar.contents import main
 from orthonar.report.verify import whole_counts
 from orthonar.study import contents
 from orthonar.study.records import RunStore
-from orthonar.study.sweep import train_group
 from orthonar.study.weights import save_weights, trained_model, weights_path
+from orthonar.study.worker import train_group
 from orthonar.training.anneals import NoAnneal
 from orthonar.training.evaluation import QUESTIONS, evaluate, questions
 

@@ -22,8 +22,9 @@ from orthonar.study.executors import local_executor
 from orthonar.study.presets import PRESETS, RATES, find_study
 from orthonar.study.records import RunStore
 from orthonar.study.runs import describe_end, estimate
-from orthonar.study.sweep import Sweep, train_group
+from orthonar.study.sweep import Sweep
 from orthonar.study.weights import save_weights, weights_path
+from orthonar.study.worker import train_group
 from orthonar.sweep import main, summary
 
 

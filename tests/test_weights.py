@@ -5,8 +5,8 @@ import torch
 from tiny import SETTINGS, TASKS
 
 from orthonar import MLSTMModel, NewtonSchulzRead, RunConfig, evaluate
-from orthonar.study.sweep import train_group
 from orthonar.study.weights import packed, save_weights, trained_model, weights_path
+from orthonar.study.worker import train_group
 
 
 def trained():

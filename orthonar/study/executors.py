@@ -1,19 +1,21 @@
 """Where a sweep's runs are computed: processes of this machine, or a Dask cluster (the extra orthonar[cluster])."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 
 import torch
 
 from ..training.config import usable_device
-from ..training.environment import revision
+from .worker import begin_worker
 
-_TIMEOUT = 20  # seconds
+_TIMEOUT = 20  # seconds, for a scheduler to answer
+_GRACE = 10  # seconds, for a process that was told to end
 
 
 def local_executor(workers: int, device: str = "cpu") -> ProcessPoolExecutor:
@@ -22,23 +24,7 @@ def local_executor(workers: int, device: str = "cpu") -> ProcessPoolExecutor:
     numbers = context.Queue()
     for number in range(workers):
         numbers.put(number)
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(numbers, device))
-
-
-def _begin_worker(numbers, device: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
-    if torch.device(device).type == "cuda" and torch.device(device).index is None:
-        torch.cuda.set_device(numbers.get() % torch.cuda.device_count())
-    else:
-        torch.set_num_threads(1)
-    revision()  # of the code as it was loaded, whatever becomes of the files while this process works
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-    os._exit(1)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker, initargs=(numbers, device))
 
 
 def default_workers(device: str) -> int:
@@ -118,3 +104,45 @@ def dask_executor(address: str, device: str = "cpu") -> tuple[Callable[[], Execu
 def lost_its_worker(error: Exception) -> bool:
     """Whether a task ended with this error since the process that ran it died, on this machine or on a cluster."""
     return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
+
+
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[None]:
+    """What would interrupt this block waits for its end."""
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+        handlers = {number: signal.getsignal(number) for number in known if number is not None}
+        handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def end_at_once(executor: Executor) -> None:
+    """End an executor, and what it has in progress if its processes are of this machine.
+
+    Args:
+        executor: of `local_executor` or `dask_executor`; its futures are the caller's to cancel.
+    """
+    if not isinstance(executor, ProcessPoolExecutor):
+        executor.shutdown(wait=False)
+        return
+    processes = list((executor._processes or {}).values())
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join(_GRACE)
+    manager = getattr(executor, "_executor_manager_thread", None)
+    executor.shutdown(wait=False)
+    if manager is not None:
+        # It closes its pipe when it sees that its processes are gone; were Python to end meanwhile, it would write
+        # to the pipe just then, and complain.
+        manager.join(_GRACE)

@@ -2,20 +2,16 @@
 
 Every finished run is recorded at once. Stopped at any moment, by its time budget, Ctrl-C, a kill or a power cut, a
 sweep loses the runs in progress and nothing else; called again, it goes on with what is missing. A finished run that
-cannot be recorded where it belongs is recorded elsewhere, see `orthonar.study.rescue`.
+cannot be recorded where it belongs is recorded elsewhere, see `orthonar.study.recorder`.
 """
 
 import concurrent.futures as cf
-import contextlib
 import math
 import os
-import signal
 import sys
-import threading
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,13 +20,19 @@ from tqdm import tqdm
 from .. import paths
 from ..training.config import RunConfig, usable_device
 from ..training.record import RunRecord
-from ..training.train import train_models
-from .executors import dask_executor, default_workers, local_executor, lost_its_worker
+from .executors import (
+    dask_executor,
+    default_workers,
+    end_at_once,
+    local_executor,
+    lost_its_worker,
+    signals_held_back,
+)
 from .presets import Study, find_study
+from .recorder import Recorder
 from .records import RunStore
-from .rescue import Fallback
 from .runs import describe, describe_end, estimate
-from .weights import packed, save_weights, weights_path
+from .worker import train_group
 
 _MARGIN = 1.1  # a run is started if this many times its estimate fits
 _GRACE = 10  # seconds for what ended together with a worker to be told
@@ -60,49 +62,6 @@ class Progress:
     out_of_time: bool = False
     rescued: dict[str, Path | None] = field(default_factory=dict)
     stopped: str | None = None
-
-
-def train_group(configs: list[RunConfig], keep_weights: bool) -> list[tuple[RunRecord, bytes | None]]:
-    """What a worker does: train some runs side by side.
-
-    Args:
-        configs: their settings.
-        keep_weights: whether their final weights are wanted too.
-
-    Returns:
-        For each run its record and its weights, see `orthonar.study.weights.packed`; None for a run that diverged, and
-        where they do not fit, with a warning: the record is worth more than they are.
-    """
-    trained = []
-    for record, model in train_models(configs):
-        weights = None
-        if keep_weights and record.outcome != "diverged":
-            try:
-                weights = packed(model)
-            except ValueError as error:
-                warnings.warn(f"run {record.identity}: {error}; its weights are not kept", stacklevel=2)
-        trained.append((record, weights))
-    return trained
-
-
-@contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """What would interrupt this block waits for its end."""
-    came: list[int] = []
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
-        handlers = {number: signal.getsignal(number) for number in known if number is not None}
-        handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
-    for number in handlers:
-        signal.signal(number, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
 
 
 class Sweep:
@@ -145,7 +104,7 @@ class Sweep:
         self.progress = Progress()
         self.recorded: dict[str, RunRecord] = {}
         self._say = say
-        self._fallback = Fallback()
+        self._recorder = Recorder(store, name, self.say, self.progress.rescued)
         self._settled: set[str] = set()  # runs that were trained here, whatever can be read of them
         self._singly: set[str] = set()  # runs that share no task, since one that they were part of failed
         self._shared_deaths: Counter[str] = Counter()
@@ -295,7 +254,7 @@ class Sweep:
             self._running[future] = group
 
     def _submit(self, group: list[RunConfig]) -> cf.Future:
-        with _signals_held_back():  # a process that is half begun would be left behind, to complain
+        with signals_held_back():  # a process that is half begun would be left behind, to complain
             if self._executor is None:
                 self._executor = self.make_executor()
             return self._executor.submit(train_group, group, self.study.keep_weights)
@@ -368,44 +327,21 @@ class Sweep:
                 self.say(f"a worker died, started again{how}: {describe(config)}")
 
     def _record(self, config: RunConfig, record: RunRecord, weights: bytes | None) -> None:
-        if weights is not None:
-            try:  # before the record: a run that is recorded is never trained again
-                save_weights(self.store.folder, record, weights, anew=self._are_left_over(record))
-            except OSError as error:
-                self._rescue(config, record, weights, f"weights not kept ({error.strerror or error})")
         try:
-            if self.store.add(record, self.name):
-                self.progress.done.append(record)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            self._rescue(config, record, weights, f"not recorded ({reason})")
-            self._start_no_more(f"{self.store.path(self.name)} cannot be written ({reason})")
+            added = self._recorder.keep(record, weights, describe(config))
         except ValueError as error:
             self._fail(config, str(error))
             return
+        if added:
+            self.progress.done.append(record)
+        if self._recorder.obstacle is not None:
+            self._start_no_more(self._recorder.obstacle)
         if record.identity != config.identity:
             self._fail(config, "its record is one of other settings; do the workers have another version of orthonar?")
             return
         self._settled.add(config.identity)
         self._bar.update()
         self.say(f"{describe(config)}: {describe_end(record)}")
-
-    def _are_left_over(self, record: RunRecord) -> bool:
-        """Whether weights lie there of a training that ended before it was recorded: they are of no record."""
-        if not weights_path(self.store.folder, record).exists():
-            return False
-        return record.identity not in {known.identity for known in self.store.records()}
-
-    def _rescue(self, config: RunConfig, record: RunRecord, weights: bytes | None, what: str) -> None:
-        try:
-            path = self._fallback.save(record, self.name, weights)
-        except OSError as error:
-            self.say(f"{what}, nor anywhere else ({error.strerror or error}): {describe(config)}; its record:")
-            self.say(record.to_json())
-            self.progress.rescued.setdefault(record.identity, None)
-            return
-        self.progress.rescued[record.identity] = path
-        self.say(f"{what}, but in {path}: {describe(config)}")
 
     def _fail(self, config: RunConfig, reason: str) -> None:
         self.progress.failed[config.identity] = f"{describe(config)}: {reason}"
@@ -417,20 +353,8 @@ class Sweep:
             future.cancel()
         executor, self._executor = self._executor, None
         self._running = {}
-        manager = None
-        if isinstance(executor, cf.ProcessPoolExecutor):
-            processes = list((executor._processes or {}).values())
-            for process in processes:
-                process.kill()
-            for process in processes:
-                process.join(_GRACE)
-            manager = getattr(executor, "_executor_manager_thread", None)
         if executor is not None:
-            executor.shutdown(wait=False)
-        if manager is not None:
-            # It closes its pipe when it sees that its processes are gone; were Python to end meanwhile, it would write
-            # to the pipe just then, and complain.
-            manager.join(_GRACE)
+            end_at_once(executor)
 
 
 def check_arguments(device: str, workers: int | None, together: int, time_budget: float | None) -> None:
