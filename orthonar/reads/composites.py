@@ -174,26 +174,10 @@ class _WithGradientsOf(HandWritten):
         return None, grad.clone()
 
 
-class _WithGradientsOfBoth(HandWritten):
+class _WithGradientsOfBoth(_WithGradientsOf):
     """The first as it is, with the same gradients to both: their sum, less the second's value."""
 
     operator = "with_gradients_of_both(Tensor value, Tensor other) -> Tensor"
-
-    @staticmethod
-    def forward(value, other):
-        return value.clone()
-
-    @staticmethod
-    def saved(args, outputs):
-        return outputs, ()
-
-    @staticmethod
-    def outputs_like(value, other):
-        return value
-
-    @staticmethod
-    def gradients_like(tensors, other):
-        return 2 * tuple(tensors)
 
     @staticmethod
     def gradients(tensors, other, needs, grad):
