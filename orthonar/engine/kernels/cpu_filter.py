@@ -23,8 +23,21 @@ from numba import njit
 from torch import Tensor
 
 from ..by_hand import HandWritten
-from .loops import INLINED, OPTIONS, copy, decays_and_weights, dot, filled, in_threads, padded_size
-from .vectors import add_outer_products, read_compare_and_write, symmetric_products, transpose_product
+from .loops import INLINED, OPTIONS, decays_and_weights, filled, in_threads, new_rows, padded_size
+from .vectors import (
+    add_outer_products,
+    add_scaled,
+    dot,
+    next_adjoint,
+    next_term,
+    read_and_write,
+    read_compare_and_write,
+    scale,
+    symmetric_products,
+    trace,
+    transpose_product,
+    write_both_ways,
+)
 
 
 def compiled_filter(
@@ -78,7 +91,7 @@ class _CompiledFilter(HandWritten):
         y = z.new_empty(n, length, padded, dtype=chunk[0].dtype)
         vectors = y.new_empty(n, length, (len(coefficients) - 1) * keep, padded)
         arrays = y.numpy(), vectors.numpy()
-        in_threads(_read, n, filled(z, padded), *operands, *numbers, *arrays, padded * (None,))
+        in_threads(_read, n, filled(z.to(chunk[0].dtype), padded), *operands, *numbers, *arrays, padded * (None,))
         return y[..., :d].contiguous(), vectors
 
     @staticmethod
@@ -109,7 +122,7 @@ class _CompiledFilter(HandWritten):
             grad_y.new_empty(x.shape, dtype=torch.from_numpy(x).dtype)
             for x in (operands[0], operands[0], operands[1], *operands[4:])
         ]
-        given = filled(grad_y.to(chunk[0].dtype), padded), vectors.numpy(), filled(z, padded)
+        given = *(filled(x.to(chunk[0].dtype), padded) for x in (grad_y, z)), vectors.numpy()
         numbers = _numbers(operands[0].dtype, coefficients, eps, limit)
         in_threads(_read_back, len(z), *given, *operands, *numbers, *(x.numpy() for x in grads), padded * (None,))
         of_z, of_k, of_v, *of_gates, of_c = grads
@@ -133,36 +146,10 @@ def _numbers(
 
 
 @njit(**INLINED)
-def _decay_and_write(decay, old, x, y, m, sized):
-    """M = decay old + x y^T. Were M the same as old, no loop would be vectorised."""
-    for j in range(len(sized)):
-        xj = x[j]
-        for i in range(len(sized)):
-            m[j, i] = decay * old[j, i] + xj * y[i]
-
-
-@njit(**INLINED)
-def _decay_and_write_both(decay, old, x, y, m, sized):
-    """M = decay old + x y^T + y x^T, likewise."""
-    for j in range(len(sized)):
-        xj, yj = x[j], y[j]
-        for i in range(len(sized)):
-            m[j, i] = decay * old[j, i] + (xj * y[i] + yj * x[i])
-
-
-@njit(**INLINED)
 def _gram(c, a, sized):
     """A = C^T C."""
     a[:] = 0
     add_outer_products(c, c, c.dtype.type(1), a, sized)
-
-
-@njit(**INLINED)
-def _trace(a, sized):
-    total = a[0, 0]
-    for j in range(1, len(sized)):
-        total += a[j, j]
-    return total
 
 
 @njit(**INLINED)
@@ -183,7 +170,7 @@ def _start(c_start, c, a, squares, sized):
     """C_0 and its A to c and a, and both of squares, ||C_0||^2."""
     c[:] = c_start
     _gram(c, a, sized)
-    squares[:] = _trace(a, sized)
+    squares[:] = trace(a, sized)
 
 
 @njit(**INLINED)
@@ -195,22 +182,18 @@ def _follow(t, chunk, constants, c_old, a_old, c, a, key, seen, h, squares, size
     """
     k, v, alpha, beta, log_input, peak, peak_start, c_start = chunk
     decay, square, value = alpha[t], alpha[t] * alpha[t], v[t]
-    for i in range(len(sized)):
-        key[i] = beta[t] * k[t, i]
+    scale(beta[t], k[t], key, sized)
     of_key = dot(key, key, sized)
-    transpose_product(c_old, key, seen, sized)
-    for i in range(len(sized)):
-        seen[i] *= decay
-        h[i] = seen[i] + constants[1] * of_key * value[i]
-    _decay_and_write(decay, c_old, key, value, c, sized)
-    _decay_and_write_both(square, a_old, value, h, a, sized)
-    squares[0] = _trace(a, sized)
+    read_and_write(c_old, c, decay, key, value, key, seen, sized)
+    add_scaled(seen, constants[1] * of_key, value, h, sized)
+    write_both_ways(a_old, a, square, value, h, sized)
+    squares[0] = trace(a, sized)
     squares[1] = square * squares[1] + of_key * dot(value, value, sized)
     anew = not squares[0] * constants[3] >= squares[1]
     if anew:
         _memory_anew(k, v, log_input, peak, peak_start, c_start, t, c)
         _gram(c, a, sized)
-        squares[:] = _trace(a, sized)
+        squares[:] = trace(a, sized)
     return anew
 
 
@@ -221,56 +204,44 @@ def _read(
     """y, and the vectors r_k if there is room for them, of the chunks from start to stop."""
     d, degree, keep = len(sized), len(coefficients) - 1, vectors.shape[2] > 0
     one, two, eps = constants[0], constants[0] + constants[0], constants[2]
-    c, a, squares = np.empty((2, d, d), k.dtype), np.empty((2, d, d), k.dtype), np.empty(2, k.dtype)
-    key, seen, h = np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype)
-    r, before, applied = np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype)
+    c, a, squares = new_rows(d, k, sized), new_rows(d, k, sized), np.empty(2, k.dtype)
+    key, seen, h = new_rows(3, k, sized)
+    unkept, last = new_rows(max(degree, 1), k, sized), new_rows(1, k, sized)
     for n in range(start, stop):
         chunk = k[n], v[n], alpha[n], beta[n], log_input[n], peak[n], peak_start[n], c_start[n]
-        _start(c_start[n], c[0], a[0], squares, sized)
+        _start(c_start[n], c, a, squares, sized)
         for t in range(k.shape[1]):
-            old, new = t % 2, (t + 1) % 2
-            _follow(t, chunk, constants, c[old], a[old], c[new], a[new], key, seen, h, squares, sized)
+            _follow(t, chunk, constants, c, a, c, a, key, seen, h, squares, sized)
             inverse = one / max(np.sqrt(squares[0]), eps)
             four = (two * inverse) * (two * inverse)
-            out = y[n, t]
-            for i in range(d):
-                r[i] = before[i] = z[n, t, i] * inverse
-                out[i] = coefficients[0] * r[i]
-            for m in range(degree):
-                if keep:
-                    copy(r, vectors[n, t, m], sized)
-                transpose_product(a[new], r, applied, sized)
-                for i in range(d):
-                    after = four * applied[i] - two * r[i] - before[i]
-                    before[i] = r[i]
-                    r[i] = after
-                    out[i] += coefficients[m + 1] * after
-
-
-@njit(**INLINED)
-def _step_back(c, source, four, two, applied, p, p_after, out, sized):
-    """out = c source + (4 A - 2) p - p_after: one step of the adjoint recurrence."""
-    for i in range(len(sized)):
-        out[i] = c * source[i] + four * applied[i] - two * p[i] - p_after[i]
+            terms, out = vectors[n, t] if keep else unkept, y[n, t]
+            scale(inverse, z[n, t], terms[0], sized)
+            scale(coefficients[0], terms[0], out, sized)
+            for m in range(degree - 1):
+                next_term(a, four, terms, m, terms, m + 1, coefficients[m + 1], out, sized)
+            if degree:
+                next_term(a, four, terms, degree - 1, last, 0, coefficients[degree], out, sized)
 
 
 @njit(**OPTIONS)
 def _read_back(
-    start, stop, grad_y, vectors, z, k, v, alpha, beta, log_input, peak, peak_start, c_start, constants, coefficients,
+    start, stop, grad_y, z, vectors, k, v, alpha, beta, log_input, peak, peak_start, c_start, constants, coefficients,
     grad_z, grad_k, grad_v, grad_input, grad_peak, grad_peak_start, grad_c, sized,
 ):  # fmt: skip
     """The gradients of `_read`, of the chunks from start to stop."""
     d, degree, length = len(sized), len(coefficients) - 1, k.shape[1]
-    zero, two, eps = constants[0] - constants[0], constants[0] + constants[0], constants[2]
-    c, a = np.empty((length + 1, d, d), k.dtype), np.empty((length + 1, d, d), k.dtype)
-    of_c, of_a, both = np.empty((d, d), k.dtype), np.empty((d, d), k.dtype), np.empty((d, d), k.dtype)
-    keys, seen = np.empty((length, d), k.dtype), np.empty((length, d), k.dtype)
+    one, two, eps = constants[0], constants[0] + constants[0], constants[2]
+    zero = one - one
+    c = new_rows((length + 1) * d, k, sized).reshape(length + 1, d, d)
+    a = new_rows((length + 1) * d, k, sized).reshape(length + 1, d, d)
+    of_c, of_a, both = new_rows(d, k, sized), new_rows(d, k, sized), new_rows(d, k, sized)
+    keys, seen = new_rows(length, k, sized), new_rows(length, k, sized)
     norms, squares = np.empty(length, k.dtype), np.empty(2, k.dtype)
     anew = np.empty(length + 1, np.bool_)
-    p, source = np.zeros((degree + 1, d), k.dtype), np.empty(d, k.dtype)
-    applied, of_h, of_key, of_v, w = (
-        np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype), np.empty(d, k.dtype)
-    )  # fmt: skip
+    p = new_rows(degree + 2, k, sized)
+    p[degree + 1] = 0
+    source, form, applied, of_h, of_key, of_v, w, ones = new_rows(8, k, sized)
+    ones[:] = 1
     for n in range(start, stop):
         chunk = k[n], v[n], alpha[n], beta[n], log_input[n], peak[n], peak_start[n], c_start[n]
         _start(c_start[n], c[0], a[0], squares, sized)
@@ -285,45 +256,36 @@ def _read_back(
             key, value = keys[t], v[n, t]
             norm = max(norms[t], eps)
             four = (two / norm) * (two / norm)
-            # p_k, the adjoint of r_k, times 4 / ||C||^2, is in row k - 1, beside r_{k-1}; the row after the last is 0.
+            # p_m, the adjoint of r_m, times 4 / ||C||^2, is in row m; the row after the last is 0.
             of_r, r = grad_z[n, t], vectors[n, t]
-            form = zero
-            for i in range(d):
-                source[i] = four * grad_y[n, t, i]
-                of_r[i] = coefficients[degree] * source[i]
+            scale(four, grad_y[n, t], source, sized)
+            scale(coefficients[degree], source, p[degree], sized)
+            form[:] = 0
             for m in range(degree - 1, -1, -1):
-                copy(of_r, p[m], sized)
-                transpose_product(a[t + 1], p[m], applied, sized)
-                form += dot(applied, r[m], sized)
-                _step_back(coefficients[m], source, four, two, applied, p[m], p[m + 1], of_r, sized)
-            through_z = zero
-            for i in range(d):
-                of_r[i] = (of_r[i] - p[0, i]) / (four * norm)
-                through_z += of_r[i] * z[n, t, i]
-            add_outer_products(p[:degree], r, back * back, of_a, sized)  # what later positions left is decayed
+                next_adjoint(a[t + 1], four, p, m, coefficients[m], source, r, form, sized)
+            add_scaled(p[0], -one, p[1], of_r, sized)  # r_{-1} is r_0
+            scale(one / (four * norm), of_r, of_r, sized)
+            through_z, of_norm = dot(of_r, z[n, t], sized), dot(form, ones, sized)
+            add_outer_products(p[1 : degree + 1], r, back * back, of_a, sized)  # what later positions left is decayed
             if norms[t] > eps:
-                of_square = -(two * form + through_z) / (two * norm * norm)
+                of_square = -(two * of_norm + through_z) / (two * norm * norm)
                 for i in range(d):
                     of_a[i, i] += of_square
             if anew[t]:
                 _through_gram(c[t + 1], of_a, of_c, both, applied, sized)
                 of_a[:] = 0
             # w = C_t^T k; where C_t was formed anew, what it is multiplied with is 0
-            back, of_key_itself, of_value_itself = alpha[n, t], dot(key, key, sized), zero
-            for i in range(d):
-                w[i] = seen[t, i] + of_key_itself * value[i]
+            back, of_key_itself = alpha[n, t], dot(key, key, sized)
+            add_scaled(seen[t], of_key_itself, value, w, sized)
             of_log = two * back * symmetric_products(of_a, a[t], value, w, of_h, applied, sized)
             through_h = dot(of_h, seen[t], sized)
-            for i in range(d):
-                of_value_itself += value[i] * of_h[i]
-                of_h[i] *= back
+            of_value_itself = dot(value, of_h, sized)
+            scale(back, of_h, of_h, sized)
             # C_t = alpha C_{t-1} + k v^T once more, of which the first part goes into the pass over C_{t-1}
             of_log += read_compare_and_write(of_c, of_c, c[t], back, key, value, of_h, of_v, of_key, sized)
-            for i in range(d):
-                of_v[i] += applied[i]
-                of_key[i] += of_value_itself * key[i]
-                grad_k[n, t, i] = beta[n, t] * of_key[i]
-                grad_v[n, t, i] = of_v[i]
+            add_scaled(of_v, one, applied, grad_v[n, t], sized)
+            add_scaled(of_key, of_value_itself, key, of_key, sized)
+            scale(beta[n, t], of_key, grad_k[n, t], sized)
             of_log = back * of_log + through_h
             grad_input[n, t] = dot(key, of_key, sized)
             grad_peak[n, t] = of_log_decay - of_log - grad_input[n, t]

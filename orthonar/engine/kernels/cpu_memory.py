@@ -21,7 +21,7 @@ from numba import njit
 from torch import Tensor
 
 from ..by_hand import HandWritten
-from .loops import INLINED, OPTIONS, decays_and_weights, filled, in_threads, padded_size
+from .loops import INLINED, OPTIONS, decays_and_weights, filled, in_threads, new_rows, padded_size
 from .vectors import write_and_read, write_read_and_compare
 
 
@@ -169,8 +169,8 @@ def _follow_back(
     """The gradients of `_follow`; grad_c and grad_n go from those by the last states to those by the first."""
     d = len(sized)
     # C_{t-1}^T at t, and n_{t-1}; the adjoint of C and its transpose, of which each is read along its rows
-    c, n = np.empty((length + 1, d, d), q.dtype), np.empty((length + 1, d), np.float64)
-    keys, of_key, of_transpose = np.empty((length, d), q.dtype), np.empty(d, q.dtype), np.empty((d, d), q.dtype)
+    c, n = new_rows((length + 1) * d, q, sized).reshape(length + 1, d, d), np.empty((length + 1, d), np.float64)
+    keys, of_key, of_transpose = new_rows(length, q, sized), new_rows(1, q, sized)[0], new_rows(d, q, sized)
     for r in range(start, stop):
         of_c, of_n, of_log_decay = grad_c[r], grad_n[r], 0.0
         for chunk in range(c_start.shape[1] - 1, -1, -1):

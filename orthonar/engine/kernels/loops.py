@@ -13,7 +13,7 @@ from numba import njit
 from torch import Tensor
 from torch.nn import functional as F
 
-from .vectors import LANES
+from .llvm_rows import LANES
 
 # What a compiler may do with sums; it may not assume that all numbers are finite.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
@@ -71,16 +71,11 @@ def in_threads(loop: Callable, count: int, *args, least: int | None = None) -> N
 
 
 @njit(**INLINED)
-def dot(x, y, sized):
-    """The inner product."""
-    total = x[0] * y[0]
-    for i in range(1, len(sized)):
-        total += x[i] * y[i]
-    return total
+def new_rows(count, like, sized):
+    """An array (count, D), of the dtype of another, that begins where a vector in memory does.
 
-
-@njit(**INLINED)
-def copy(x, y, sized):
-    """y = x; assigning slices would look for overlaps."""
-    for i in range(len(sized)):
-        y[i] = x[i]
+    A vector that lies across two lines of the cache is loaded twice.
+    """
+    spare = np.empty(count * len(sized) + LANES, like.dtype)
+    ahead = -(spare.ctypes.data // like.itemsize) % LANES
+    return spare[ahead : ahead + count * len(sized)].reshape(count, len(sized))
