@@ -113,13 +113,37 @@ class CountedLoops:
         a += (x.reshape(-1, len(a)).T[:, :, None] * y.reshape(-1, len(a))).reshape(a.shape)
         self.total += 2 * a.size
 
-    def _decay_and_write(self, decay, old, x, y, m, sized):
-        m[:] = decay * old + np.outer(x, y)
-        self.total += 2 * m.size
+    def scale(self, factor, x, out, sized):
+        out[:] = factor * x
 
-    def _decay_and_write_both(self, decay, old, x, y, m, sized):
-        m[:] = decay * old + np.outer(x, y) + np.outer(y, x)
-        self.total += 4 * m.size
+    def add_scaled(self, x, factor, y, out, sized):
+        out[:] = x + factor * y
+
+    def dot(self, x, y, sized):
+        return x @ y
+
+    def trace(self, m, sized):
+        return np.trace(m)
+
+    def next_term(self, a, factor, terms, m, out, row, weight, total, sized):
+        out[row] = factor * (a @ terms[m]) - 2 * terms[m] - terms[max(m - 1, 0)]
+        total += weight * out[row]
+        self.total += 2 * a.size
+
+    def next_adjoint(self, a, factor, adjoints, m, weight, source, terms, compared, sized):
+        product = a @ adjoints[m + 1]
+        adjoints[m] = weight * source + factor * product - 2 * adjoints[m + 1] - adjoints[m + 2]
+        compared += product * terms[m]
+        self.total += 2 * a.size
+
+    def read_and_write(self, old, new, decay, left, right, query, out, sized):
+        out[:] = decay * old.T @ query
+        new[:] = decay * old + np.outer(left, right)
+        self.total += 4 * new.size
+
+    def write_both_ways(self, old, new, decay, x, y, sized):
+        new[:] = decay * old + np.outer(x, y) + np.outer(y, x)
+        self.total += 4 * new.size
 
     def _gram(self, c, a, sized):
         a[:] = c.T @ c
