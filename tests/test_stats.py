@@ -175,6 +175,11 @@ def test_pairs_are_of_shared_seeds_that_come_once():
         stats.pairs(runs([1]), pd.concat([runs([1]), runs([2])]))
 
 
+def test_all_escaping_at_one_evaluation_tells_nothing_apart():
+    assert stats.logrank(runs([20, 20, 20]), runs([20, 20])) == 1
+    assert math.isnan(stats.paired_logrank(runs([20, 20]), runs([20, 20])))
+
+
 def test_the_logrank_test_by_pairs_is_the_stratified_one():
     first = runs([20, 40, 40, None, 60, None, 10, None])
     second = runs([40, 20, 40, 20, None, None, 30, 100])

@@ -94,3 +94,34 @@ def test_a_sweep_that_is_not_whole_says_so():
     )
     assert (swept.against_the_first(NOISE, one, "frac_noise")["solved"] == words.NOT_RUN).all()
     assert (swept.beside(NOISE, [], "frac_noise")["baseline"] == words.NOT_RUN).all()
+
+
+def test_how_soon_runs_escape_along_a_setting():
+    """Where both sides solve all they may still differ in when; a run that never escapes is later than any."""
+    made = []
+    for config in NOISE.runs([]):
+        second = config.read != HEADLINE["baseline"].settings["read"]
+        late = config.frac_noise and not second
+        record = record_of(config, 0.9)
+        earlier = replace(record.trace[0], step=config.steps // 2, accuracy=0.1 if late else 0.9)
+        made.append(replace(record, trace=[earlier, *record.trace]))
+    text, last, half = swept.sooner(NOISE, made, "frac_noise"), config.steps, config.steps // 2
+    assert text.loc["0.5", ["median", "sooner", "stratified p"]].tolist() == [f"{last}, {half}", "0, 8", "0.0078"]
+    assert text.loc["0", ["median", "sooner", "stratified p"]].tolist() == [f"{half}, {half}", "0, 0", "none differs"]
+    assert text.loc["0", "log-rank p"] == "1", "all at one evaluation"
+    assert swept.sooner_answer(NOISE, made, *SETTING) == (
+        "At 0.5 of 2 values of the share of noise judged (0.5, 0) orthogonalized escapes sooner than baseline by more "
+        "than chance explains (log-rank test stratified by seed)."
+    )
+    alike = [record_of(config, 0.9) for config in NOISE.runs([])]
+    assert "At none of 2 values" in swept.sooner_answer(NOISE, alike, *SETTING)
+    _, ax = plt.subplots()
+    plots.escapes_along(swept.escapes_along(NOISE, records(), "frac_noise"), "frac_noise", NOISE.sides, "a title", ax)
+    filled, hollow = (
+        [line for line in ax.lines if line.get_label() == "orthogonalized"],
+        [line for line in ax.lines if line.get_markerfacecolor() == "none"],
+    )
+    assert [len(line.get_xdata()) for line in filled + hollow] == [10, 8, 6]
+    assert ax.get_yticklabels()[-1].get_text() == "never"
+    assert len(swept.escapes_along(NOISE, [], "frac_noise")) == 0
+    assert swept.sooner(NOISE, [], "frac_noise")["median"].tolist() == 2 * [words.NOT_RUN]

@@ -252,10 +252,16 @@ def median_escape(table: pd.DataFrame) -> float:
 
 
 def logrank(first: pd.DataFrame, second: pd.DataFrame) -> float:
-    """Two-sided p-value of the log-rank test (Mantel 1966) that two run tables escape alike; NaN if none escapes."""
+    """Two-sided p-value of the log-rank test (Mantel 1966) that two run tables escape alike.
+
+    Returns:
+        The p-value; NaN if none escapes, and 1 if all escape at one evaluation, which tells the sides as little apart.
+    """
     if not first["escape_step"].notna().any() and not second["escape_step"].notna().any():
         return float("nan")
-    return float(stats.logrank(escapes(first), escapes(second)).pvalue)
+    with np.errstate(invalid="ignore"):  # without a variance
+        p = float(stats.logrank(escapes(first), escapes(second)).pvalue)
+    return 1.0 if math.isnan(p) else p
 
 
 def sooner(first: pd.DataFrame, second: pd.DataFrame) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Solved runs along one setting of a study's tasks."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -52,4 +53,46 @@ def solved_along(
         ax.legend(frameon=False)
     else:
         ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color="#555555")
+    return ax
+
+
+def escapes_along(table: pd.DataFrame, setting: str, sides: Mapping[str, Side], title: str, ax: Axes) -> Axes:
+    """Draw when each run escaped against a setting.
+
+    Args:
+        table: as of `orthonar.report.tables.swept.escapes_along`, at least one run.
+        setting: the table's column with its values.
+        sides: by name.
+        title: of the axes.
+        ax: the axes to draw on.
+
+    Returns:
+        The axes: a mark a run, sides side by side at each value; runs that never escape are above the line, hollow.
+    """
+    values = sorted(set(table[setting]))
+    budget = float(table["steps"].max())
+    for number, (name, side) in enumerate(sides.items()):
+        of = table[table["side"] == name]
+        if not len(of):
+            continue
+        # Runs of one value stand beside each other in the order of their seeds.
+        within = of.groupby(setting)["seed"].rank() - 0.5
+        share = within / of.groupby(setting)["seed"].transform("size")
+        at = of[setting].map(values.index) + 0.4 * (number - len(sides) / 2 + share) * 2 / len(sides)
+        escaped = of["escape_step"].notna()
+        look: dict[str, Any] = {
+            "color": side.look.color,
+            "marker": side.look.marker,
+            "linestyle": "none",
+            "markersize": 3.5,
+        }
+        ax.plot(at[escaped], of.loc[escaped, "escape_step"], label=side.title, **look)
+        ax.plot(at[~escaped], np.full((~escaped).sum(), 1.08 * budget), markerfacecolor="none", **look)
+    ax.axhline(1.03 * budget, color="#999999", linewidth=0.6)
+    ticks = [tick for tick in ax.get_yticks() if 0 <= tick <= budget]
+    ax.set_yticks([*ticks, 1.08 * budget], [*(f"{tick:,.0f}" for tick in ticks), "never"])
+    ax.set_xticks(range(len(values)), [f"{at:g}" for at in values])
+    ax.set(ylabel="first evaluation at 80 % (step)", ylim=(0, 1.13 * budget), title=title)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
     return ax

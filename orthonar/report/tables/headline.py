@@ -241,6 +241,28 @@ def _counts(first: pd.DataFrame, second: pd.DataFrame) -> tuple[tuple[int, int],
     return (int(first["solved"].sum()), int(second["solved"].sum())), (len(first), len(second))
 
 
+#: What tells how soon the runs of two tables escape, see `how_soon`.
+HOW_SOON = ("median", "log-rank p", "pairs", "sooner", "stratified p")
+
+
+def how_soon(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, str]:
+    """How soon two sides' runs escape as text, see `escape_comparison`: of `HOW_SOON` what there is to say.
+
+    Args:
+        first: run table of one side, at least one run.
+        second: run table of the other, at least one run.
+    """
+    pairs = len(stats.shared_seeds(first, second)[0])
+    row = {"median": ", ".join(median_text(stats.median_escape(side)) for side in (first, second)), "pairs": f"{pairs}"}
+    if min(len(first), len(second)) > 1:
+        row["log-rank p"] = p_text(stats.logrank(first, second), "no escape")
+    if pairs:
+        row["sooner"] = "{}, {}".format(*stats.sooner(first, second))
+    if pairs > 1:
+        row["stratified p"] = p_text(stats.paired_logrank(first, second), "none differs")
+    return row
+
+
 def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     """How soon each side's runs escape against those of a study's first side, as text.
 
@@ -253,20 +275,11 @@ def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFram
     published = {study_task_label(study, task): _published(study, task) for task in study.tasks}
     rows = []
     for key, first, second in _against_first(study, records):
-        row = {**key, "median": NOT_RUN}
-        if len(first) and len(second):
-            row["median"] = ", ".join(median_text(stats.median_escape(side)) for side in (first, second))
-            if min(len(first), len(second)) > 1:
-                row["log-rank p"] = p_text(stats.logrank(first, second), "no escape")
-            row["pairs"] = f"{len(stats.shared_seeds(first, second)[0])}"
-        if int(row.get("pairs", 0)):
-            row["sooner"] = "{}, {}".format(*stats.sooner(first, second))
-        if int(row.get("pairs", 0)) > 1:
-            row["stratified p"] = p_text(stats.paired_logrank(first, second), "none differs")
+        row = key | (how_soon(first, second) if len(first) and len(second) else {"median": NOT_RUN})
         theirs = [f"{c.logrank_p:g} ({c.short})" for c in published[key["task"]] if c.logrank_p is not None]
         row["published"] = ", ".join(theirs if (next(iter(study.sides)), key["read"]) == _POST_SIDES else [])
         rows.append(row)
-    columns = ["task", "read", "median", "log-rank p", "pairs", "sooner", "stratified p", "published"]
+    columns = ["task", "read", *HOW_SOON, "published"]
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index(["task", "read"])
 
 

@@ -3,7 +3,7 @@
 At each value all recorded runs count, also of seeds that the study does not ask for.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 
@@ -11,7 +11,7 @@ from ...study.presets import Study
 from ...training.record import RunRecord
 from .. import stats
 from ..words import NOT_RUN
-from .headline import COMPARED, compared, tested
+from .headline import COMPARED, HOW_SOON, compared, how_soon, tested
 from .runs import study_runs, with_all_seeds
 
 
@@ -36,6 +36,27 @@ def solved_along(study: Study, records: Iterable[RunRecord], setting: str) -> pd
     return pd.DataFrame(rows)
 
 
+def escapes_along(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFrame:
+    """When each run of each side escaped, at each value of a setting.
+
+    Args:
+        study: one whose tasks differ in that setting.
+        records: run records.
+        setting: by its name in `RunConfig`.
+
+    Returns:
+        One row a run: the setting, side, seed, escape_step (NaN without an escape), steps.
+    """
+    columns = [setting, "side", "seed", "escape_step", "steps"]
+    parts = [
+        runs.assign(**{setting: at, "side": side})[columns]
+        for at, sides in _by_value(study, records, setting).items()
+        for side, runs in sides.items()
+        if len(runs)
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
 def beside(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFrame:
     """Both sides of a study beside each other at each value of a setting, as text.
 
@@ -58,6 +79,26 @@ def beside(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataF
         rows.append(row | (compared(first, second) if len(first) and len(second) else {}))
     columns = [setting.replace("_", " "), *study.sides, *(name for name in COMPARED if name not in ("solved", "pairs"))]
     return _text(rows, columns, columns[:1])
+
+
+def sooner(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFrame:
+    """How soon both sides of a study escape, beside each other at each value of a setting, as text.
+
+    Args:
+        study: one of two sides whose tasks differ in that setting.
+        records: run records.
+        setting: by its name in `RunConfig`.
+
+    Returns:
+        A row a value with `orthonar.report.tables.headline.HOW_SOON`, see
+        `orthonar.report.tables.headline.escape_comparison`.
+    """
+    name, rows = setting.replace("_", " "), []
+    for at, sides in _by_value(study, records, setting).items():
+        first, second = sides.values()
+        both = how_soon(first, second) if len(first) and len(second) else {"median": NOT_RUN}
+        rows.append({name: f"{at:g}", **both})
+    return _text(rows, [name, *HOW_SOON], [name])
 
 
 def against_the_first(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFrame:
@@ -95,31 +136,70 @@ def side_answer(study: Study, records: Iterable[RunRecord], setting: str, words:
         setting: by its name in `RunConfig`.
         words: what the setting is called, in the singular.
     """
-    judged, more, tests = [], [], []
+    return _where(study, records, setting, words, ("solves more runs", "solve more runs"), _more_solved)
+
+
+def sooner_answer(study: Study, records: Iterable[RunRecord], setting: str, words: str) -> str:
+    """At which values of a setting the second side's runs escape sooner than the first's, in a sentence.
+
+    As `side_answer`, by the log-rank test stratified by seed, `orthonar.report.stats.paired_logrank`.
+
+    Args:
+        study, records, setting, words: as of `side_answer`.
+    """
+    return _where(study, records, setting, words, ("escapes sooner", "escape sooner"), _sooner)
+
+
+def _more_solved(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, float, str]:
+    return second["solved"].mean() > first["solved"].mean(), *tested(first, second)
+
+
+def _sooner(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, float, str]:
+    ours, theirs = stats.sooner(first, second)
+    return theirs > ours, stats.paired_logrank(first, second), "log-rank test stratified by seed"
+
+
+def _where(
+    study: Study,
+    records: Iterable[RunRecord],
+    setting: str,
+    words: str,
+    does: tuple[str, str],
+    test: Callable[[pd.DataFrame, pd.DataFrame], tuple[bool, float, str]],
+) -> str:
+    """At which values of a setting a claim of the second side against the first holds, in a sentence.
+
+    Args:
+        study, records, setting, words: as of `side_answer`.
+        does: what the second side does, "solves more runs", and the same after "does it".
+        test: of the run tables of both: whether it does so at all, the p-value (NaN where nothing tells), its name.
+    """
+    judged, holds, tests = [], [], []
     found = _by_value(study, records, setting)
     one, other = (side.title for side in study.sides.values())
     for at, (first, second) in ((at, sides.values()) for at, sides in found.items()):
         if min(len(first), len(second)) >= stats.LEAST_FOR_INTERVAL:
-            p, test = tested(first, second)
+            it_does, p, name = test(first, second)
             judged.append(f"{at:g}")
-            tests.append(test)
-            if p <= 1 - stats.CONFIDENCE and second["solved"].mean() > first["solved"].mean():
-                more.append(f"{at:g}")
+            tests.append(name)
+            if it_does and p <= 1 - stats.CONFIDENCE:
+                holds.append(f"{at:g}")
+    claim = f"{other} {does[0]} than {one}"
     if len(judged) == 1 < len(found):
         return (
-            f"Where along the {words} {other} solves more runs than {one} is not told yet: of {len(found)} values only "
+            f"Where along the {words} {claim} is not told yet: of {len(found)} values only "
             f"at {judged[0]} are {stats.LEAST_FOR_INTERVAL} runs of either there."
         )
     if not judged:
         return (
-            f"Where {other} solves more runs than {one} is not told yet: at none of {len(found)} values of the {words} "
+            f"Where {claim} is not told yet: at none of {len(found)} values of the {words} "
             f"are {stats.LEAST_FOR_INTERVAL} runs of either there."
         )
     chance = f"by more than chance explains ({', '.join(dict.fromkeys(tests))})"
     of = f"{len(judged)} values of the {words} judged ({', '.join(judged)})"
-    if not more:
-        return f"At none of {of} does {other} solve more runs than {one} {chance}."
-    return f"At {', '.join(more)} of {of} {other} solves more runs than {one} {chance}."
+    if not holds:
+        return f"At none of {of} does {other} {does[1]} than {one} {chance}."
+    return f"At {', '.join(holds)} of {of} {claim} {chance}."
 
 
 def value_answers(study: Study, records: Iterable[RunRecord], setting: str, words: str) -> list[str]:
