@@ -16,7 +16,8 @@ from ..study.presets import PRESETS, Study
 from ..training.record import SOLVED_AT, RunRecord
 from . import stats
 from .published import COSTS, DECODED, ELIMINATION, SOLVED_AT_3E_3, SWAPPED
-from .tables.headline import cells, tested
+from .tables.compared import tested
+from .tables.headline import cells
 from .tables.probed import EVALUATED_WITH, probed_runs
 from .words import devices, values_text
 

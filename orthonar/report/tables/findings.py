@@ -26,8 +26,9 @@ from ...training.record import RunRecord
 from .. import stats
 from ..seeds import seeds_text
 from ..words import NOT_RUN, device_kinds, p_text
+from .compared import tested
 from .escape import longer_schedule
-from .headline import CellResult, cells, tested
+from .headline import CellResult, cells
 from .runs import with_all_seeds
 
 #: Columns of `findings`.

@@ -16,7 +16,8 @@ from ...training.record import RunRecord
 from .. import stats
 from ..published import REPLICATION, PublishedCell, published_cells
 from ..seeds import seeds_text
-from ..words import NOT_RUN, device_kinds, devices, mean_text, median_text, p_text, solved_text, task_label
+from ..words import NOT_RUN, device_kinds, devices, mean_text, p_text, solved_text, task_label
+from .compared import COMPARED, HOW_SOON, compared, how_soon, solved_counts, tested
 from .runs import study_runs, study_task_label, with_all_seeds
 
 
@@ -154,10 +155,7 @@ def comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     `different_rates`.
 
     Returns:
-        One row per task and other side: solved runs on the first and on the other side, and the two-sided p-value of
-        Fisher's test; how many pairs there are, how many of them the first and the other side alone solves, and the
-        two-sided p-value of the exact McNemar test; the mean difference of accuracies over the pairs with its interval,
-        or of too few pairs the differences.
+        One row per task and other side, see `orthonar.report.tables.compared.compared`.
     """
     rows = []
     for key, first, second in _against_first(study, records):
@@ -197,80 +195,12 @@ def at_levels(study: Study, records: Iterable[RunRecord], levels: Sequence[float
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("accuracy from")
 
 
-#: What two tables of runs are compared by, see `compared`.
-COMPARED = ("solved", "Fisher p", "pairs", "alone", "McNemar p", "gain (points)")
-
-
-def compared(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, str]:
-    """Solved runs and accuracies of two sides as text, see `comparison`: of `COMPARED` what there is to say.
-
-    Args:
-        first: run table of one side, at least one run.
-        second: run table of the other, at least one run.
-    """
-    solved, runs = _counts(first, second)
-    row = {"solved": ", ".join(f"{s} of {n}" for s, n in zip(solved, runs))}
-    if min(runs) > 1:  # one run tests nothing
-        row["Fisher p"] = p_text(stats.fisher(solved, runs))
-    ours, theirs = stats.shared_seeds(first, second)
-    row["pairs"] = f"{len(ours)}"
-    if len(ours):
-        counts = stats.pairs(first, second)
-        row["alone"] = f"{counts.first_only}, {counts.second_only}"
-        row["McNemar p"] = p_text(stats.mcnemar(counts)) if len(ours) > 1 else ""
-        row["gain (points)"] = mean_text(stats.accuracies(theirs) - stats.accuracies(ours), most=4)
-    return row
-
-
-def tested(first: pd.DataFrame, second: pd.DataFrame) -> tuple[float, str]:
-    """The two-sided p-value that both sides solve runs at one rate, and the test's name.
-
-    It is the exact McNemar test of the runs in pairs where every run has a partner, else Fisher's.
-
-    Args:
-        first: run table of one side.
-        second: run table of the other.
-    """
-    if len(first) == len(second) == len(stats.shared_seeds(first, second)[0]):
-        return stats.mcnemar(stats.pairs(first, second)), "exact McNemar test in pairs"
-    return stats.fisher(*_counts(first, second)), "Fisher's exact test"
-
-
-def _counts(first: pd.DataFrame, second: pd.DataFrame) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Solved runs of both sides, and all runs of both."""
-    return (int(first["solved"].sum()), int(second["solved"].sum())), (len(first), len(second))
-
-
-#: What tells how soon the runs of two tables escape, see `how_soon`.
-HOW_SOON = ("median", "log-rank p", "pairs", "sooner", "stratified p")
-
-
-def how_soon(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, str]:
-    """How soon two sides' runs escape as text, see `escape_comparison`: of `HOW_SOON` what there is to say.
-
-    Args:
-        first: run table of one side, at least one run.
-        second: run table of the other, at least one run.
-    """
-    pairs = len(stats.shared_seeds(first, second)[0])
-    row = {"median": ", ".join(median_text(stats.median_escape(side)) for side in (first, second)), "pairs": f"{pairs}"}
-    if min(len(first), len(second)) > 1:
-        row["log-rank p"] = p_text(stats.logrank(first, second), "no escape")
-    if pairs:
-        row["sooner"] = "{}, {}".format(*stats.sooner(first, second))
-    if pairs > 1:
-        row["stratified p"] = p_text(stats.paired_logrank(first, second), "none differs")
-    return row
-
-
 def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     """How soon each side's runs escape against those of a study's first side, as text.
 
     Returns:
-        One row per task and other side: median escape step on either side, and the two-sided p-value of the log-rank
-        test, of all runs; how many pairs there are, as of `comparison`, how many of them the first and the other side's
-        run escapes sooner in, and the p-value of the log-rank test stratified by seed; the published p-value of a plain
-        one.
+        One row per task and other side, see `orthonar.report.tables.compared.how_soon`, and the published p-value of a
+        log-rank test that is not stratified.
     """
     published = {study_task_label(study, task): _published(study, task) for task in study.tasks}
     rows = []
@@ -301,7 +231,7 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
     for (key, first, second), (_, *of_all) in zip(_against_first(study, records), everything, strict=True):
         if min(len(first), len(second)) < least:
             continue
-        solved, runs = _counts(first, second)
+        solved, runs = solved_counts(first, second)
         p, test = tested(first, second)
         told = p <= 1 - stats.CONFIDENCE
         names = (study.sides[next(iter(study.sides))].title, study.sides[key["read"]].title)
@@ -317,7 +247,7 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
         if device_kinds(first) != device_kinds(second):
             said += f"; the first trained on {device_kinds(first)}, the other on {device_kinds(second)}"
         if len(of_all[0]) > len(first) and len(of_all[1]) > len(second):
-            (one, other), (all_one, all_other) = _counts(*of_all)
+            (one, other), (all_one, all_other) = solved_counts(*of_all)
             said += f"; of all recorded seeds {one} of {all_one} and {other} of {all_other}"
             said += f" (p = {p_text(tested(*of_all)[0])})"
         sentences.append(f"{said}.")

@@ -11,7 +11,7 @@ from ...study.presets import Study
 from ...training.record import RunRecord
 from .. import stats
 from ..words import NOT_RUN
-from .headline import COMPARED, HOW_SOON, compared, how_soon, tested
+from .compared import COMPARED, HOW_SOON, compared, how_soon, tested
 from .runs import study_runs, with_all_seeds
 
 
@@ -90,7 +90,7 @@ def sooner(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataF
         setting: by its name in `RunConfig`.
 
     Returns:
-        A row a value with `orthonar.report.tables.headline.HOW_SOON`, see
+        A row a value with `orthonar.report.tables.compared.HOW_SOON`, see
         `orthonar.report.tables.headline.escape_comparison`.
     """
     name, rows = setting.replace("_", " "), []
@@ -110,7 +110,7 @@ def against_the_first(study: Study, records: Iterable[RunRecord], setting: str) 
         setting: by its name in `RunConfig`.
 
     Returns:
-        A row a side and further value with `orthonar.report.tables.headline.COMPARED`, see
+        A row a side and further value with `orthonar.report.tables.compared.COMPARED`, see
         `orthonar.report.tables.headline.comparison`; of two numbers the first is always the first value's.
     """
     words, rows = setting.replace("_", " "), []
@@ -127,7 +127,7 @@ def side_answer(study: Study, records: Iterable[RunRecord], setting: str, words:
     """At which values of a setting the second side solves more runs than the first, in a sentence.
 
     Judged are values at which each side has at least `orthonar.report.stats.LEAST_FOR_INTERVAL` runs; a difference is
-    said to be there where the p-value of `orthonar.report.tables.headline.tested` is at most 0.05. Every value is a
+    said to be there where the p-value of `orthonar.report.tables.compared.tested` is at most 0.05. Every value is a
     test, for which none is corrected.
 
     Args:
@@ -205,7 +205,7 @@ def _where(
 def value_answers(study: Study, records: Iterable[RunRecord], setting: str, words: str) -> list[str]:
     """How many runs each side solves along a setting, and where that differs from the first value, a sentence a side.
 
-    Tests are those of `orthonar.report.tables.headline.tested`, one a further value, none corrected. A side is told
+    Tests are those of `orthonar.report.tables.compared.tested`, one a further value, none corrected. A side is told
     once it has runs at two values.
 
     Args:

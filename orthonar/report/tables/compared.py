@@ -1,0 +1,82 @@
+"""Two tables of runs against each other: solved runs and accuracies, how soon they escape, and the tests of both."""
+
+import pandas as pd
+
+from .. import stats
+from ..words import mean_text, median_text, p_text
+
+#: What two tables of runs are compared by, see `compared`.
+COMPARED = ("solved", "Fisher p", "pairs", "alone", "McNemar p", "gain (points)")
+
+
+def compared(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, str]:
+    """Solved runs and accuracies of two sides as text.
+
+    Args:
+        first: run table of one side, at least one run.
+        second: run table of the other, at least one run.
+
+    Returns:
+        Of `COMPARED` what there is to say: solved runs of either side, and the two-sided p-value of Fisher's test; how
+        many pairs of a seed there are, how many of them the first and the second side alone solves, and the two-sided
+        p-value of the exact McNemar test; the mean difference of accuracies over the pairs with its interval, or of too
+        few pairs the differences.
+    """
+    solved, runs = solved_counts(first, second)
+    row = {"solved": ", ".join(f"{s} of {n}" for s, n in zip(solved, runs))}
+    if min(runs) > 1:  # one run tests nothing
+        row["Fisher p"] = p_text(stats.fisher(solved, runs))
+    ours, theirs = stats.shared_seeds(first, second)
+    row["pairs"] = f"{len(ours)}"
+    if len(ours):
+        counts = stats.pairs(first, second)
+        row["alone"] = f"{counts.first_only}, {counts.second_only}"
+        row["McNemar p"] = p_text(stats.mcnemar(counts)) if len(ours) > 1 else ""
+        row["gain (points)"] = mean_text(stats.accuracies(theirs) - stats.accuracies(ours), most=4)
+    return row
+
+
+def tested(first: pd.DataFrame, second: pd.DataFrame) -> tuple[float, str]:
+    """The two-sided p-value that both sides solve runs at one rate, and the test's name.
+
+    It is the exact McNemar test of the runs in pairs where every run has a partner, else Fisher's.
+
+    Args:
+        first: run table of one side.
+        second: run table of the other.
+    """
+    if len(first) == len(second) == len(stats.shared_seeds(first, second)[0]):
+        return stats.mcnemar(stats.pairs(first, second)), "exact McNemar test in pairs"
+    return stats.fisher(*solved_counts(first, second)), "Fisher's exact test"
+
+
+def solved_counts(first: pd.DataFrame, second: pd.DataFrame) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Solved runs of both sides, and all runs of both."""
+    return (int(first["solved"].sum()), int(second["solved"].sum())), (len(first), len(second))
+
+
+#: What tells how soon the runs of two tables escape, see `how_soon`.
+HOW_SOON = ("median", "log-rank p", "pairs", "sooner", "stratified p")
+
+
+def how_soon(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, str]:
+    """How soon two sides' runs escape, as text.
+
+    Args:
+        first: run table of one side, at least one run.
+        second: run table of the other, at least one run.
+
+    Returns:
+        Of `HOW_SOON` what there is to say: median escape step of either side, and the two-sided p-value of the log-rank
+        test, of all runs; how many pairs of a seed there are, how many of them the first and the second side's run
+        escapes sooner in, and the p-value of the log-rank test stratified by seed.
+    """
+    pairs = len(stats.shared_seeds(first, second)[0])
+    row = {"median": ", ".join(median_text(stats.median_escape(side)) for side in (first, second)), "pairs": f"{pairs}"}
+    if min(len(first), len(second)) > 1:
+        row["log-rank p"] = p_text(stats.logrank(first, second), "no escape")
+    if pairs:
+        row["sooner"] = "{}, {}".format(*stats.sooner(first, second))
+    if pairs > 1:
+        row["stratified p"] = p_text(stats.paired_logrank(first, second), "none differs")
+    return row
