@@ -97,11 +97,27 @@ def test_variants_are_judged_by_enough_runs_and_the_others_counted():
         f"Nothing can be said yet: {variants} of {variants} variants have fewer than 8 runs, {variants - 1} of them "
         "none."
     ]
+
+
+def test_variants_with_enough_runs_are_told_from_the_baseline_and_from_the_studys_read_in_a_sentence():
     wide = replace(STUDY, seeds=tuple(range(8)))
-    made = [record(side, seed, (0.1, 0.2, 0.9)) for side in ("baseline", "orthogonalized", "ns1") for seed in range(8)]
-    told, rest = ablation_tables.variant_answers(wide, made)
-    assert "baseline solves 8 of 8, 1 step solves 8 of 8: no difference is shown" in told
-    assert rest.startswith(f"Nothing can be said of the others yet: {variants - 1} of {variants} variants")
+    solved = {"baseline": 0, "orthogonalized": 8, "ns1": 8, "ns3": 3}
+    made = [
+        record(side, seed, (0.1, 0.2, 0.9 if seed < count else 0.3))
+        for side, count in solved.items()
+        for seed in range(8)
+    ]
+    # The exact McNemar test of 8 pairs against none is 2 / 2^8, and the smaller of two counts twice; of 5, 1 / 16.
+    assert ablation_tables.variant_answers(wide, made)[0] == (
+        "Of 2 variants with at least 8 runs, those told by solved runs from baseline (0 of 8): 1 step (8 of 8, p = "
+        "0.016); from orthogonalized (8 of 8): none; most runs solves 1 step (8 of 8) (exact McNemar test in pairs, "
+        "Holm's correction over the variants)."
+    )
+    assert ablation_tables.variant_answers(wide, made)[1].startswith("Nothing can be said of the others yet: ")
+    more = [*made, *(record("baseline", seed, (0.1, 0.2, 0.9)) for seed in (8, 9))]
+    assert "(0 of 8; of all recorded seeds 2 of 10)" in ablation_tables.variant_answers(wide, more)[0]
+    without = [r for r in made if r.settings["seed"] < 7 or r.settings["read"]["name"] != "RawRead"]
+    assert len(ablation_tables.variant_answers(wide, without)) == 1, "against 7 runs nothing is said"
 
 
 def test_elimination():

@@ -3,17 +3,18 @@
 from collections.abc import Iterable
 
 import pandas as pd
+from statsmodels.stats.multitest import multipletests
 
 from ...reads.newton_schulz import NewtonSchulzRead
 from ...study.presets import Study
-from ...study.sides import ORTHOGONALIZED
+from ...study.sides import BASELINE, ORTHOGONALIZED
 from ...training.record import RunRecord
 from .. import stats
 from ..published import ELIMINATION
 from ..words import NOT_RUN, mean_text, median_text, p_text, solved_text, values_text
-from .headline import answers
+from .compared import tested
 from .probed import probed_runs
-from .runs import study_runs
+from .runs import study_runs, with_all_seeds
 
 
 def variants(study: Study) -> list[str]:
@@ -84,30 +85,75 @@ def elimination(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def variant_answers(study: Study, records: Iterable[RunRecord]) -> list[str]:
-    """What came out of each variant against the baseline, a sentence each, and of how many nothing can be said yet.
+    """Which variants solve another share of runs than the baseline and than the study's own read, and which solve most.
 
-    What the study's own read does against the baseline is the headline's question.
+    Each variant is held against either by `orthonar.report.tables.compared.tested`, and told from it if the p-value is
+    at most 0.05 by Holm's correction over the variants. What the study's own read does against the baseline is the
+    headline's question.
 
     Args:
         study: a study of one task, with the sides "baseline" and "orthogonalized".
         records: run records.
 
     Returns:
-        Those of `orthonar.report.tables.headline.answers` of the variants with at least
-        `orthonar.report.stats.LEAST_FOR_INTERVAL` runs, then one of the others.
+        A sentence on the variants with at least `orthonar.report.stats.LEAST_FOR_INTERVAL` runs, if there are any and
+        both sides have as many, then one that counts the others, if there are any.
     """
     records = list(records)
-    names = [name for name in study.sides if name != ORTHOGONALIZED.name]
-    sentences = answers(study.only(names), records, least=stats.LEAST_FOR_INTERVAL)
-    counts = study_runs(study, records)["side"].value_counts().reindex(names[1:], fill_value=0)
-    few, none = counts[counts < stats.LEAST_FOR_INTERVAL], int((counts == 0).sum())
-    if len(few):
-        so_far = "Nothing can be said yet" if len(few) == len(counts) else "Nothing can be said of the others yet"
+    runs, of_all = (study_runs(s, records) for s in (study, with_all_seeds(study, records)))
+    references = [BASELINE.name, ORTHOGONALIZED.name]
+    counts = runs["side"].value_counts().reindex(list(study.sides), fill_value=0)
+    variants = counts.drop(references)
+    few = counts < stats.LEAST_FOR_INTERVAL
+    told = list(variants.index[~few[variants.index]]) if not few[references].any() else []
+    sentences = [_told(study, runs, of_all, told)] if told else []
+    if others := len(variants) - len(told):
+        so_far = "Nothing can be said of the others yet" if told else "Nothing can be said yet"
+        none = int((variants == 0).sum())
         sentences.append(
-            f"{so_far}: {len(few)} of {len(counts)} variants have fewer than {stats.LEAST_FOR_INTERVAL} runs, "
+            f"{so_far}: {others} of {len(variants)} variants have fewer than {stats.LEAST_FOR_INTERVAL} runs, "
             f"{none} of them none."
         )
     return sentences
+
+
+def _told(study: Study, runs: pd.DataFrame, of_all: pd.DataFrame, variants: list[str]) -> str:
+    """The sentence of `variant_answers` on variants that have enough runs.
+
+    Args:
+        study: whose variants.
+        runs: run table of its seeds.
+        of_all: run table of all recorded seeds.
+        variants: which of them.
+    """
+
+    def solved(name: str, table: pd.DataFrame) -> str:
+        of_side = table[table["side"] == name]
+        return f"{of_side['solved'].sum()} of {len(of_side)}"
+
+    parts, tests = [], set()
+    for reference in (BASELINE.name, ORTHOGONALIZED.name):
+        held = [tested(*(runs[runs["side"] == name] for name in (reference, variant))) for variant in variants]
+        differ, corrected, *_ = multipletests([p for p, _ in held], alpha=1 - stats.CONFIDENCE, method="holm")
+        tests |= {test for _, test in held}
+        others = [
+            f"{study.sides[name].title} ({solved(name, runs)}, p = {p_text(p)})"
+            for name, differs, p in zip(variants, differ, corrected)
+            if differs
+        ]
+        of_reference = [solved(reference, table) for table in (runs, of_all)]
+        seeds = f"; of all recorded seeds {of_reference[1]}" if of_reference[1] != of_reference[0] else ""
+        title = study.sides[reference].title
+        parts.append(f"from {title} ({of_reference[0]}{seeds}): {', '.join(others) or 'none'}")
+    shares = {name: runs[runs["side"] == name]["solved"].mean() for name in variants}
+    best = [name for name in variants if shares[name] == max(shares.values())]
+    most = f"most runs solves {' and '.join(f'{study.sides[name].title} ({solved(name, runs)})' for name in best)}"
+    if max(shares.values()) == 0:
+        most = "none solves a run"
+    return (
+        f"Of {len(variants)} variants with at least {stats.LEAST_FOR_INTERVAL} runs, those told by solved runs "
+        f"{'; '.join(parts)}; {most} ({' or '.join(sorted(tests))}, Holm's correction over the variants)."
+    )
 
 
 def endings(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
