@@ -14,11 +14,27 @@ import pandas as pd
 from ..data.noisy_recall import IGNORE_INDEX, NoisyRecall
 from ..study.presets import PRESETS, Study
 from ..training.record import SOLVED_AT, RunRecord
-from . import stats
-from .published import COSTS, DECODED, ELIMINATION, SOLVED_AT_3E_3, SWAPPED
+from . import hazards, stats
+from .published import (
+    ANNEALED_96,
+    BASIN_HAZARD_RATIO,
+    BASIN_MAP,
+    CONSTANT_12000,
+    COSTS,
+    DECODED,
+    ELIMINATION,
+    HEAT_ELASTICITY,
+    MEDIAN_ORTHOGONALIZED_4000,
+    NOISE_ELASTICITY,
+    ORTHOGONALIZED_4000,
+    SWAPPED,
+    PublishedCount,
+)
 from .tables.compared import tested
+from .tables.escape import runs_with_covariates
 from .tables.headline import cells
 from .tables.probed import EVALUATED_WITH, probed_runs
+from .tables.runs import study_runs
 from .words import devices, values_text
 
 AGREES, DIFFERS, NOT_RUN = "agrees", "differs", "not run"
@@ -95,7 +111,8 @@ def claims(records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> li
     return [
         worked_example(),
         *(claim for name in _WITH_CELLS for claim in _of_cells(name, records)),
-        *_at_constant_rate(),
+        *_of_the_map(records),
+        *_without_runs(),
         *_of_variants(ablation, probed),
         *_of_swaps(probed),
         *_of_contents(probed),
@@ -154,11 +171,57 @@ def _range(value: float | tuple[float, float]) -> str:
     return " to ".join(f"{x:g}" for x in np.atleast_1d(value))
 
 
-def _at_constant_rate() -> Iterator[Claim]:
-    group = "constant rate 3e-3: vocabularies 80 to 96, length 768, batch 16, 3,000 steps"
-    for side, count in SOLVED_AT_3E_3.items():
-        text = f"{count.solved} of {count.seeds}"
-        yield Claim(group, f"solved, {side}", text, "follow-up", "", "paper", planned=count.seeds)
+def _of_the_map(records: list[RunRecord]) -> Iterator[Claim]:
+    """The follow-up's map over vocabularies and constant rates."""
+    study = PRESETS["basin-map"]["paper"]
+    runs = study_runs(study, records, "rates")
+    common: dict = {"group": "basin-map: vocabularies 80 to 96, length 768, batch 16, constant rates"}
+    common |= {"source": "follow-up", "study": "basin-map", "scale": study.scale}
+    for part in BASIN_MAP:
+        mine = runs[(runs["side"] == part.side) & np.isclose(runs["lr"].astype(float), part.lr)]
+        mine = mine if part.vocab_size is None else mine[mine["vocab_size"] == part.vocab_size]
+        where = f"rate {part.lr:g}" + ("" if part.vocab_size is None else f", vocabulary {part.vocab_size}")
+        claim = common | {"what": f"{part.ended}, {part.side}, {where}", "device": devices(mine)}
+        ended = mine["solved"] if part.ended == "solved" else mine["ended"] == part.ended
+        counts = int(ended.sum()), len(mine), (part.count.solved, part.count.seeds)
+        yield _solved(claim | {"planned": part.count.seeds}, *counts)
+    mine, here = runs_with_covariates([study], records, ["rates"]), ""
+    if len(mine):
+        ratio = hazards.fit(mine, "orthogonalized + np.log(lr) + vocab_size").loc["orthogonalized"]
+        here = "cannot be told" if np.isnan(ratio["ratio"]) else _with_interval(ratio[["ratio", "low", "high"]])
+    yield Claim(
+        **common,
+        what="hazard ratio, orthogonalized",
+        published=_with_interval(BASIN_HAZARD_RATIO),
+        planned=study.size(),
+        here=here,
+        runs=len(mine),
+        device=devices(mine),
+        verdict=NO_TEST if here else NOT_RUN,
+    )
+
+
+def _without_runs() -> Iterator[Claim]:
+    """What the follow-up publishes of experiments that no preset asks for."""
+    recipe = "vocabulary 80, length 512, batch 16, other schedules"
+    annealed = "vocabulary 96, length 768, 4,000 steps"
+    axis = "batch sizes 4 to 64 and constant rates, vocabulary 80, length 512"
+    for group, what, value in (
+        (recipe, "solved, orthogonalized, cosine over 4,000 steps", ORTHOGONALIZED_4000),
+        (recipe, "their median escape step", f"{MEDIAN_ORTHOGONALIZED_4000:,}"),
+        (recipe, "solved, baseline, constant rate over 12,000 steps", CONSTANT_12000),
+        (annealed, "solved, taken down after the escape", ANNEALED_96),
+        (axis, "elasticity of the hazard to heat, baseline", _with_interval(HEAT_ELASTICITY)),
+        (axis, "elasticity of the hazard to gradient noise, baseline", _with_interval(NOISE_ELASTICITY)),
+    ):
+        planned = value.seeds if isinstance(value, PublishedCount) else 0
+        published = f"{value.solved} of {value.seeds}" if isinstance(value, PublishedCount) else value
+        yield Claim(group, what, published, "follow-up", "", "paper", planned=planned)
+
+
+def _with_interval(numbers: Iterable[float]) -> str:
+    value, low, high = (f"{number:.3g}" for number in numbers)
+    return f"{value} [{low}, {high}]"
 
 
 def _of_variants(study: Study, probed: pd.DataFrame) -> Iterator[Claim]:

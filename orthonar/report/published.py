@@ -104,8 +104,46 @@ class PublishedCount:
 
 #: The follow-up's baselines over 4,000 steps that have reached 80 % by step 2,000, and the step by which half have.
 REACHED_BY_2000, MEDIAN_ESCAPE_4000 = PublishedCount(11, 16), 1600
-#: The follow-up's runs at a constant 3e-3: vocabularies 80, 88 and 96, length 768, batch 16, 3,000 steps, 8 seeds each.
-SOLVED_AT_3E_3 = {"baseline": PublishedCount(14, 24), "orthogonalized": PublishedCount(24, 24)}
+#: Of its runs with five Newton-Schulz steps over 4,000 steps, and the step by which half have escaped.
+ORTHOGONALIZED_4000, MEDIAN_ORTHOGONALIZED_4000 = PublishedCount(16, 16), 1200
+#: Of its baselines at a constant rate over 12,000 steps.
+CONSTANT_12000 = PublishedCount(14, 16)
+#: Of its runs whose read is taken down after the escape, vocabulary 96, length 768, 4,000 steps.
+ANNEALED_96 = PublishedCount(7, 8)
+
+
+@dataclass(frozen=True)
+class PublishedPart:
+    """How many runs in a part of the follow-up's map ended so, as published.
+
+    Args:
+        side: by its name in `orthonar.study.sides`.
+        lr: the constant learning rate.
+        vocab_size: the vocabulary; None for all three.
+        ended: "solved" or "collapsed".
+        count: how many of how many.
+    """
+
+    side: str
+    lr: float
+    vocab_size: int | None
+    ended: str
+    count: PublishedCount
+
+
+#: The follow-up's map: constant rates 1e-3, 3e-3 and 1e-2, vocabularies 80, 88 and 96, length 768, batch 16, 3,000
+#: steps, 8 seeds a cell. What it publishes of parts of it, and the read's hazard ratio with its 95 % interval.
+BASIN_MAP = (
+    PublishedPart("baseline", 3e-3, None, "solved", PublishedCount(14, 24)),
+    PublishedPart("orthogonalized", 3e-3, None, "solved", PublishedCount(24, 24)),
+    PublishedPart("baseline", 1e-3, 88, "solved", PublishedCount(0, 8)),
+    PublishedPart("orthogonalized", 1e-3, 88, "solved", PublishedCount(6, 8)),
+    PublishedPart("baseline", 1e-2, None, "collapsed", PublishedCount(19, 24)),
+)
+BASIN_HAZARD_RATIO = (6.4, 3.5, 11.7)
+#: Elasticities of the baseline's hazard over learning rates and batch sizes at (80, 512), with 95 % intervals: to what
+#: the follow-up calls heat, and to gradient noise.
+HEAT_ELASTICITY, NOISE_ELASTICITY = (3.0, 2.0, 4.1), (-1.65, -2.1, -1.2)
 
 
 @dataclass(frozen=True)

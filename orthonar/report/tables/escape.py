@@ -20,6 +20,7 @@ from .headline import answers, study_runs
 TERMS = {
     "orthogonalized": "orthogonalized read",
     "np.log(lr)": "log learning rate",
+    "np.log(lr / 0.003)": "log learning rate",
     "np.log(batch_size)": "log batch size",
     "np.log(embedding_std)": "log embedding std",
     "vocab_size": "vocabulary, per token",

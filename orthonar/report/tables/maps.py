@@ -1,0 +1,109 @@
+"""Maps: what becomes of both reads over learning rates and one more setting, cell by cell."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from ...study.presets import Study
+from ...training.record import RunRecord
+from .. import stats
+from ..words import p_text
+from .compared import tested
+from .escape import runs_with_covariates
+
+#: The learning rate that the factors of `FORMULA` are at, the follow-up's.
+RATE = 3e-3
+#: The hazard model of a map but for its own setting: the read's factor is that at `RATE`.
+FORMULA = f"orthogonalized * np.log(lr / {RATE:g})"
+
+
+def cells(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFrame:
+    """How many runs of each cell ended how.
+
+    Args:
+        study: one whose tasks differ in a setting and whose rates are its result.
+        records: run records.
+        setting: a number, by its name in `RunConfig`.
+
+    Returns:
+        One row a side, value and learning rate, also without runs: side, the setting, lr; planned, and of the recorded
+        runs, counts: runs, solved, escaped (reached 80 % at any evaluation) and collapsed (fell below half of their
+        best after it).
+    """
+    found, rows = runs_with_covariates([study], records, ["rates"]), []
+    for side, at, lr, runs in _by_cell(study, found, setting):
+        counts = {
+            "runs": len(runs),
+            "solved": int(runs["solved"].sum()),
+            "escaped": int(runs["escape_step"].notna().sum()),
+            "collapsed": int((runs["ended"] == "collapsed").sum()),
+        }
+        rows.append({"side": side, setting: at, "lr": lr, "planned": len(study.rate_seeds), **counts})
+    return pd.DataFrame(rows)
+
+
+def is_drawn(table: pd.DataFrame) -> bool:
+    """Whether a map shows something: at least half of the cells of `cells` have runs."""
+    return bool((table["runs"] > 0).mean() >= 0.5)
+
+
+def answer(study: Study, records: Iterable[RunRecord], setting: str) -> str:
+    """How many runs of a map each read solves, and where runs fall back after an escape, in a sentence.
+
+    Compared are the cells with all their runs of both reads, by `orthonar.report.tables.compared.tested`: a pair is of
+    one cell and one seed.
+
+    Args:
+        study: one of two sides, else as of `cells`.
+        records: run records.
+        setting: as of `cells`.
+
+    Returns:
+        The sentence, "" where no cell is complete.
+    """
+    records = list(records)
+    counted = cells(study, records, setting)
+    whole = counted[counted["runs"] == counted["planned"]].groupby([setting, "lr"])["side"].nunique()
+    complete = list(whole.index[whole == len(study.sides)])
+    if not complete:
+        return ""
+    found = runs_with_covariates([study], records, ["rates"])
+    parts: dict[str, list[pd.DataFrame]] = {side: [] for side in study.sides}
+    for side, at, lr, runs in _by_cell(study, found, setting):
+        if (at, lr) in complete:
+            # Seeds come again in every cell: a pair is of one cell.
+            number = complete.index((at, lr))
+            parts[side].append(runs.assign(seed=number * (1 + max(study.rate_seeds)) + runs["seed"]))
+    first, second = (pd.concat(of_side, ignore_index=True) for of_side in parts.values())
+    one, other = (side.title for side in study.sides.values())
+    p, test = tested(first, second)
+    more = "more" if second["solved"].mean() > first["solved"].mean() else "fewer"
+    verdict = f"{more} than chance explains" if p <= 1 - stats.CONFIDENCE else "no difference is shown"
+    which = f"all {len(complete)} cells" if 2 * len(complete) == len(counted) else (
+        f"the {len(complete)} complete cells of {len(counted) // 2}"
+    )  # fmt: skip
+    said = (
+        f"Over {which} {one} solves {first['solved'].sum()} of {len(first)} runs, {other} {second['solved'].sum()} of "
+        f"{len(second)}: {verdict} ({test}, p = {p_text(p)})"
+    )
+    back = [_fallen(title, runs) for title, runs in ((one, first), (other, second))]
+    return f"{said}; after an escape fall back: {', '.join(back)}."
+
+
+def _fallen(title: str, runs: pd.DataFrame) -> str:
+    """Of how many runs that escaped how many collapsed, and at which rates."""
+    escaped, collapsed = runs["escape_step"].notna(), runs["ended"] == "collapsed"
+    at = sorted(set(runs.loc[collapsed, "lr"]))
+    where = f" (at {', '.join(f'{lr:g}' for lr in at)})" if at else ""
+    return f"{collapsed.sum()} of {escaped.sum()} {title}{where}"
+
+
+def _by_cell(study: Study, runs: pd.DataFrame, setting: str):
+    """Side, value and rate of every cell with its run table, in the study's order."""
+    for task in study.tasks:
+        for lr in study.rates:
+            for side in study.sides:
+                at = float(getattr(study.run(task, side, lr, 0), setting))
+                here = runs["side"].eq(side) & np.isclose(runs[setting].astype(float), at) & np.isclose(runs["lr"], lr)
+                yield side, at, lr, runs[here]
