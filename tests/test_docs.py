@@ -86,9 +86,9 @@ def test_what_the_readme_says_first_is_what_was_counted():
     records = RunStore(ROOT / "results").records()
     opening = " ".join((ROOT / "README.md").read_text(encoding="utf-8").partition("![")[0].split())
     pocket, recipe = PRESETS["headline"]["pocket"].only(tasks=1), PRESETS["replication"]["paper"]
-    for study in (pocket, recipe):
-        first, other = headline.cells(study, records)
-        assert f"{other.solved} of {len(other.runs)} runs against {first.solved}" in opening, "the reads"
+    compared = [*headline.cells(PRESETS["headline"]["pocket"], records), *headline.cells(recipe, records)]
+    for first, other in zip(compared[::2], compared[1::2], strict=True):
+        assert f"{other.solved} of {len(other.runs)} runs against {first.solved}" in opening, first.task
     muon = headline.cells(PRESETS["muon"]["paper"].only([MUON.name]), records)[0]
     longer = headline.cells(longer_schedule().only([COSINE_4000.name]), records)[0]
     assert f"Muon instead of AdamW solves {muon.solved} of {len(muon.runs)} runs" in opening
