@@ -93,6 +93,8 @@ def test_what_the_readme_says_first_is_what_was_counted():
     longer = headline.cells(longer_schedule().only([COSINE_4000.name]), records)[0]
     assert f"Muon instead of AdamW solves {muon.solved} of {len(muon.runs)} runs" in opening
     assert f"twice the steps {longer.solved} of {len(longer.runs)}" in opening
+    squares = headline.cells(PRESETS["ablation"]["pocket"].only(["rls_read"]), records)[0]
+    assert f"by recursive least squares, solves {squares.solved} of {len(squares.runs)}" in opening
     paces = pace.seconds_per_step(pocket, pace.newest(pocket, pace.read_records(cost.folder())))
     [told] = equal_time_answer(headline.study_runs(pocket, records), paces)
     raw, read = re.search(r": (\d+) of 24 raw and (\d+) of 24 orthogonalized", told).groups()

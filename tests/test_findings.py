@@ -1,10 +1,12 @@
 """The table of what came out so far, from records that never were."""
 
+import re
 from dataclasses import replace
 
 import pytest
 from tiny import record_of
 
+from orthonar.report.published import ELIMINATION
 from orthonar.report.tables.findings import COLUMNS, LEGEND, Question, as_markdown, findings, questions
 from orthonar.report.words import NOT_RUN
 from orthonar.study.presets import PRESETS
@@ -122,3 +124,15 @@ def test_what_is_named_is_in_the_order_of_the_cells():
             stds = [question.study.run(*cell, 3e-3, 0).embedding_std for cell in question.study.cells()]
             told = [float(word) for word in named.replace("embedding std", "").split(",")]
             assert stds == pytest.approx(told, abs=5e-4)
+
+
+def test_the_elimination_names_every_variant_that_the_follow_up_has():
+    [question] = [q for q in questions() if len(q.study.sides) > 8]
+    assert set(question.study.sides) == set(ELIMINATION) - {"orthogonalized"}
+    parts = [part.strip() for part in re.split("[;,]", question.compared)]
+    expected = ["raw", "normalised", "1 step", "3 steps", "value", "gradient", "random", "delta", "least", "4 times"]
+    assert len(parts) == len(question.study.cells())
+    assert all(word in part for word, part in zip(expected, parts, strict=True))
+    sides = [side for _, side in question.study.cells()]
+    names = ["baseline", "ns0", "ns1", "ns3", "forward", "backward", "random", "delta", "rls", "lr_x4"]
+    assert all(word in side for word, side in zip(names, sides, strict=True))

@@ -24,6 +24,7 @@ from ...study.sides import (
 )
 from ...training.record import RunRecord
 from .. import stats
+from ..published import ELIMINATION
 from ..seeds import seeds_text
 from ..words import NOT_RUN, device_kinds, p_text
 from .compared import tested
@@ -107,6 +108,12 @@ def questions() -> list[Question]:
             _of(pocket["attention"], BASELINE, ATTENTION, ROTARY_ATTENTION),
         ),
         Question("pocket", "raw read: AdamW, Muon", _of(pocket["muon"], BASELINE, MUON)),
+        Question(
+            "pocket",
+            "raw read; normalised, 1 step, 3 steps; orthogonalized in value only, in gradient only; raw with frozen "
+            "random keys, with delta-rule write; least squares; raw with queries and keys at 4 times the rate",
+            pocket["ablation"].only([name for name in ELIMINATION if name != ORTHOGONALIZED.name]),
+        ),
         Question(
             "pocket, constant rate",
             "raw read; orthogonalized, taken down after the escape, taken down from step 2,100 on, kept",
