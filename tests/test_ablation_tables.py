@@ -110,8 +110,8 @@ def test_variants_with_enough_runs_are_told_from_the_baseline_and_from_the_study
     # The exact McNemar test of 8 pairs against none is 2 / 2^8, and the smaller of two counts twice; of 5, 1 / 16.
     assert ablation_tables.variant_answers(wide, made)[0] == (
         "Of 2 variants with at least 8 runs, those told by solved runs from baseline (0 of 8): 1 step (8 of 8, p = "
-        "0.016); from orthogonalized (8 of 8): none; most runs solves 1 step (8 of 8) (exact McNemar test in pairs, "
-        "Holm's correction over the variants)."
+        "0.016); from orthogonalized (8 of 8): none; most are solved with 1 step (8 of 8) (exact McNemar test in pairs"
+        ", Holm's correction over the variants)."
     )
     assert ablation_tables.variant_answers(wide, made)[1].startswith("Nothing can be said of the others yet: ")
     more = [*made, *(record("baseline", seed, (0.1, 0.2, 0.9)) for seed in (8, 9))]

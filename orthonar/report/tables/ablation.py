@@ -147,7 +147,7 @@ def _told(study: Study, runs: pd.DataFrame, of_all: pd.DataFrame, variants: list
         parts.append(f"from {title} ({of_reference[0]}{seeds}): {', '.join(others) or 'none'}")
     shares = {name: runs[runs["side"] == name]["solved"].mean() for name in variants}
     best = [name for name in variants if shares[name] == max(shares.values())]
-    most = f"most runs solves {' and '.join(f'{study.sides[name].title} ({solved(name, runs)})' for name in best)}"
+    most = f"most are solved with {' and '.join(f'{study.sides[name].title} ({solved(name, runs)})' for name in best)}"
     if max(shares.values()) == 0:
         most = "none solves a run"
     return (

@@ -60,14 +60,14 @@ def answer(study: Study, records: Iterable[RunRecord], setting: str) -> str:
         setting: as of `cells`.
 
     Returns:
-        The sentence, "" where no cell is complete.
+        The sentence; that nothing can be said, where no cell is complete.
     """
     records = list(records)
     counted = cells(study, records, setting)
     whole = counted[counted["runs"] == counted["planned"]].groupby([setting, "lr"])["side"].nunique()
     complete = list(whole.index[whole == len(study.sides)])
     if not complete:
-        return ""
+        return "No cell is complete yet."
     found = runs_with_covariates([study], records, ["rates"])
     parts: dict[str, list[pd.DataFrame]] = {side: [] for side in study.sides}
     for side, at, lr, runs in _by_cell(study, found, setting):
