@@ -35,7 +35,7 @@ from .tables.escape import runs_with_covariates
 from .tables.headline import cells
 from .tables.probed import EVALUATED_WITH, probed_runs
 from .tables.runs import study_runs
-from .words import devices, values_text
+from .words import devices, estimate_text, values_text
 
 AGREES, DIFFERS, NOT_RUN = "agrees", "differs", "not run"
 #: What else may be said of a number: that its runs are too few to judge, that it cannot be compared, that nobody
@@ -46,6 +46,8 @@ TOO_FEW, NO_TEST, UNPUBLISHED = "too few runs", "no test", "unpublished"
 LEVEL = 0.05
 
 _FISHER = "Fisher"
+#: Digits of an estimate and its interval: as many as the follow-up's have.
+_DIGITS = 3
 #: The presets whose cells have published numbers, in the order of publication.
 _WITH_CELLS = ("headline", "replication", "replication-1024", "schedule", "anneal")
 
@@ -188,11 +190,13 @@ def _of_the_map(records: list[RunRecord]) -> Iterator[Claim]:
     mine, here = runs_with_covariates([study], records, ["rates"]), ""
     if len(mine):
         ratio = hazards.fit(mine, "orthogonalized + np.log(lr) + vocab_size").loc["orthogonalized"]
-        here = "cannot be told" if np.isnan(ratio["ratio"]) else _with_interval(ratio[["ratio", "low", "high"]])
+        here = (
+            "cannot be told" if np.isnan(ratio["ratio"]) else estimate_text(*ratio[["ratio", "low", "high"]], _DIGITS)
+        )
     yield Claim(
         **common,
         what="hazard ratio, orthogonalized",
-        published=_with_interval(BASIN_HAZARD_RATIO),
+        published=estimate_text(*BASIN_HAZARD_RATIO, _DIGITS),
         planned=study.size(),
         here=here,
         runs=len(mine),
@@ -211,17 +215,12 @@ def _without_runs() -> Iterator[Claim]:
         (recipe, "their median escape step", f"{MEDIAN_ORTHOGONALIZED_4000:,}"),
         (recipe, "solved, baseline, constant rate over 12,000 steps", CONSTANT_12000),
         (annealed, "solved, taken down after the escape", ANNEALED_96),
-        (axis, "elasticity of the hazard to heat, baseline", _with_interval(HEAT_ELASTICITY)),
-        (axis, "elasticity of the hazard to gradient noise, baseline", _with_interval(NOISE_ELASTICITY)),
+        (axis, "elasticity of the hazard to heat, baseline", estimate_text(*HEAT_ELASTICITY, _DIGITS)),
+        (axis, "elasticity of the hazard to gradient noise, baseline", estimate_text(*NOISE_ELASTICITY, _DIGITS)),
     ):
         planned = value.seeds if isinstance(value, PublishedCount) else 0
         published = f"{value.solved} of {value.seeds}" if isinstance(value, PublishedCount) else value
         yield Claim(group, what, published, "follow-up", "", "paper", planned=planned)
-
-
-def _with_interval(numbers: Iterable[float]) -> str:
-    value, low, high = (f"{number:.3g}" for number in numbers)
-    return f"{value} [{low}, {high}]"
 
 
 def _of_variants(study: Study, probed: pd.DataFrame) -> Iterator[Claim]:

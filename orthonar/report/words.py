@@ -88,6 +88,11 @@ def significant(value: float, digits: int = 2) -> str:
     return f"{float(text):,.0f}" if "e+" in text else text
 
 
+def estimate_text(value: float, low: float, high: float, digits: int = 2) -> str:
+    """An estimate and its interval, each to so many digits that count: "6.4 [3.5, 12]"."""
+    return f"{significant(value, digits)} [{significant(low, digits)}, {significant(high, digits)}]"
+
+
 def p_text(p: float, nothing: str = "") -> str:
     """A p-value; what to say where there is none."""
     return nothing if np.isnan(p) else f"{p:.2g}"

@@ -13,7 +13,7 @@ from ...training.config import RunConfig
 from ...training.record import RunRecord
 from .. import hazards, stats
 from ..published import MEDIAN_ESCAPE_4000, REACHED_BY_2000
-from ..words import p_text, significant
+from ..words import estimate_text, p_text
 from .headline import answers, study_runs
 
 #: What the models' terms are called for readers.
@@ -127,17 +127,13 @@ def hazard_text(fitted: pd.DataFrame) -> pd.DataFrame:
             {
                 "term": " x ".join(names),
                 "is a": "power" if power else "factor",
-                "estimate": "cannot be told" if np.isnan(row["ratio"]) else _with_interval(value, low, high),
+                "estimate": "cannot be told" if np.isnan(row["ratio"]) else estimate_text(value, low, high),
                 "p": p_text(row["p"]),
                 "run-intervals": f"{row['run_intervals']:.0f}",
                 "escapes": f"{row['events']:.0f}",
             }
         )
     return pd.DataFrame(rows).set_index("term")
-
-
-def _with_interval(value: float, low: float, high: float) -> str:
-    return f"{significant(value)} [{significant(low)}, {significant(high)}]"
 
 
 def answer(fitted: pd.DataFrame) -> str:
@@ -160,7 +156,7 @@ def answer(fitted: pd.DataFrame) -> str:
         counted = "95 % intervals; {} escapes in {} run-intervals"
     if any(np.isnan(ratio) for ratio, *_ in factors.values()):
         return "What moves the hazard of escape cannot be told from the runs so far."
-    said = ", ".join(f"{what} {_with_interval(*factor)}" for what, factor in factors.items())
+    said = ", ".join(f"{what} {estimate_text(*factor)}" for what, factor in factors.items())
     return f"{said} ({counted.format(int(behind['events']), int(behind['run_intervals']))})."
 
 

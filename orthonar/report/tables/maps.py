@@ -31,8 +31,8 @@ def cells(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFr
         runs, counts: runs, solved, escaped (reached 80 % at any evaluation) and collapsed (fell below half of their
         best after it).
     """
-    found, rows = runs_with_covariates([study], records, ["rates"]), []
-    for side, at, lr, runs in _by_cell(study, found, setting):
+    rows = []
+    for side, at, lr, runs in _by_cell(study, records, setting):
         counts = {
             "runs": len(runs),
             "solved": int(runs["solved"].sum()),
@@ -62,27 +62,25 @@ def answer(study: Study, records: Iterable[RunRecord], setting: str) -> str:
     Returns:
         The sentence; that nothing can be said, where no cell is complete.
     """
-    records = list(records)
-    counted = cells(study, records, setting)
-    whole = counted[counted["runs"] == counted["planned"]].groupby([setting, "lr"])["side"].nunique()
-    complete = list(whole.index[whole == len(study.sides)])
+    by_place: dict[tuple[float, float], dict[str, pd.DataFrame]] = {}
+    for side, at, lr, runs in _by_cell(study, records, setting):
+        by_place.setdefault((at, lr), {})[side] = runs
+    planned = len(study.rate_seeds)
+    complete = [sides for sides in by_place.values() if all(len(runs) == planned for runs in sides.values())]
     if not complete:
         return "No cell is complete yet."
-    found = runs_with_covariates([study], records, ["rates"])
-    parts: dict[str, list[pd.DataFrame]] = {side: [] for side in study.sides}
-    for side, at, lr, runs in _by_cell(study, found, setting):
-        if (at, lr) in complete:
-            # Seeds come again in every cell: a pair is of one cell.
-            number = complete.index((at, lr))
-            parts[side].append(runs.assign(seed=number * (1 + max(study.rate_seeds)) + runs["seed"]))
-    first, second = (pd.concat(of_side, ignore_index=True) for of_side in parts.values())
+    # Seeds come again in every cell: a pair is of one cell.
+    apart = 1 + max(study.rate_seeds)
+    first, second = (
+        pd.concat([sides[side].assign(seed=n * apart + sides[side]["seed"]) for n, sides in enumerate(complete)])
+        for side in study.sides
+    )
     one, other = (side.title for side in study.sides.values())
     p, test = tested(first, second)
     more = "more" if second["solved"].mean() > first["solved"].mean() else "fewer"
     verdict = f"{more} than chance explains" if p <= 1 - stats.CONFIDENCE else "no difference is shown"
-    which = f"all {len(complete)} cells" if 2 * len(complete) == len(counted) else (
-        f"the {len(complete)} complete cells of {len(counted) // 2}"
-    )  # fmt: skip
+    all_there = len(complete) == len(by_place)
+    which = f"all {len(complete)} cells" if all_there else f"the {len(complete)} complete cells of {len(by_place)}"
     said = (
         f"Over {which} {one} solves {first['solved'].sum()} of {len(first)} runs, {other} {second['solved'].sum()} of "
         f"{len(second)}: {verdict} ({test}, p = {p_text(p)})"
@@ -99,8 +97,9 @@ def _fallen(title: str, runs: pd.DataFrame) -> str:
     return f"{collapsed.sum()} of {escaped.sum()} {title}{where}"
 
 
-def _by_cell(study: Study, runs: pd.DataFrame, setting: str):
+def _by_cell(study: Study, records: Iterable[RunRecord], setting: str):
     """Side, value and rate of every cell with its run table, in the study's order."""
+    runs = runs_with_covariates([study], records, ["rates"])
     for task in study.tasks:
         for lr in study.rates:
             for side in study.sides:
