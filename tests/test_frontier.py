@@ -104,6 +104,10 @@ def test_tables_and_figures_of_some_runs():
         "Not told yet: 1 of 6 reads have fewer than 8 runs. The hazard of escape of the rest, relative to five steps': "
         "baseline "
     )
+    assert tables.answer(table.assign(high=table["high"].where(table.index != "degree1", 0.9))).endswith(
+        ". It is shown to be smaller with 1 product, above 0.7 of it with none."
+    )
+    assert tables.answer(table.assign(high=2.0)).endswith("smaller with none, above 0.7 of it with none.")
     keeping = tables.answer(table.assign(low=table["ratio"].where(table["low"].isna(), 0.8)))
     assert "The cheapest read" in keeping and keeping.endswith("(so far: 1 of 6 reads have too few runs).")
     runs = probed_runs(STUDY, some)

@@ -253,6 +253,12 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
     },
     # As the ablation, with enough seeds to compare hazards of escape.
     "frontier": {"pocket": _pocket(range(24), FRONTIER)},
+    # The variant that solves most of the elimination, on the headline's tasks and seeds.
+    "least-squares": {
+        "pocket": _pocket(
+            range(24), by_name(*HEADLINE.values(), ELIMINATION["rls_read"]), _POCKET_TASKS, keep_weights=True
+        )
+    },
     # Beside the study: attention, how much noise there is, the optimizer, and two other tasks.
     "attention": {"pocket": _pocket(range(12), by_name(*HEADLINE.values(), ATTENTION, ROTARY_ATTENTION))},
     "noise": {"pocket": _pocket(range(12), HEADLINE, tuple(_POCKET_TASKS[0] | {"frac_noise": f} for f in _NOISE))},

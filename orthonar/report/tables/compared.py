@@ -19,8 +19,8 @@ def compared(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, str]:
     Returns:
         Of `COMPARED` what there is to say: solved runs of either side, and the two-sided p-value of Fisher's test; how
         many pairs of a seed there are, how many of them the first and the second side alone solves, and the two-sided
-        p-value of the exact McNemar test; the mean difference of accuracies over the pairs with its interval, or of too
-        few pairs the differences.
+        p-value of the exact McNemar test; the mean difference of accuracies over the pairs with its interval, of at
+        least `orthonar.report.stats.LEAST_FOR_INTERVAL` pairs.
     """
     solved, runs = solved_counts(first, second)
     row = {"solved": ", ".join(f"{s} of {n}" for s, n in zip(solved, runs))}
@@ -32,20 +32,22 @@ def compared(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, str]:
         counts = stats.pairs(first, second)
         row["alone"] = f"{counts.first_only}, {counts.second_only}"
         row["McNemar p"] = p_text(stats.mcnemar(counts)) if len(ours) > 1 else ""
-        row["gain (points)"] = mean_text(stats.accuracies(theirs) - stats.accuracies(ours), most=4)
+        if len(ours) >= stats.LEAST_FOR_INTERVAL:
+            row["gain (points)"] = mean_text(stats.accuracies(theirs) - stats.accuracies(ours))
     return row
 
 
 def tested(first: pd.DataFrame, second: pd.DataFrame) -> tuple[float, str]:
     """The two-sided p-value that both sides solve runs at one rate, and the test's name.
 
-    It is the exact McNemar test of the runs in pairs where every run has a partner, else Fisher's.
+    It is the exact McNemar test of the runs in pairs where every run of the side with fewer has a partner, else
+    Fisher's.
 
     Args:
         first: run table of one side.
         second: run table of the other.
     """
-    if len(first) == len(second) == len(stats.shared_seeds(first, second)[0]):
+    if min(len(first), len(second)) == len(stats.shared_seeds(first, second)[0]):
         return stats.mcnemar(stats.pairs(first, second)), "exact McNemar test in pairs"
     return stats.fisher(*solved_counts(first, second)), "Fisher's exact test"
 

@@ -14,6 +14,7 @@ from ...training.record import RunRecord
 from .. import hazards, stats
 from ..published import MEDIAN_ESCAPE_4000, REACHED_BY_2000
 from ..words import estimate_text, p_text
+from .compared import tested
 from .headline import answers, study_runs
 
 #: What the models' terms are called for readers.
@@ -86,27 +87,34 @@ def same_recipe(runs: pd.DataFrame) -> pd.DataFrame:
     return same[cells >= stats.LEAST_FOR_INTERVAL].reset_index(drop=True)
 
 
-def equal_time_answer(runs: pd.DataFrame, paces: Mapping[str, float]) -> list[str]:
+def equal_time_answer(
+    runs: pd.DataFrame, paces: Mapping[str, float], sides: tuple[str, str] = (BASELINE.name, ORTHOGONALIZED.name)
+) -> list[str]:
     """How many runs of each read have escaped in the seconds that the raw runs' whole budget takes, in a sentence.
 
     Args:
         runs: as of `orthonar.report.tables.runs.study_runs`, of a study with both reads.
-        paces: seconds a step of each side, as of `orthonar.report.tables.pace.seconds_per_step`.
+        paces: seconds a step of the raw and the orthogonalized read, by the names of `orthonar.study.sides.HEADLINE`,
+            as of `orthonar.report.tables.pace.seconds_per_step`.
+        sides: names of the study's sides with the raw and with the orthogonalized read.
 
     Returns:
         None without the runs or the seconds of a step.
     """
-    names = (BASELINE.name, ORTHOGONALIZED.name)
-    raw, other = (runs[runs["side"] == name] for name in names)
-    if not (len(raw) and len(other) and set(names) <= set(paces)):
+    raw, other = (runs[runs["side"] == name] for name in sides)
+    if not (len(raw) and len(other) and {BASELINE.name, ORTHOGONALIZED.name} <= set(paces)):
         return []
-    seconds = paces[names[0]] * float(raw["steps"].max())
-    step = int(seconds / paces[names[1]])
-    counts = [int((of["escape_step"] <= last).sum()) for of, last in ((raw, raw["steps"].max()), (other, step))]
+    budget = int(raw["steps"].max())
+    seconds = paces[BASELINE.name] * budget
+    step = int(seconds / paces[ORTHOGONALIZED.name])
+    there = [of.assign(solved=of["escape_step"] <= last) for of, last in ((raw, budget), (other, step))]
+    p, test = tested(*there)
+    counts = [f"{of['solved'].sum()} of {len(of)}" for of in there]
+    # A constant rate is the same wherever a run is stopped.
+    cut = "" if set(other["schedule"]) == {"constant"} else "; the orthogonalized runs' cosine goes on after it"
     return [
-        f"In the {seconds:.0f} seconds that {int(raw['steps'].max()):,} raw steps take, an orthogonalized run comes to "
-        f"step {step:,}: {counts[0]} of {len(raw)} raw and {counts[1]} of {len(other)} orthogonalized runs have "
-        f"reached 80 % by then (each with its cosine over the whole budget)."
+        f"In the {seconds:.0f} seconds that {budget:,} raw steps take, an orthogonalized run comes to step {step:,}: "
+        f"by then {counts[0]} raw and {counts[1]} orthogonalized runs have reached 80 % ({test}, p = {p_text(p)}{cut})."
     ]
 
 

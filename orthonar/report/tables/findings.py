@@ -37,14 +37,15 @@ COLUMNS = ("recipe", "compared", "seeds", "solved", "published", "p")
 
 #: What a reader of the table has to know.
 LEGEND = (
-    "Solved runs are counted in the order of what is compared, *published* ones are of the same experiment. "
-    "*p* is of the exact McNemar test in pairs of a seed, or, with a †, of Fisher's test where not every run has its "
-    "pair; of several comparisons with the first it is the smallest times their number (Bonferroni); of fewer than "
-    f"{stats.LEAST_FOR_INTERVAL} runs there is none. As many rows are as many tests: in bold what stays at or below "
-    "0.05 by Holm's correction over all of them. *Follow-up's*: vocabulary 80, length 512, batch 16. *Post's*: "
-    "vocabulary 96, batch 64. *Pocket*: vocabulary 56 where none is said, length 320, batch 4, width 64; sizes of the "
-    "two other tasks are in their notebooks. *Embedding std* is the standard deviation that the embedding starts from; "
-    "a read is *taken down* by blending it into the raw one in training."
+    "Solved runs are counted in the order of what is compared, *published* ones are of the same experiment. A row "
+    "is of the seeds that all its runs share. *p* is of the exact McNemar test in pairs of a seed, or, with a †, "
+    "of Fisher's test where pairs were trained on different devices; of several comparisons with the first it is "
+    f"the smallest times their number (Bonferroni); of fewer than {stats.LEAST_FOR_INTERVAL} runs there is none. "
+    "As many rows are as many tests: in bold what stays at or below 0.05 by Holm's correction over all of them. "
+    "*Follow-up's*: vocabulary 80, length 512, batch 16. *Post's*: vocabulary 96, batch 64. *Pocket*: vocabulary "
+    "56 where none is said, length 320, batch 4, width 64; sizes of the two other tasks are in their notebooks. "
+    "*Embedding std* is the standard deviation that the embedding starts from; a read is *taken down* by blending "
+    "it into the raw one in training."
 )
 
 
@@ -63,8 +64,14 @@ class Question:
     study: Study
 
     def row(self, records: Sequence[RunRecord]) -> dict[str, Any]:
-        """The answer from all recorded seeds: a text for each of `COLUMNS` but p; p_value and test; devices."""
+        """The answer from the recorded seeds: a text for each of `COLUMNS` but p; p_value and test; devices.
+
+        A cell of which the records hold other seeds too, as other studies ask for more, counts with those that all
+        cells of enough runs share.
+        """
         found = cells(with_all_seeds(self.study, records), records)
+        shared = _shared_seeds([cell.runs for cell in found])
+        found = [replace(cell, runs=cell.runs[cell.runs["seed"].isin(shared)]) for cell in found]
         first, *others = (cell.runs for cell in found)
         row = {"recipe": self.recipe, "compared": self.compared, "published": _published(found), "p_value": np.nan}
         recorded = [runs for runs in others if len(runs)]
@@ -87,6 +94,9 @@ def questions() -> list[Question]:
     reads = "raw, orthogonalized read"
     initialisation, sweep = paper["initialisation"], pocket["initialisation"]
     stds = ", ".join(f"{task['embedding_std']:g}" for task in sweep.tasks)
+    squares = pocket["least-squares"].sides["rls_read"]
+    elimination = pocket["ablation"].only([n for n in ELIMINATION if n not in (ORTHOGONALIZED.name, squares.name)])
+    _, *eliminated = elimination.sides.values()
     return [
         Question("follow-up's", reads, paper["replication"]),
         Question("follow-up's", "raw read: embedding std 1, 0.065", _of(initialisation, BASELINE, SMALL_EMBEDDING)),
@@ -108,12 +118,15 @@ def questions() -> list[Question]:
             _of(pocket["attention"], BASELINE, ATTENTION, ROTARY_ATTENTION),
         ),
         Question("pocket", "raw read: AdamW, Muon", _of(pocket["muon"], BASELINE, MUON)),
-        Question(
-            "pocket",
-            "raw read; normalised, 1 step, 3 steps; orthogonalized in value only, in gradient only; raw with frozen "
-            "random keys, with delta-rule write; least squares; raw with queries and keys at 4 times the rate",
-            pocket["ablation"].only([name for name in ELIMINATION if name != ORTHOGONALIZED.name]),
+        *(
+            Question(
+                "pocket",
+                f"raw read, {squares.title}, vocabulary {task['vocab_size']}",
+                replace(_of(pocket["least-squares"], BASELINE, squares), tasks=(task,)),
+            )
+            for task in pocket["least-squares"].tasks
         ),
+        Question("pocket", "; ".join(["raw read", *(side.title for side in eliminated)]), elimination),
         Question(
             "pocket, constant rate",
             "raw read; orthogonalized, taken down after the escape, taken down from step 2,100 on, kept",
@@ -171,6 +184,13 @@ def as_markdown(table: pd.DataFrame) -> str:
     if apart:
         paragraphs.append(f"Not trained on devices of the same kind: {'; '.join(apart)}.")
     return "\n\n".join([*paragraphs, LEGEND])
+
+
+def _shared_seeds(cells_runs: Sequence[pd.DataFrame]) -> set[int]:
+    """The seeds that all cells share, those left aside that have too few runs to be judged; all where every one has."""
+    seeds = [set(runs["seed"]) for runs in cells_runs]
+    enough = [of_cell for of_cell in seeds if len(of_cell) >= stats.LEAST_FOR_INTERVAL]
+    return set.intersection(*enough) if enough else set.union(*seeds)
 
 
 def _of(study: Study, *sides: Side) -> Study:

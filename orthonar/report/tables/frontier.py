@@ -183,9 +183,11 @@ def answer(table: pd.DataFrame) -> str:
                 f"{title(name)} {'no escape' if np.isnan(row['ratio']) else _ratio_text(row)}"
                 for name, row in enough.iterrows()
             )
+            worse = [title(name) for name, row in enough.iterrows() if row["high"] < 1]
             return (
                 f"Not told yet: {missing} of {len(others)} reads have fewer than {stats.LEAST_FOR_INTERVAL} runs. The "
-                f"hazard of escape of the rest, relative to five steps': {told}; none keeps the effect."
+                f"hazard of escape of the rest, relative to five steps': {told}. It is shown to be smaller with "
+                f"{', '.join(worse) or 'none'}, above {KEEPS:g} of it with none."
             )
         return (
             f"No read has a hazard relative to five steps' with a lower 95 % bound above {KEEPS:g}; {title(best.name)} "

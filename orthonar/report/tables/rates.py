@@ -60,7 +60,7 @@ def choices(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def answer(study: Study, records: Iterable[RunRecord]) -> str:
-    """Which learning rate is best for each side of a study's first task, and of which it is not known, in a sentence.
+    """What each side of a study's first task solves at each learning rate, and which is chosen for it, in a sentence.
 
     Args:
         study: whose rates.
@@ -70,25 +70,28 @@ def answer(study: Study, records: Iterable[RunRecord]) -> str:
     task, sides = study.tasks[0], study.sides
     rates = {name: study.chosen_rate(task, name, found) for name in sides}
     told = []
-    for name, lr in rates.items():
-        if lr is not None:
-            at_best = [found[study.run(task, name, lr, seed).identity] for seed in study.rate_seeds]
-            solved = sum(run.outcome == "solved" for run in at_best)
-            told.append(f"{lr:g} for {sides[name].title} ({solved} of {len(at_best)} solved)")
+    for name in (name for name, lr in rates.items() if lr is not None):
+        at_each = ([found[study.run(task, name, lr, seed).identity] for seed in study.rate_seeds] for lr in study.rates)
+        solved = (str(sum(run.outcome == "solved" for run in runs)) for runs in at_each)
+        told.append(f"{sides[name].title} solves {', '.join(solved)} of {len(study.rate_seeds)} runs")
     missing = []
     for name in (name for name, lr in rates.items() if lr is None):
         runs = study.rate_runs(task, name)
         missing.append(
             f"{sides[name].title} ({sum(c.identity in found for c in runs)} of {len(runs)} runs are recorded)"
         )
-    label, seeds = study_task_label(study, task), len(study.rate_seeds)
+    label = study_task_label(study, task)
     if not told:
         return f"{label}: not told yet of {', '.join(missing)}."
-    best = f"{label}: of {len(study.rates)} rates on {seeds} seeds the best is {', '.join(told)}"
+    said = f"{label}: at learning rates {', '.join(f'{lr:g}' for lr in study.rates)} {', '.join(told)}"
+    best = list(dict.fromkeys(f"{lr:g}" for lr in rates.values() if lr is not None))
+    mean = "has the highest mean accuracy"
     if missing:
-        return f"{best}; not told yet of {', '.join(missing)}."
-    same = "the same for all" if len(set(rates.values())) == 1 else "not the same: read and rate change together"
-    return f"{best}: {same}."
+        return f"{said}; {best[0]} {mean}; not told yet of {', '.join(missing)}."
+    if len(best) == 1:
+        return f"{said}; for each of them {best[0]} {mean}."
+    ends = ", ".join(f"{lr:g} for {sides[name].title}" for name, lr in rates.items())
+    return f"{said}; not one rate {mean} for all ({ends}): read and rate change together."
 
 
 def _rate_text(lr: float | None) -> str:

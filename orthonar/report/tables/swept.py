@@ -1,6 +1,7 @@
 """A study whose tasks differ in one setting, with that setting as an axis.
 
-At each value all recorded runs count, also of seeds that the study does not ask for.
+At each value the seeds count that the study asks for: where other studies have more of them at one value, a difference
+would be found there sooner than at the others.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +13,7 @@ from ...training.record import RunRecord
 from .. import stats
 from ..words import NOT_RUN
 from .compared import COMPARED, HOW_SOON, compared, how_soon, tested
-from .runs import study_runs, with_all_seeds
+from .runs import study_runs
 
 
 def solved_along(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFrame:
@@ -136,7 +137,7 @@ def side_answer(study: Study, records: Iterable[RunRecord], setting: str, words:
         setting: by its name in `RunConfig`.
         words: what the setting is called, in the singular.
     """
-    return _where(study, records, setting, words, ("solves more runs", "solve more runs"), _more_solved)
+    return _where(study, records, setting, words, "solves more runs", _more_solved)
 
 
 def sooner_answer(study: Study, records: Iterable[RunRecord], setting: str, words: str) -> str:
@@ -147,7 +148,7 @@ def sooner_answer(study: Study, records: Iterable[RunRecord], setting: str, word
     Args:
         study, records, setting, words: as of `side_answer`.
     """
-    return _where(study, records, setting, words, ("escapes sooner", "escape sooner"), _sooner)
+    return _where(study, records, setting, words, "escapes sooner", _sooner)
 
 
 def _more_solved(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, float, str]:
@@ -164,14 +165,14 @@ def _where(
     records: Iterable[RunRecord],
     setting: str,
     words: str,
-    does: tuple[str, str],
+    does: str,
     test: Callable[[pd.DataFrame, pd.DataFrame], tuple[bool, float, str]],
 ) -> str:
     """At which values of a setting a claim of the second side against the first holds, in a sentence.
 
     Args:
         study, records, setting, words: as of `side_answer`.
-        does: what the second side does, "solves more runs", and the same after "does it".
+        does: what the second side does.
         test: of the run tables of both: whether it does so at all, the p-value (NaN where nothing tells), its name.
     """
     judged, holds, tests = [], [], []
@@ -184,7 +185,7 @@ def _where(
             tests.append(name)
             if it_does and p <= 1 - stats.CONFIDENCE:
                 holds.append(f"{at:g}")
-    claim = f"{other} {does[0]} than {one}"
+    claim = f"{other} {does} than {one}"
     if len(judged) == 1 < len(found):
         return (
             f"Where along the {words} {claim} is not told yet: of {len(found)} values only "
@@ -195,11 +196,11 @@ def _where(
             f"Where {claim} is not told yet: at none of {len(found)} values of the {words} "
             f"are {stats.LEAST_FOR_INTERVAL} runs of either there."
         )
-    chance = f"by more than chance explains ({', '.join(dict.fromkeys(tests))})"
-    of = f"{len(judged)} values of the {words} judged ({', '.join(judged)})"
-    if not holds:
-        return f"At none of {of} does {other} {does[1]} than {one} {chance}."
-    return f"At {', '.join(holds)} of {of} {claim} {chance}."
+    of = f"Of {len(judged)} values of the {words} judged ({', '.join(judged)})"
+    where = (
+        f"at {' and '.join(holds)} alone" if 0 < len(holds) < len(judged) else "at every one" if holds else "at none"
+    )
+    return f"{of}, {claim} {where} by more than chance explains ({', '.join(dict.fromkeys(tests))}, none corrected)."
 
 
 def value_answers(study: Study, records: Iterable[RunRecord], setting: str, words: str) -> list[str]:
@@ -240,8 +241,7 @@ def value_answers(study: Study, records: Iterable[RunRecord], setting: str, word
 
 def _by_value(study: Study, records: Iterable[RunRecord], setting: str) -> dict[float, dict[str, pd.DataFrame]]:
     """The run table of each side, at each value of a setting."""
-    records = list(records)
-    table = study_runs(with_all_seeds(study, records), records)
+    table = study_runs(study, records)
     found: dict[float, dict[str, pd.DataFrame]] = {}
     for task, side in study.cells():
         at = float(getattr(study.run(task, side, study.rates[0], 0), setting))
