@@ -89,8 +89,9 @@ notebooks: $(STAMP) ## execute the committed notebooks in place, at their saved 
 docs: $(STAMP) ## the pages of docs/, the notebooks and every public name as a site: build/docs/index.html
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
-clean: ## remove build/ and the caches
-	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean: ## remove the caches, and build/ but for run records
+	[ ! -d build ] || find build -depth -mindepth 1 \( -type d -empty -o ! -type d ! -name '*.jsonl' \) -delete
+	rm -rf *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
 
 distclean: clean ## clean, and remove .venv

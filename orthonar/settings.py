@@ -29,7 +29,8 @@ _Kind = TypeVar("_Kind")
 def checked_integer(name: str, value: int | None, least: int, most: int = _LARGEST) -> int:
     """The value as a plain int, NumPy's included; ValueError naming the setting if it is not one within the bounds."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or not least <= value <= most:
-        bounds = f"at least {least}" if most == _LARGEST else f"from {least} to {most}"
+        too_large = isinstance(value, Integral) and value > most
+        bounds = f"at least {least}" if most == _LARGEST and not too_large else f"from {least} to {most}"
         raise ValueError(f"{name} must be an integer of {bounds}, not {value!r}")
     return int(value)
 
@@ -55,7 +56,7 @@ def checked_number(
             if math.isfinite(bound)
         ]
         raise ValueError(f"{name} must be a finite number{' ' * bool(bounds)}{' and '.join(bounds)}, not {value!r}")
-    return plain
+    return plain + 0.0  # -0.0 is 0.0, and so are their texts
 
 
 def integer(default: int | None, *, least: int, most: int = _LARGEST, optional: bool = False) -> Any:

@@ -29,6 +29,7 @@ from .study.records import RunStore
 from .study.rescue import adopt
 from .study.runs import describe, describe_end, estimate
 from .study.sweep import Progress, check_arguments, run_preset
+from .study.weights import weights_path
 
 
 def print_list(study: Study, store: RunStore, device: str) -> None:
@@ -47,8 +48,12 @@ def print_list(study: Study, store: RunStore, device: str) -> None:
     for damage in store.damaged:
         print(f"damaged: {damage}")
     later = study.size() - len(runs)
-    print(f"{sum(c.identity in recorded for c in runs)} of {study.size()} runs are recorded", end="")
+    there = [recorded[c.identity] for c in runs if c.identity in recorded]
+    print(f"{len(there)} of {study.size()} runs are recorded", end="")
     print(f"; {later} follow when learning rates are chosen" if later else "")
+    without = sum(not weights_path(store.folder, r).exists() for r in there if r.outcome != "diverged")
+    if study.keep_weights and without:
+        print(f"{without} of those recorded kept no weights, since another preset ran them, or they were lost")
 
 
 def adopt_file(file: Path, preset: str | None, scale: str | None, results: Path) -> int:

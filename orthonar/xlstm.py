@@ -33,7 +33,7 @@ class StockModel(nn.Module):
 
     Raises:
         ValueError: the mixer is no `MLSTM`.
-        ImportError: the package `xlstm` is not installed.
+        ImportError: the package `xlstm` is not installed: pip install 'orthonar[xlstm]'.
     """
 
     def __init__(self, config: ModelConfig, context_length: int):

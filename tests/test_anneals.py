@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from orthonar import Constant, FixedAnneal, GatedAnneal, NewtonSchulzRead, RawRead, RunConfig
+from orthonar.study.records import RunStore
 from orthonar.study.weights import packed, save_weights, trained_model
 from orthonar.training.anneals import NoAnneal, annealed, final_model
 from orthonar.training.record import Evaluation, RunRecord
@@ -73,7 +74,7 @@ def test_a_fixed_anneal_ends_in_a_stock_model(monkeypatch, tmp_path):
     stock = StockModel(model.config, 11)
     stock.load_state_dict(model.state_dict(), strict=True)
     torch.testing.assert_close(stock(tokens), model(tokens), rtol=1e-5, atol=1e-5)
-    save_weights(tmp_path, record, packed(model))
+    save_weights(RunStore(tmp_path), record, packed(model))
     assert trained_model(tmp_path, record).config == model.config
 
 

@@ -124,6 +124,12 @@ def test_no_scheduler_there(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == "nothing was run: no Dask scheduler answers at tcp://127.0.0.1:9\n"
 
 
+@pytest.mark.parametrize("address", ["nonsense", "tcp://nowhere", "tcp://host:port"])
+def test_what_is_no_address_is_named_before_anything_is_tried(address, tmp_path, capsys):
+    assert main(["headline-pocket", "--dask", address, "--results", str(tmp_path)]) == 2
+    assert f"nothing was run: dask: '{address}' is no scheduler's address" in capsys.readouterr().err
+
+
 def test_without_the_extra(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     assert main(["headline-pocket", "--dask", "tcp://127.0.0.1:9", "--results", str(tmp_path)]) == 2

@@ -27,7 +27,7 @@ def results(tmp_path):
         ((record, content),) = train_group([config], True)
         RunStore(tmp_path).add(record, "runs")
         if config.seed < 3:
-            save_weights(tmp_path, record, content)
+            save_weights(RunStore(tmp_path), record, content)
     return tmp_path, RunStore(tmp_path).records()
 
 
@@ -96,7 +96,7 @@ def test_runs_that_cannot_be_asked_keep_no_other_from_it(results, capsys):
     ((other, content),) = train_group([RunConfig(**shared, task=task)], True)
     for record in (strange, other):
         RunStore(folder).add(record, "a")  # before the others
-        save_weights(folder, record, content)
+        save_weights(RunStore(folder), record, content)
     assert main(["--results", str(folder)]) == 1
     said = capsys.readouterr().out
     assert f"run {strange.identity}: not asked: read: there is no 'SomeonesRead'" in said and "MQAR" not in said
@@ -112,7 +112,7 @@ def test_what_was_taken_down_is_asked_in_the_stock_layer(tmp_path, capsys):
     for anneal in anneals:
         ((record, content),) = train_group([RunConfig(**shared, anneal=anneal)], True)
         RunStore(tmp_path).add(record, "runs")
-        save_weights(tmp_path, record, content)
+        save_weights(RunStore(tmp_path), record, content)
         records.append(record)
     assert main(["--results", str(tmp_path), "--what", "stock"]) == 0
     table = contents.answer_table(tmp_path, asking=contents.STOCK)
@@ -129,7 +129,7 @@ def test_where_the_stock_layer_is_missing_it_says_so(tmp_path, monkeypatch, caps
     shared = SETTINGS | TASKS[0] | {"validation_sequences": 8, "read": NewtonSchulzRead(steps=5)}
     ((record, content),) = train_group([RunConfig(**shared, anneal=FixedAnneal(anneal_from=1, anneal_to=2))], True)
     RunStore(tmp_path).add(record, "runs")
-    save_weights(tmp_path, record, content)
+    save_weights(RunStore(tmp_path), record, content)
     assert main(["--results", str(tmp_path), "--what", "stock"]) == 1
     assert "not asked: the package xlstm is not installed: pip install xlstm" in capsys.readouterr().out
 

@@ -388,3 +388,23 @@ def test_scale_of_the_parts_of_a_blend():
         h = mlstm_sequence(*x, read=BlendRead(alpha=alpha))
         wanted = alpha + (1 - alpha) * math.sqrt(2)
         torch.testing.assert_close(h[0, 0, 0], torch.tensor([wanted, 0.0]).double(), rtol=1e-5, atol=1e-9)
+
+
+# What is not finite
+
+
+@every_read
+@pytest.mark.parametrize("form", ["parallel", "chunkwise", "chunkwise without Numba"])
+def test_what_is_not_finite_spoils_nothing_before_it(name, form, monkeypatch):
+    """Among writes that cancel, which are read in another way; a run that diverges ends so, and not in an error."""
+    if "without" in form:
+        monkeypatch.setenv("ORTHONAR_NUMBA", "0")
+    inputs = inputs_of("opposite_every_pair_open")
+    read = cell(READS[name], form.split()[0])
+    wanted = read(*inputs)[:, :, :20]
+    for spoilt, value in (("k", math.nan), ("v", math.inf)):
+        tensor = getattr(inputs, spoilt).clone()
+        tensor[:, :, 20] = value
+        h, _ = run_with_grads(read, inputs._replace(**{spoilt: tensor}))
+        torch.testing.assert_close(h[:, :, :20], wanted, rtol=1e-9, atol=1e-12)
+        assert not h[:, :, 20].isfinite().all()

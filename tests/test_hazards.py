@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orthonar.report import hazards
+from orthonar.report import hazards, stats
 
 
 def runs(escapes, budget=100, every=10, **columns):
@@ -82,6 +82,19 @@ def test_the_last_step_is_evaluated_whatever_the_distance():
     waits = hazards.run_intervals(table)
     assert waits.groupby("evaluation").size().tolist() == [4, 4, 4, 3]
     assert waits[waits["escaped"] == 1]["evaluation"].tolist() == [4]
+
+
+def test_an_escape_after_the_budget_is_an_event_here_as_in_the_survival_analysis():
+    """A gated anneal goes on after the budget."""
+    table = runs([50, None]).assign(steps=40, eval_every=10)
+    waits = hazards.run_intervals(table)
+    assert waits.groupby(waits["escape_step"].notna()).size().tolist() == [4, 5] and waits["escaped"].sum() == 1
+    assert stats.escapes(table)._uncensored.tolist() == [50]
+
+
+def test_a_term_without_end_is_named():
+    with pytest.raises(ValueError, match=r"np.log\(rate\) is not finite"):
+        hazards.fit(runs([10, None], rate=[0.0, 1.0]), "np.log(rate)")
 
 
 @pytest.mark.parametrize(("formula", "link", "named"), [("side", "probit", "link"), ("sid", "cloglog", "sid")])

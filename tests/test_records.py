@@ -303,8 +303,9 @@ def test_the_store_finds_runs_in_any_file_and_the_first_of_two(tmp_path):
     again = record(wall_seconds=9.0, settings=SETTINGS | {"device": "cuda"})
     assert again.identity == first.identity
     assert not store.add(again, "b"), "the same run, on another device"
-    assert store.add(again, "c"), "another file may hold it too"
-    assert store.records() == [second, first]
+    assert not store.add(again, "c"), "nor in another file"
+    store.path("c").write_text(again.to_json() + "\n")  # as where two folders are brought together
+    assert store.records() == [second, first] and store.find(again.identity) == first
     (tmp_path / "results" / "notes.txt").write_text("no records here")
     assert len(store.records()) == 2
 

@@ -302,6 +302,19 @@ def test_records_that_cannot_be_written_or_read_are_named(tmp_path, monkeypatch,
     assert "half.jsonl, line 1: not a run record" in err
 
 
+def test_records_of_another_folder_are_found_from_where_the_command_is(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "half.jsonl").write_text('{"schema": 1, "sett')
+    monkeypatch.chdir(tmp_path)
+    notebook = write(tmp_path / "notebooks", "1_reads", "print(results)", parameters='results: str = ""')
+    to = ["--build", str(tmp_path / "build")]
+    assert reproduce.main([str(notebook), "-p", "results=mine", *to]) == 0
+    out, err = capsys.readouterr()
+    assert str(tmp_path / "mine") in out and "half.jsonl, line 1: not a run record" in err
+    assert reproduce.main([str(notebook), "-p", "results=mime", *to]) == 2
+    assert f"results: there is no folder {tmp_path / 'mime'}" in capsys.readouterr().err
+
+
 # In a job that a script put into the background, Ctrl-C is ignored, and in every process that it starts.
 HEARING_CTRL_C = """
 import runpy, signal, sys

@@ -34,7 +34,17 @@ from orthonar import (
     WriteBack,
 )
 from orthonar.mixer import Mixer
-from orthonar.settings import flat_settings, kind_named, setting_names, variant_from_settings, variant_settings
+from orthonar.settings import (
+    choice,
+    flat_settings,
+    integer,
+    kind_named,
+    setting_names,
+    variant_from_settings,
+    variant_settings,
+)
+from orthonar.settings import settings as settings_class
+from orthonar.training.record import settings_fault
 from orthonar.training.schedules import Schedule
 
 ODD = st.sampled_from(
@@ -100,6 +110,35 @@ def test_equal_settings_are_one_run():
     b = RunConfig(lr=1.0, batch_size=16, probes=False, frac_noise=Fraction(1, 2), read={"name": "RawRead"})
     assert a == b and a.identity == b.identity
     assert RunConfig(schedule="constant") == RunConfig(schedule=Constant())
+    assert RunConfig(weight_decay=-0.0, frac_noise=-0.0).identity == RunConfig(weight_decay=0, frac_noise=0).identity
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [({"seed": 2**53 + 1}, f"seed must be an integer of from 0 to {2**53}"), ({"device": b"cpu"}, "device"),
+     ({"device": 0}, "device")],
+)  # fmt: skip
+def test_what_is_wrong_is_said_of_a_value(setting, named):
+    with pytest.raises(ValueError, match=named):
+        RunConfig(**setting)
+
+
+def test_settings_that_no_record_could_hold_are_refused_before_any_run():
+    """A mixer of one's own may mean something else by names that the mLSTM has, as long as it is plain data."""
+
+    @settings_class
+    class Averaging(Mixer):
+        read: str = choice("mean", ("mean", "last"))
+        num_heads: int = integer(None, least=1, optional=True)
+        anything: object = None
+
+        def build(self, width, generator=None):
+            return torch.nn.Identity()
+
+    config = RunConfig(mixer=Averaging())
+    assert config.read == "mean" and settings_fault(config.settings()) is None
+    with pytest.raises(ValueError, match="anything"):
+        RunConfig(mixer=Averaging(anything=object()))
 
 
 def test_a_setting_is_that_of_the_part_that_has_it():

@@ -50,6 +50,17 @@ def test_batches():
     torch.testing.assert_close(map_singular_values(x, scalar), by_products(x), rtol=0, atol=1e-13)
 
 
+def test_a_matrix_that_is_not_finite_spoils_no_other():
+    x = torch.stack(list(matrices().values())).requires_grad_()
+    hostile = x.clone()
+    hostile[1, 2, 3], hostile[4, 0, 0] = torch.nan, torch.inf
+    whole, spoilt = map_singular_values(x, scalar), map_singular_values(hostile, scalar)
+    finite = [0, 2, 3, 5]
+    assert torch.equal(spoilt[finite], whole[finite]) and spoilt[[1, 4]].isnan().all()
+    grads = [torch.autograd.grad(y[finite].square().sum(), x)[0] for y in (whole, spoilt)]
+    assert torch.equal(grads[0][finite], grads[1][finite])
+
+
 def test_steep_maps_have_their_own_gradient():
     """Of a map that no product of few matrices gives, against finite differences."""
     x = matrices()["distinct"].requires_grad_()

@@ -149,6 +149,11 @@ def test_logrank_by_hand():
 def test_logrank_without_any_escape():
     assert math.isnan(stats.logrank(runs([None, None]), runs([None])))
     assert math.isnan(stats.paired_logrank(runs([None, None]), runs([None, None])))
+    assert math.isnan(stats.logrank(runs([1, 2]), runs([1])[:0])), "without runs nothing is told"
+
+
+def test_one_rule_says_what_is_told_apart():
+    assert [stats.is_told(p) for p in (0.01, 0.05, 0.0501, math.nan)] == [True, True, False, False]
 
 
 def test_the_median_survives_rounding():

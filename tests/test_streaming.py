@@ -1,5 +1,6 @@
 """Streams: blocks with the state carried on against token by token, and recall over delays."""
 
+import numpy as np
 import pytest
 import torch
 from test_model import every_read, seeded, small_model
@@ -98,6 +99,12 @@ def test_a_task_that_asks_once_is_asked_with_its_prefix():
 def test_wrong_arguments_are_named(name, bad):
     with pytest.raises(ValueError, match=name):
         recall_by_delay(small_model(), NoisyRecall(20, 16, 4, 0.5), **{"delays": (2,)} | bad)
+
+
+@pytest.mark.parametrize("tokens", [[[1, 2, 3]], np.ones((1, 3), int), torch.tensor(3)], ids=lambda t: type(t).__name__)
+def test_what_is_no_tensor_of_tokens_is_named(tokens):
+    with pytest.raises(ValueError, match="tokens"):
+        list(stream(small_model(), tokens))
 
 
 def test_every_delay_is_what_the_whole_sequence_answers(monkeypatch):

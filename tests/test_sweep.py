@@ -1,6 +1,7 @@
 """Sweeps: what is run, in which order, and that nothing is lost or repeated, whatever is killed."""
 
 import concurrent.futures as cf
+import math
 import os
 import resource
 import signal
@@ -20,6 +21,7 @@ from orthonar import NewtonSchulzRead, RawRead, RunConfig, paths
 from orthonar.study import rescue
 from orthonar.study.executors import local_executor
 from orthonar.study.presets import PRESETS, RATES, find_study
+from orthonar.study.recorder import Recorder
 from orthonar.study.records import RunStore
 from orthonar.study.runs import describe_end, estimate
 from orthonar.study.sweep import Sweep
@@ -504,23 +506,50 @@ def test_weights_are_of_the_training_that_was_recorded(tmp_path):
     """What a killed sweep left is written over; of a run recorded elsewhere by then the weights stay."""
     study = replace(TINY, tasks=TASKS[:1], keep_weights=True)
     left = record_of(study.runs([])[0])
-    save_weights(tmp_path, left, b"of no record")
+    save_weights(RunStore(tmp_path), left, b"of no record")
     progress, seen, _ = sweep(RunStore(tmp_path), study=study)
     assert weights_path(tmp_path, left).read_bytes() == b"weights"
 
     elsewhere = tmp_path / "elsewhere"
     mine, theirs = replace(left, wall_seconds=1.0), replace(left, wall_seconds=2.0)
     RunStore(elsewhere).add(theirs, "runs")
-    save_weights(elsewhere, theirs, b"theirs")
+    save_weights(RunStore(elsewhere), theirs, b"theirs")
     for number, (record, kept) in enumerate(((mine, False), (theirs, True))):
         store = RunStore(tmp_path / f"store-{number}")
         store.add(record, "runs")
         adopted = rescue.adopt(elsewhere / "runs.jsonl", store)
         assert (adopted.added, adopted.known, adopted.weights) == (0, 1, kept)
         assert weights_path(store.folder, left).exists() == kept
-    save_weights(store.folder, theirs, b"again")
+    assert not save_weights(store, theirs, b"again")
     assert rescue.adopt(elsewhere / "runs.jsonl", store).weights == 0
     assert weights_path(store.folder, left).read_bytes() == b"theirs", "what is there stays"
+    store = RunStore(tmp_path / "store-of-leftovers")
+    save_weights(store, mine, b"of no record")
+    assert rescue.adopt(elsewhere / "runs.jsonl", store) == rescue.Adopted(1, 0, 1, [])
+    assert weights_path(store.folder, left).read_bytes() == b"theirs", "not what another training left"
+
+
+def test_of_two_sweeps_that_share_a_run_one_records_it_with_its_weights(tmp_path):
+    """Each under a name of its own, as two presets do that ask for the same run."""
+    [config, *_] = TINY.runs([])
+    records = [replace(record_of(config), wall_seconds=seconds) for seconds in (1.0, 2.0)]
+    keepers = [Recorder(RunStore(tmp_path), name, print, {}) for name in ("b", "a")]
+    kept = [
+        keeper.keep(record, name, "a run")
+        for keeper, record, name in zip(keepers, records, (b"of the first", b"of the second"))
+    ]
+    assert kept == [True, False] and RunStore(tmp_path).records() == records[:1]
+    assert weights_path(tmp_path, records[0]).read_bytes() == b"of the first"
+
+
+def test_a_record_that_was_read_can_be_written_again(tmp_path):
+    """Of a probe that is not finite a record holds null."""
+    record = record_of(TINY.runs([])[0])
+    line = replace(record.trace[0], probes={"decode1": 0.5, "decode1_wrong_key": math.nan})
+    first, second = RunStore(tmp_path / "first"), RunStore(tmp_path / "second")
+    first.add(replace(record, trace=[line, *record.trace[1:]]), "runs")
+    assert rescue.adopt(first.path("runs"), second).added == 1
+    assert second.path("runs").read_text() == first.path("runs").read_text()
 
 
 def test_a_record_is_kept_whose_weights_do_not_fit():
@@ -672,6 +701,17 @@ def test_list_runs_nothing(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "0 of 288 runs are recorded; 144 follow" in out and "missing" in out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_list_says_how_many_runs_kept_no_weights(tmp_path, capsys, monkeypatch):
+    study, store = replace(TINY, tasks=TASKS[:1], keep_weights=True), RunStore(tmp_path)
+    first, second, *_ = map(record_of, study.runs([]))
+    for record in (first, second):
+        store.add(record, "another")
+    save_weights(store, second, b"its own")
+    monkeypatch.setattr("orthonar.sweep.find_study", lambda *_: ("tiny", study))
+    assert main(["tiny", "--list", "--results", str(tmp_path)]) == 0
+    assert "\n1 of those recorded kept no weights" in capsys.readouterr().out
 
 
 def test_some_sides_and_tasks_alone(tmp_path, capsys):

@@ -5,6 +5,7 @@ import torch
 from tiny import SETTINGS, TASKS
 
 from orthonar import MLSTMModel, NewtonSchulzRead, RunConfig, evaluate
+from orthonar.study.records import RunStore
 from orthonar.study.weights import packed, save_weights, trained_model, weights_path
 from orthonar.study.worker import train_group
 
@@ -17,7 +18,7 @@ def trained():
 
 def test_a_run_is_asked_again_after_its_end(tmp_path):
     config, record, content = trained()
-    save_weights(tmp_path, record, content)
+    save_weights(RunStore(tmp_path), record, content)
     model = trained_model(tmp_path, record)
     validation = config.task.validation_set(
         config.seed, config.validation_sequences, config.batch_size, torch.device("cpu")
@@ -31,12 +32,28 @@ def test_a_run_is_asked_again_after_its_end(tmp_path):
 
 def test_weights_are_written_once_and_whole(tmp_path):
     _, record, content = trained()
-    save_weights(tmp_path, record, content)
-    save_weights(tmp_path, record, b"others")
+    store = RunStore(tmp_path)
+    assert save_weights(store, record, b"left over of a training that was never recorded")
+    assert save_weights(store, record, content) and store.add(record, "runs")
+    assert not save_weights(store, record, b"others")
     assert weights_path(tmp_path, record).read_bytes() == content
     assert [p.name for p in (tmp_path / "weights").iterdir()] == [f"{record.identity}.pt"]
     with pytest.raises(OSError):
-        save_weights(weights_path(tmp_path, record), record, content)
+        save_weights(RunStore(weights_path(tmp_path, record)), record, content)
+
+
+@pytest.mark.parametrize(
+    "kept", [b"no archive", {"embedding.weight": torch.zeros(3, 3)}, [1, 2]], ids=lambda k: type(k).__name__
+)
+def test_weights_that_are_not_the_models_are_named(tmp_path, kept):
+    _, record, content = trained()
+    save_weights(RunStore(tmp_path), record, content)
+    if isinstance(kept, bytes):
+        weights_path(tmp_path, record).write_bytes(kept)
+    else:
+        torch.save(kept, weights_path(tmp_path, record))
+    with pytest.raises(ValueError, match=f"{record.identity}.pt is damaged"):
+        trained_model(tmp_path, record)
 
 
 def test_weights_that_float16_cannot_hold_are_refused():

@@ -25,11 +25,11 @@ def map_singular_values(x: Tensor, scalar_map: Callable[[Tensor], Tensor]) -> Te
     (f(s_i) + f(s_j)) / (s_i + s_j), and where these are 0 / 0 by their limits.
 
     Args:
-        x: square matrices, (..., N, N), float64.
+        x: square matrices, (..., N, N), float64; one with an entry that is not finite has no decomposition.
         scalar_map: f, odd and smooth, applied to float64 tensors element by element, differentiable by autograd.
 
     Returns:
-        (..., N, N), float64.
+        (..., N, N), float64; NaN for a matrix that is not finite, as its gradient is.
 
     Raises:
         ValueError: if x is not square or not float64.
@@ -65,8 +65,9 @@ def orthogonal_blocks(weight: Tensor) -> Tensor:
 class _MapSingularValues(HandWritten):
     @staticmethod
     def forward(x, scalar_map):
-        u, s, vh = torch.linalg.svd(x)
-        return (u * scalar_map(s)[..., None, :]) @ vh, u, s, vh
+        finite = x.isfinite().flatten(-2).all(-1)[..., None, None]
+        u, s, vh = torch.linalg.svd(torch.where(finite, x, 0.0))
+        return torch.where(finite, (u * scalar_map(s)[..., None, :]) @ vh, torch.nan), u, s, vh
 
     @staticmethod
     def saved(args, outputs):
@@ -74,13 +75,13 @@ class _MapSingularValues(HandWritten):
 
     @staticmethod
     def gradients(tensors, other, needs, grad):
-        (_, u, s, vh), (scalar_map,) = tensors, other
+        (mapped, u, s, vh), (scalar_map,) = tensors, other
         rows, columns = s[..., :, None].expand_as(u), s[..., None, :].expand_as(u)
         symmetric = _mean_slope(scalar_map, rows, columns)
         antisymmetric = _mean_slope(scalar_map, rows, -columns)
         inner = u.mT @ grad @ vh.mT
         inner = (inner + inner.mT) / 2 * symmetric + (inner - inner.mT) / 2 * antisymmetric
-        return u @ inner @ vh, None
+        return torch.where(mapped.isnan().any(-1, keepdim=True).any(-2, keepdim=True), torch.nan, u @ inner @ vh), None
 
 
 def _mean_slope(scalar_map: Callable, a: Tensor, b: Tensor) -> Tensor:

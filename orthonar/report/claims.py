@@ -1,8 +1,8 @@
 """Every published number beside what is recorded of it, and whether the two agree.
 
-Counts of solved runs are compared by Fisher's exact test, two-sided: they differ where p is below 0.05. Means cannot be
-compared: no source gives the spread behind one. Of fewer than `orthonar.report.stats.LEAST_FOR_INTERVAL` runs nothing
-is said, since a test of so few hardly ever differs.
+Counts of solved runs are compared by Fisher's exact test, two-sided: they differ where p is at most 0.05. Means cannot
+be compared: no source gives the spread behind one. Of fewer than `orthonar.report.stats.LEAST_FOR_INTERVAL` runs
+nothing is said, since a test of so few hardly ever differs.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..data.noisy_recall import IGNORE_INDEX, NoisyRecall
 from ..study.presets import PRESETS, Study
+from ..study.sides import HEADLINE
 from ..training.record import SOLVED_AT, RunRecord
 from . import hazards, stats
 from .published import (
@@ -27,6 +28,7 @@ from .published import (
     MEDIAN_ORTHOGONALIZED_4000,
     NOISE_ELASTICITY,
     ORTHOGONALIZED_4000,
+    POOLED_FISHER_P,
     SWAPPED,
     PublishedCount,
 )
@@ -35,15 +37,12 @@ from .tables.escape import runs_with_covariates
 from .tables.headline import cells
 from .tables.probed import EVALUATED_WITH, probed_runs
 from .tables.runs import study_runs
-from .words import devices, estimate_text, values_text
+from .words import devices, estimate_text, p_text, values_text
 
 AGREES, DIFFERS, NOT_RUN = "agrees", "differs", "not run"
 #: What else may be said of a number: that its runs are too few to judge, that it cannot be compared, that nobody
 #: published it.
 TOO_FEW, NO_TEST, UNPUBLISHED = "too few runs", "no test", "unpublished"
-
-#: A p-value below it counts as a difference.
-LEVEL = 0.05
 
 _FISHER = "Fisher"
 #: Digits of an estimate and its interval: as many as the follow-up's have.
@@ -113,6 +112,7 @@ def claims(records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> li
     return [
         worked_example(),
         *(claim for name in _WITH_CELLS for claim in _of_cells(name, records)),
+        *_pooled(records),
         *_of_the_map(records),
         *_without_runs(),
         *_of_variants(ablation, probed),
@@ -133,7 +133,7 @@ def _solved(claim: dict, solved: int, runs: int, published: tuple[int, int]) -> 
         return Claim(**claim)
     p = stats.fisher((solved, published[0]), (runs, published[1]))
     few = runs < stats.LEAST_FOR_INTERVAL
-    verdict = TOO_FEW if few else DIFFERS if p < LEVEL else AGREES
+    verdict = TOO_FEW if few else DIFFERS if stats.is_told(p) else AGREES
     return Claim(**claim, here=_share(solved, runs), test=_FISHER, p=p, verdict=verdict)
 
 
@@ -167,6 +167,27 @@ def _of_cells(name: str, records: list[RunRecord]) -> Iterator[Claim]:
             if solved is not None:
                 claim |= {"what": f"solved, {cell.side}"}
                 yield _solved(claim, cell.solved, len(cell.runs), (solved, other.seeds))
+
+
+def _pooled(records: list[RunRecord]) -> Iterator[Claim]:
+    """The p-value of the follow-up's two tasks together."""
+    names = ("replication", "replication-1024")
+    found = [cell for name in names for cell in cells(PRESETS[name]["paper"], records)]
+    sides = [[cell for cell in found if cell.side == side] for side in HEADLINE]
+    solved, runs = zip(*((sum(cell.solved for cell in of), sum(len(cell.runs) for cell in of)) for of in sides))
+    whole = all(len(cell.runs) for cell in found)
+    yield Claim(
+        group="replication: lengths 512 and 1024 together",
+        what="Fisher p of solved runs",
+        published=f"{POOLED_FISHER_P:g}",
+        source="follow-up",
+        study="replication-1024",
+        scale="paper",
+        here=p_text(stats.fisher(solved, runs)) if whole else "",
+        runs=sum(runs) if whole else 0,
+        planned=sum(cell.planned for cell in found),
+        verdict=NO_TEST if whole else NOT_RUN,
+    )
 
 
 def _range(value: float | tuple[float, float]) -> str:

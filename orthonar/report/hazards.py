@@ -52,7 +52,9 @@ def run_intervals(table: pd.DataFrame) -> pd.DataFrame:
     if missing := [c for c in ("escape_step", "steps", "eval_every") if c not in table]:
         raise ValueError(f"table: it has no column {missing[0]!r}")
     left = table["left_step"] if "left_step" in table else pd.Series(np.nan, table.index)
-    censored = left.fillna(table["steps"]).clip(upper=table["steps"])
+    # A gated anneal goes on after the budget, and a run may escape there.
+    end = table[["steps", "escape_step"]].astype(float).max(axis=1)
+    censored = left.fillna(end).clip(upper=end)
     escaped = table["escape_step"].notna() & ~(table["escape_step"] > censored)
     every = table["eval_every"].astype(float)
     # An escape is the event of the interval that it falls into; the last step is always evaluated, while of a run that
@@ -83,16 +85,19 @@ def fit(table: pd.DataFrame, formula: str, link: str = "cloglog") -> pd.DataFram
         runs cannot tell, because a side has no escape or the term moves together with another, is NaN.
 
     Raises:
-        ValueError: there is no such link, or a column has a value that is not a number.
+        ValueError: there is no such link, or a term is not a finite number for every run.
     """
     if link not in LINKS:
         raise ValueError(f"link: there is no {link!r}, only {', '.join(LINKS)}")
     waits = run_intervals(table)
     try:
-        terms = patsy.dmatrix(formula, waits, return_type="dataframe", NA_action="raise")
+        with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is named below
+            terms = patsy.dmatrix(formula, waits, return_type="dataframe", NA_action="raise")
     except patsy.PatsyError as error:
         raise ValueError(f"formula: {formula!r} cannot be put together: {error.message}") from None
     terms = terms.drop(columns="Intercept", errors="ignore")
+    if endless := [name for name in terms if not np.isfinite(terms[name]).all()]:
+        raise ValueError(f"formula: {endless[0]} is not finite for every run")
     told = waits.groupby("evaluation")["escaped"].transform(lambda e: 0 < e.sum() < len(e)).astype(bool)
     counted = terms.apply(lambda x: x.eq(1) if x.isin([0, 1]).all() else x.notna())
     behind = pd.DataFrame(

@@ -177,6 +177,14 @@ def _figures(job: Job) -> Path:
     return Path(job.notebook.parent, named).resolve() if isinstance(named, str) and named else paths.figures_dir()
 
 
+def _records_folder(named: str) -> Path:
+    """The folder of records that is asked for, by its whole path."""
+    folder = Path(named).expanduser().resolve()
+    if not folder.is_dir():
+        raise ParameterError(f"results: there is no folder {folder}; make it if runs are to be recorded there")
+    return folder
+
+
 def _check_room(folder: Path, notebooks: int) -> None:
     """Make a folder and try whether it takes what some notebooks write."""
     try:
@@ -207,6 +215,8 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         texts = texts_by_name(args.parameter)
+        if texts.get("results"):  # from where the command is called; a notebook runs in its own folder
+            texts["results"] = str(_records_folder(texts["results"]))
         if figures is None and texts.get("results"):
             figures = build / "figures"  # those in figures/ show the project's own records
         notebooks = find_notebooks(*args.names, *filter(None, [args.notebooks]))
@@ -214,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
         for folder in dict.fromkeys([build, *map(_figures, jobs)]):
             _check_room(folder, len(jobs))
         check_devices(jobs)
-        store = RunStore(paths.results_dir())
+        store = RunStore(texts.get("results") or paths.results_dir())
         store.records()
     except (ParameterError, OSError) as error:
         print(f"nothing was run: {error}", file=sys.stderr)

@@ -21,6 +21,8 @@ from statsmodels.stats.proportion import proportion_confint
 from ..training.record import SOLVED_AT, Evaluation, first_reaching
 
 CONFIDENCE = 0.95
+#: Largest p-value that tells two sides apart.
+LEVEL = 0.05
 #: Fewest values whose mean gets an interval: of fewer, a 95 % bootstrap interval holds the mean far less often (of two
 #: values in about half of the cases).
 LEAST_FOR_INTERVAL = 8
@@ -113,6 +115,11 @@ def ending(outcome: str, trace: Sequence[Evaluation], scored: float, values: int
     if trace[-1].accuracy >= SOLVED_AT:
         return "solved"
     return "at chance" if at_chance(trace[-1].accuracy, scored, values) else "unsolved"
+
+
+def is_told(p: float) -> bool:
+    """Whether a p-value tells two sides apart: it is at most `LEVEL`; one that is not a number tells nothing."""
+    return p <= LEVEL
 
 
 def accuracies(table: pd.DataFrame) -> np.ndarray:
@@ -255,8 +262,11 @@ def logrank(first: pd.DataFrame, second: pd.DataFrame) -> float:
     """Two-sided p-value of the log-rank test (Mantel 1966) that two run tables escape alike.
 
     Returns:
-        The p-value; NaN if none escapes, and 1 if all escape at one evaluation, which tells the sides as little apart.
+        The p-value; NaN if none escapes or a side has no run, and 1 if all escape at one evaluation, which tells the
+        sides as little apart.
     """
+    if not (len(first) and len(second)):
+        return float("nan")
     if not first["escape_step"].notna().any() and not second["escape_step"].notna().any():
         return float("nan")
     with np.errstate(invalid="ignore"):  # without a variance

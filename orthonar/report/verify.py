@@ -37,7 +37,8 @@ from ..study.sweep import describe
 from ..training.config import RunConfig
 from ..training.record import RunRecord
 from ..training.train import Run
-from .claims import AGREES, DIFFERS, LEVEL, NOT_RUN, Claim, claims
+from . import stats
+from .claims import AGREES, DIFFERS, NOT_RUN, Claim, claims
 
 #: Widest line that is printed.
 WIDTH = 100
@@ -259,10 +260,10 @@ def print_report(result: dict, seconds: float) -> None:
     judged = f"{count[AGREES]} agree, {count[DIFFERS]} differ, {count[NOT_RUN]} are not run, of {len(found)} numbers."
     legend = (
         f"{judged} Solved: a final accuracy of at least 80 %, with Wilson's 95 % interval, against the published count "
-        f"by Fisher's exact test, two-sided; they differ where p < {LEVEL:g}, as one in twenty does by chance. "
-        "Fewer than 8 runs are not judged. Means were published without their spread, so no test compares them; those "
-        "here have a 95 % interval, or are given run by run. Unpublished numbers: against the baseline, seed by seed, "
-        "by McNemar's exact test."
+        f"by Fisher's exact test, two-sided; they differ where p is at most {stats.LEVEL:g}, as one in twenty does by "
+        "chance. Fewer than 8 runs are not judged. Means were published without their spread, so no test compares "
+        "them; those here have a 95 % interval, or are given run by run. Unpublished numbers: against the baseline, "
+        "seed by seed, by McNemar's exact test."
     )
     print(f"\n{textwrap.fill(legend, WIDTH)}\n")
     counts = result["counts"]

@@ -72,12 +72,19 @@ def dask_executor(address: str, device: str = "cpu") -> tuple[Callable[[], Execu
     Raises:
         ImportError: the extra is not installed.
         OSError: no scheduler answers there.
-        ValueError: a worker that is there cannot use the device.
+        ValueError: the address is none, or a worker that is there cannot use the device.
     """
     try:
         from distributed import Client
+        from distributed.comm.addressing import get_address_host_port, parse_address
     except ImportError:
         raise ImportError("--dask needs the extra: pip install 'orthonar[cluster]'") from None
+
+    try:  # before a client is made, which would try to connect for long
+        if parse_address(address)[0] in ("tcp", "tls", "ws", "wss", "ucx"):
+            get_address_host_port(address, strict=True)
+    except ValueError as error:
+        raise ValueError(f"dask: {address!r} is no scheduler's address, such as tcp://host:8786 ({error})") from None
 
     def connect() -> Client:
         try:

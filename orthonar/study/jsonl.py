@@ -31,6 +31,17 @@ def _lock(path: Path) -> FileLock:
     return FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT)
 
 
+def folder_lock(folder: Path) -> FileLock:
+    """A lock of a whole folder, for what must not change between a look at several of its files and a line in one.
+
+    The same object may be acquired again while it is held.
+
+    Args:
+        folder: the folder, which must be there when it is acquired.
+    """
+    return _lock(folder / "folder")
+
+
 def append_line(path: Path, line: str, unless: Callable[[], bool] | None = None) -> bool:
     """Append one line to a file so that no other line can suffer, whoever else writes and whenever this is killed.
 

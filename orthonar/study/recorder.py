@@ -6,7 +6,7 @@ from pathlib import Path
 from ..training.record import RunRecord
 from .records import RunStore
 from .rescue import Fallback
-from .weights import save_weights, weights_path
+from .weights import save_weights
 
 
 class Recorder:
@@ -40,24 +40,22 @@ class Recorder:
         Raises:
             ValueError: the record is none that the store can take.
         """
-        if weights is not None:
-            try:  # before the record: a run that is recorded is never trained again
-                save_weights(self.store.folder, record, weights, anew=self._are_left_over(record))
-            except OSError as error:
-                self._rescue(record, weights, run, f"weights not kept ({error.strerror or error})")
         try:
-            return self.store.add(record, self.name)
+            with self.store.alone():  # weights and record are of one training
+                if weights is not None:
+                    try:  # before the record: a run that is recorded is never trained again
+                        save_weights(self.store, record, weights)
+                    except OSError as error:
+                        self._rescue(record, weights, run, f"weights not kept ({error.strerror or error})")
+                return self.store.add(record, self.name)
         except OSError as error:
             reason = error.strerror or str(error)
             self._rescue(record, weights, run, f"not recorded ({reason})")
             self.obstacle = f"{self.store.path(self.name)} cannot be written ({reason})"
             return False
-
-    def _are_left_over(self, record: RunRecord) -> bool:
-        """Whether weights lie there of a training that ended before it was recorded: they are of no record."""
-        if not weights_path(self.store.folder, record).exists():
-            return False
-        return record.identity not in {known.identity for known in self.store.records()}
+        except ValueError as error:  # it could be written nowhere: what is known of the run is at least told
+            self.say(f"not recorded ({error}): {run}; its record: {record!r}")
+            raise
 
     def _rescue(self, record: RunRecord, weights: bytes | None, run: str, what: str) -> None:
         try:

@@ -1,8 +1,9 @@
 """The run records of a folder, and tables of them. A record is never changed and never overwritten."""
 
+import contextlib
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 
 from ..paths import results_dir
 from ..training.record import Evaluation, RunRecord, complete_settings
-from .jsonl import Damage, append_line, check_writable, files_in, read_lines
+from .jsonl import Damage, append_line, check_writable, files_in, folder_lock, read_lines
 
 
 def read_records(path: str | os.PathLike, damaged: list[Damage] | None = None) -> list[RunRecord]:
@@ -32,6 +33,7 @@ class RunStore:
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         self.damaged: list[Damage] = []
+        self._lock = folder_lock(self.folder)
 
     def path(self, name: str) -> Path:
         """The file of this name, which is without .jsonl."""
@@ -61,8 +63,19 @@ class RunStore:
         """Try whether records can be added to the file of this name; OSError says in one sentence why not."""
         check_writable(self.path(name))
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """While this holds nobody else adds a record, to whichever file: what is not recorded stays so. May be nested.
+
+        Raises:
+            OSError: the folder cannot be written, or another process holds it for too long.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            yield
+
     def add(self, record: RunRecord, name: str) -> bool:
-        """Append a record to the file of this name, unless that file has the run already.
+        """Append a record to the file of this name, unless any file has the run already.
 
         Returns:
             Whether it was added.
@@ -71,14 +84,19 @@ class RunStore:
             OSError: it cannot be written; nothing of it is left in the file.
             ValueError: it is no valid record, and would be skipped when it is read.
         """
-        path = self.path(name)
         line = record.to_json()
         RunRecord.from_json(line)
-        return append_line(path, line, unless=lambda: record.identity in _identities(path))
+        with self.alone():
+            return self.find(record.identity) is None and append_line(self.path(name), line)
 
+    def find(self, identity: str) -> RunRecord | None:
+        """The record of a run, as `records` has it; None if it is not recorded.
 
-def _identities(path: Path) -> set[str]:
-    return {record.identity for record in read_records(path, damaged=[])}
+        Args:
+            identity: see `orthonar.training.record.identity`.
+        """
+        every = (record for path in files_in(self.folder) for record in read_records(path, damaged=[]))
+        return next((record for record in every if record.identity == identity), None)
 
 
 def run_table(records: Iterable[RunRecord]) -> pd.DataFrame:

@@ -58,7 +58,7 @@ class Fallback:
 def _save(store: RunStore, record: RunRecord, name: str, weights: bytes | None) -> Path:
     store.add(record, name)  # first, since it is small and says more
     if weights is not None:
-        save_weights(store.folder, record, weights)
+        save_weights(store, record, weights)
     return store.path(name)
 
 
@@ -98,15 +98,11 @@ def adopt(file: str | os.PathLike, store: RunStore, name: str | None = None) -> 
     for damage in damaged:
         if not damage.line:
             raise OSError(f"{file} cannot be read ({damage.reason})")
-    known = {record.identity: record for record in store.records()}
     added = weights = 0
     for record in records:
-        kept, missing = weights_path(file.parent, record), weights_path(store.folder, record)
-        # Of a run that the store has of another training, the weights would not be those of its record.
-        if kept.is_file() and not missing.exists() and known.get(record.identity, record) == record:
-            save_weights(store.folder, record, kept.read_bytes())
-            weights += 1
-        if record.identity not in known and store.add(record, name or file.stem):
-            added += 1
-            known[record.identity] = record
+        kept = weights_path(file.parent, record)
+        with store.alone():  # weights and record are of one training
+            if kept.is_file():
+                weights += save_weights(store, record, kept.read_bytes())
+            added += store.add(record, name or file.stem)
     return Adopted(added, len(records) - added, weights, damaged)

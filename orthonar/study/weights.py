@@ -15,6 +15,7 @@ from ..training.anneals import final_model
 from ..training.config import RunConfig
 from ..training.record import RunRecord
 from .jsonl import write_file
+from .records import RunStore
 
 
 def packed(model: SequenceModel) -> bytes:
@@ -44,21 +45,30 @@ def weights_path(folder: str | os.PathLike, record: RunRecord) -> Path:
     return Path(folder) / "weights" / f"{record.identity}.pt"
 
 
-def save_weights(folder: str | os.PathLike, record: RunRecord, content: bytes, *, anew: bool = False) -> None:
-    """Write a run's weights in one piece, unless they are there.
+def save_weights(store: RunStore, record: RunRecord, content: bytes) -> bool:
+    """Write a run's weights in one piece beside its record, before it or after.
+
+    Of a run that is not recorded they replace what lies there, which is left of a training that ended before it was
+    recorded. Of one that is recorded from another training nothing is written: they would not be those of its record.
 
     Args:
-        folder: the folder of the records.
-        record: the run.
+        store: the records.
+        record: the run, of the training that the weights are of.
         content: what `packed` made.
-        anew: whether to write them over others.
+
+    Returns:
+        Whether they were written.
 
     Raises:
         OSError: the file cannot be written; nothing is left of it.
     """
-    path = weights_path(folder, record)
-    if anew or not path.exists():
+    path = weights_path(store.folder, record)
+    with store.alone():
+        recorded = store.find(record.identity)
+        if recorded is not None and (path.exists() or recorded.to_json() != record.to_json()):
+            return False
         write_file(path, content)
+        return True
 
 
 def trained_model(folder: str | os.PathLike, record: RunRecord) -> SequenceModel:
@@ -70,15 +80,15 @@ def trained_model(folder: str | os.PathLike, record: RunRecord) -> SequenceModel
 
     Raises:
         FileNotFoundError: the run kept no weights.
-        ValueError: their file is damaged.
+        ValueError: their file is damaged, or is another model's.
     """
     path = weights_path(folder, record)
     content = path.read_bytes()
-    try:
-        half = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever its unpickler trips over
-        raise ValueError(f"weights: {path} is damaged ({type(error).__name__}); train the run again") from None
     config = RunConfig.of_record(record)
     model = SequenceModel(final_model(config.model, config.anneal, record.trace))
-    model.load_state_dict({name: weight.float() for name, weight in half.items()})
+    try:
+        half = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        model.load_state_dict({name: weight.float() for name, weight in half.items()})
+    except Exception as error:  # whatever its unpickler trips over, and weights of another model
+        raise ValueError(f"weights: {path} is damaged ({type(error).__name__}); train the run again") from None
     return model

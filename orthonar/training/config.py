@@ -1,5 +1,6 @@
 """Every setting of a run, checked before anything is computed."""
 
+import json
 from dataclasses import replace
 
 import torch
@@ -13,7 +14,7 @@ from ..settings import Settings, check_names, choice, flag, flat_settings, integ
 from .anneals import Anneal, FixedAnneal, GatedAnneal, NoAnneal
 from .decoding import LEAST_SEQUENCES
 from .optimizers import AdamW, Optimizer
-from .record import RunRecord, complete_settings, identity
+from .record import RunRecord, complete_settings, identity, settings_fault
 from .schedules import Constant, Cosine, Schedule
 
 #: Batches of the study's validation set, each as large as a training batch.
@@ -76,6 +77,8 @@ class RunConfig(Settings):
         check_names(self, shared=["vocab_size"])  # the task's is the model's
         if isinstance(self.device, torch.device):
             object.__setattr__(self, "device", str(self.device))
+        if not isinstance(self.device, str):
+            raise ValueError(f"device must be a name such as 'cpu' or 'cuda', not {self.device!r}")
         if self.validation_sequences is None:
             object.__setattr__(self, "validation_sequences", _VALIDATION_BATCHES * self.batch_size)
         if self.model.vocab_size != self.task.vocab_size:
@@ -91,6 +94,17 @@ class RunConfig(Settings):
         self._check_anneal()
         if _device(self.device).type != "cuda" and self.engine == "graph":
             raise ValueError(f"engine: 'graph' needs a CUDA device, not {self.device!r}")
+        self._check_record()
+
+    def _check_record(self) -> None:
+        """Whether a record can hold the settings: else a run of a part of one's own is lost at its end."""
+        if fault := settings_fault(self.settings()):
+            raise ValueError(fault)
+        for name, value in self.settings().items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError):
+                raise ValueError(f"{name}: {value!r} is no plain data, which a record could hold") from None
 
     def _check_anneal(self) -> None:
         if self.anneal == NoAnneal():

@@ -112,7 +112,7 @@ class RunRecord:
         content = asdict(self)
         for evaluation in content["trace"]:
             if evaluation["probes"] is not None:
-                evaluation["probes"] = {k: v if math.isfinite(v) else None for k, v in evaluation["probes"].items()}
+                evaluation["probes"] = {k: v if _is_finite(v) else None for k, v in evaluation["probes"].items()}
         return json.dumps(content, allow_nan=False, sort_keys=True)
 
     @classmethod
@@ -140,6 +140,10 @@ def _finite(text: str) -> float:
     return value
 
 
+def _is_finite(probe: float | None) -> bool:
+    return probe is not None and math.isfinite(probe)  # None where the record was read from a file
+
+
 def _is_number(value, low: float = 0, high: float = sys.float_info.max) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
@@ -156,24 +160,32 @@ def _fault(record: RunRecord) -> str | None:
     """What no run can have left behind in this record, the first that is found; None if it may be one."""
     if not _is_integer(record.schema, 1):
         return f"schema is {record.schema!r}"
-    return _settings_fault(record.settings) or _trace_fault(record) or _origin_fault(record)
+    return settings_fault(record.settings) or _trace_fault(record) or _origin_fault(record)
 
 
-def _settings_fault(settings: dict) -> str | None:
-    """What is wrong with the settings: those that tell what the run was must be there, no other is judged."""
+def settings_fault(settings: dict) -> str | None:
+    """What a record refuses of settings as plain data, the first that is found; None if it can hold them.
+
+    Those that tell what the run was must be there, no other is judged.
+
+    Args:
+        settings: as `orthonar.RunConfig.settings` returns them.
+    """
     if not isinstance(settings, dict):
         return f"settings are {settings!r}"
-    # The mLSTM has a read; other mixers need not, and the oldest records name no write.
-    if settings.get("mixer", "MLSTM") == "MLSTM" and "read" not in settings:
+    # The mLSTM has a read; other mixers need not, or mean something else by it, and the oldest records name no write.
+    is_mlstm = settings.get("mixer", "MLSTM") == "MLSTM"
+    if is_mlstm and "read" not in settings:
         return "settings: read is missing"
-    for name in ("read", "write"):
+    for name in ("read", "write") if is_mlstm else ():
         variant = settings.get(name, {"name": ""})
         if not isinstance(variant, dict) or not isinstance(variant.get("name"), str):
             return f"settings: {name} is {variant!r}"
     for name, least in (("steps", 1), ("embedding_dim", 1), ("seed", 0)):
         if not _is_integer(settings.get(name), least):
             return f"settings: {name} is {settings.get(name)!r}"
-    for name in ("vocab_size", "seq_len", "batch_size", "num_heads", "validation_sequences", "eval_batches"):
+    sizes = ("vocab_size", "seq_len", "batch_size", "validation_sequences", "eval_batches")
+    for name in (*sizes, "num_heads") if is_mlstm else sizes:
         if name in settings and not _is_integer(settings[name], 1):
             return f"settings: {name} is {settings[name]!r}"
     if "batch_size" not in settings and not settings.keys().isdisjoint({"validation_sequences", "eval_batches"}):

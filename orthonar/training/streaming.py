@@ -46,6 +46,8 @@ def stream(
 
 def _stream(model, segments, state, block_size) -> Iterator[tuple[Tensor, Any]]:
     for segment in segments:
+        if not isinstance(segment, Tensor) or not segment.ndim:
+            raise ValueError(f"tokens must be tensors (B, S), not {segment!r}")
         for block in segment.split(block_size, dim=-1):
             logits, state = _read(model, block, state)
             yield logits, state

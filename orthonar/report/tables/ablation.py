@@ -134,7 +134,7 @@ def _told(study: Study, runs: pd.DataFrame, of_all: pd.DataFrame, variants: list
     parts, tests = [], set()
     for reference in (BASELINE.name, ORTHOGONALIZED.name):
         held = [tested(*(runs[runs["side"] == name] for name in (reference, variant))) for variant in variants]
-        differ, corrected, *_ = multipletests([p for p, _ in held], alpha=1 - stats.CONFIDENCE, method="holm")
+        differ, corrected, *_ = multipletests([p for p, _ in held], alpha=stats.LEVEL, method="holm")
         tests |= {test for _, test in held}
         others = [
             f"{study.sides[name].title} ({solved(name, runs)}, p = {p_text(p)})"

@@ -156,7 +156,7 @@ def findings(records: Iterable[RunRecord], asked: Sequence[Question] | None = No
     holds = pd.Series(False, table.index)
     if tested_rows.any():
         p = table.loc[tested_rows, "p_value"]
-        holds[tested_rows] = multipletests(p, alpha=1 - stats.CONFIDENCE, method="holm")[0]
+        holds[tested_rows] = multipletests(p, alpha=stats.LEVEL, method="holm")[0]
     texts = [f"**{p_text(p)}**" if held else p_text(p) for p, held in zip(table["p_value"], holds)]
     marks = table["test"].str.contains("Fisher").map({True: " †", False: ""})
     return table.assign(p=texts + marks)[[*COLUMNS, "devices"]]

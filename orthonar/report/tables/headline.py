@@ -233,7 +233,7 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
             continue
         solved, runs = solved_counts(first, second)
         p, test = tested(first, second)
-        told = p <= 1 - stats.CONFIDENCE
+        told = stats.is_told(p)
         names = (study.sides[next(iter(study.sides))].title, study.sides[key["read"]].title)
         more = "more" if solved[1] / runs[1] > solved[0] / runs[0] else "fewer"
         counts = [f"{name} solves {s} of {n}" for name, s, n in zip(names, solved, runs)]

@@ -183,7 +183,7 @@ def _where(
             it_does, p, name = test(first, second)
             judged.append(f"{at:g}")
             tests.append(name)
-            if it_does and p <= 1 - stats.CONFIDENCE:
+            if it_does and stats.is_told(p):
                 holds.append(f"{at:g}")
     claim = f"{other} {does} than {one}"
     if len(judged) == 1 < len(found):
@@ -228,7 +228,7 @@ def value_answers(study: Study, records: Iterable[RunRecord], setting: str, word
             at = [
                 f"{at:g}"
                 for at, runs in others
-                if sign * (runs["solved"].mean() - first["solved"].mean()) > 0 and tests[at][0] <= 1 - stats.CONFIDENCE
+                if sign * (runs["solved"].mean() - first["solved"].mean()) > 0 and stats.is_told(tests[at][0])
             ]
             verdicts += [f"{which} than chance explains at {', '.join(at)}"] if at else []
         used = ", ".join(dict.fromkeys(test for _, test in tests.values()))
