@@ -95,16 +95,21 @@ def test_what_the_readme_says_first_is_what_was_counted():
     longer = headline.cells(longer_schedule().only([COSINE_4000.name]), records)[0]
     assert f"Muon instead of AdamW solves {muon.solved} of {len(muon.runs)} runs" in opening
     assert f"twice the steps {longer.solved} of {len(longer.runs)}" in opening
-    squares = headline.cells(PRESETS["ablation"]["pocket"].only(["rls_read"]), records)[0]
-    assert f"by recursive least squares, solves {squares.solved} of {len(squares.runs)}" in opening
+    squares = PRESETS["least-squares"]["pocket"].only(tasks=1)
+    found = headline.cells(squares.only(["rls_read"]), records)[0]
+    assert f"by recursive least squares, solves {found.solved} of {len(found.runs)} at equal steps" in opening
+    paces = pace.seconds_per_step(squares, pace.newest(squares, pace.read_records(cost.folder())))
+    [told] = equal_time_answer(headline.study_runs(squares, records), paces, ("baseline", "rls_read"))
+    assert "and 0 of 24 runs of recursive" in told and "(in equal time none: a step" in opening
+    assert f"with it takes {paces['rls_read'] / paces['baseline']:.1f} times as long" in opening
     paces = pace.seconds_per_step(pocket, pace.newest(pocket, pace.read_records(cost.folder())))
     [told] = equal_time_answer(headline.study_runs(pocket, records), paces)
-    raw, read = re.search(r"then (\d+) of 24 raw and (\d+) of 24 orthogonalized", told).groups()
+    raw, read = re.search(r"then (\d+) of 24 runs of baseline and (\d+) of 24 runs of", told).groups()
     assert f"in equal time {read} against {raw}" in opening
     assert f"takes {paces['orthogonalized'] / paces['baseline']:.1f} times as long" in opening
     mqar = PRESETS["mqar"]["pocket"]
     paces = pace.seconds_per_step(mqar, pace.newest(mqar, pace.read_records(cost.folder())))
     [told] = equal_time_answer(headline.study_runs(mqar, records), paces)
-    raw, read = re.search(r"then (\d+) of 12 raw and (\d+) of 12 orthogonalized", told).groups()
+    raw, read = re.search(r"then (\d+) of 12 runs of baseline and (\d+) of 12 runs of", told).groups()
     first, other = headline.cells(mqar.only([*HEADLINE]), records)
     assert f"{other.solved} of 12 runs against {first.solved}, and {read} against {raw}" in opening

@@ -109,17 +109,17 @@ def test_escapes_in_equal_time():
         made.append(replace(record_of(config, trace[-1].accuracy), trace=trace))
     runs = study_runs(STUDY, made)
     [told] = escape.equal_time_answer(runs, {"baseline": 2.0, "orthogonalized": 4.0})
-    assert (
-        "In the 8 seconds that 4 raw steps take, an orthogonalized run comes to step 2: by then 4 of 8 raw and 8"
-        in told
+    assert told == (
+        "In the 8 seconds that 4 steps of baseline take, orthogonalized comes to step 2: by then 4 of 8 runs of "
+        "baseline and 8 of 8 runs of orthogonalized have reached 80 % (exact McNemar test in pairs, p = 0.12; the "
+        "cosine of the latter goes on after it)."
     )
-    assert "(exact McNemar test in pairs, p = 0.12; the orthogonalized runs' cosine goes on after it)" in told
     constant = runs.assign(schedule="constant", side="constant " + runs["side"])
     names = tuple(f"constant {side}" for side in HEADLINE)
-    [told] = escape.equal_time_answer(constant, {"baseline": 2.0, "orthogonalized": 4.0}, names)
-    assert "8 of 8 orthogonalized" in told and told.endswith("p = 0.12)."), "at a constant rate nothing is cut"
+    [told] = escape.equal_time_answer(constant, dict(zip(names, (2.0, 4.0))), names)
+    assert "8 of 8 runs of constant orthogonalized" in told and told.endswith("p = 0.12)."), "nothing is cut short"
     [told] = escape.equal_time_answer(runs, {"baseline": 2.0, "orthogonalized": 5.0})
-    assert "step 1: by then 4 of 8 raw and 0 of 8" in told, "the first step is no evaluation to escape at"
+    assert "step 1: by then 4 of 8 runs of baseline and 0 of 8" in told, "at the first step no run is judged"
     assert escape.equal_time_answer(runs, {"baseline": 2.0}) == escape.equal_time_answer(runs[:8], {}) == []
 
 

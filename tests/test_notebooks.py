@@ -176,6 +176,7 @@ def test_the_replay_overlooks_only_what_differs_between_machines(text, sanitized
 
 def test_a_pair_is_trained_without_records_and_left_at_its_first_evaluation(tmp_path):
     tiny = {"vocab_size": 22, "seq_len": 32, "steps": 60, "eval_every": 30, "stop_at": 30, "results": tmp_path / "none"}
+    tiny["results"].mkdir()
     command = [sys.executable, "-m", "orthonar.reproduce", "03", "--build", tmp_path, "--figures", tmp_path]
     command += [word for name, value in tiny.items() for word in ("-p", f"{name}={value}")]
     run = subprocess.run([str(word) for word in command], cwd=paths.project_root(), capture_output=True, text=True)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ...study.presets import PRESETS, Study
 from ...study.records import trace_table
-from ...study.sides import BASELINE, COSINE_4000, ORTHOGONALIZED, by_name
+from ...study.sides import BASELINE, COSINE_4000, ORTHOGONALIZED, by_name, title
 from ...training.config import RunConfig
 from ...training.record import RunRecord
 from .. import hazards, stats
@@ -90,31 +90,30 @@ def same_recipe(runs: pd.DataFrame) -> pd.DataFrame:
 def equal_time_answer(
     runs: pd.DataFrame, paces: Mapping[str, float], sides: tuple[str, str] = (BASELINE.name, ORTHOGONALIZED.name)
 ) -> list[str]:
-    """How many runs of each read have escaped in the seconds that the raw runs' whole budget takes, in a sentence.
+    """How many runs of two sides have escaped in the seconds that the first side's whole budget takes, in a sentence.
 
     Args:
-        runs: as of `orthonar.report.tables.runs.study_runs`, of a study with both reads.
-        paces: seconds a step of the raw and the orthogonalized read, by the names of `orthonar.study.sides.HEADLINE`,
-            as of `orthonar.report.tables.pace.seconds_per_step`.
-        sides: names of the study's sides with the raw and with the orthogonalized read.
+        runs: as of `orthonar.report.tables.runs.study_runs`, of a study with both sides and one task.
+        paces: seconds a step of each side, by its name, as of `orthonar.report.tables.pace.seconds_per_step`.
+        sides: their names, the one with the cheaper step first.
 
     Returns:
         None without the runs or the seconds of a step.
     """
-    raw, other = (runs[runs["side"] == name] for name in sides)
-    if not (len(raw) and len(other) and {BASELINE.name, ORTHOGONALIZED.name} <= set(paces)):
+    first, other = (runs[runs["side"] == name] for name in sides)
+    if not (len(first) and len(other) and set(sides) <= set(paces)):
         return []
-    budget = int(raw["steps"].max())
-    seconds = paces[BASELINE.name] * budget
-    step = int(seconds / paces[ORTHOGONALIZED.name])
-    there = [of.assign(solved=of["escape_step"] <= last) for of, last in ((raw, budget), (other, step))]
+    budget = int(first["steps"].max())
+    seconds = paces[sides[0]] * budget
+    step = int(seconds / paces[sides[1]])
+    there = [of.assign(solved=of["escape_step"] <= last) for of, last in ((first, budget), (other, step))]
     p, test = tested(*there)
-    counts = [f"{of['solved'].sum()} of {len(of)}" for of in there]
+    one, two = (f"{of['solved'].sum()} of {len(of)} runs of {title(name)}" for name, of in zip(sides, there))
     # A constant rate is the same wherever a run is stopped.
-    cut = "" if set(other["schedule"]) == {"constant"} else "; the orthogonalized runs' cosine goes on after it"
+    cut = "" if set(other["schedule"]) == {"constant"} else "; the cosine of the latter goes on after it"
     return [
-        f"In the {seconds:.0f} seconds that {budget:,} raw steps take, an orthogonalized run comes to step {step:,}: "
-        f"by then {counts[0]} raw and {counts[1]} orthogonalized runs have reached 80 % ({test}, p = {p_text(p)}{cut})."
+        f"In the {seconds:.0f} seconds that {budget:,} steps of {title(sides[0])} take, {title(sides[1])} comes to "
+        f"step {step:,}: by then {one} and {two} have reached 80 % ({test}, p = {p_text(p)}{cut})."
     ]
 
 
