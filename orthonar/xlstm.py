@@ -9,7 +9,9 @@ to import this module.
 Axes: B batch, NH heads, S sequence, DH head size.
 """
 
+import importlib
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -38,16 +40,14 @@ class StockModel(nn.Module):
 
     def __init__(self, config: ModelConfig, context_length: int):
         super().__init__()
-        from xlstm.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig
-        from xlstm.components.ln import LayerNorm
-
+        layers, norms = _package("blocks.mlstm.layer"), _package("components.ln")
         width, mixer = config.embedding_dim, config.mixer
         if not isinstance(mixer, MLSTM):
             raise ValueError(f"config: the mixer must be an MLSTM, not {type(mixer).__name__}")
         self.embedding = nn.Embedding(config.vocab_size, width)
-        self.norm = LayerNorm(width)
-        self.layer = mLSTMLayer(
-            mLSTMLayerConfig(
+        self.norm = norms.LayerNorm(width)
+        self.layer = layers.mLSTMLayer(
+            layers.mLSTMLayerConfig(
                 embedding_dim=width,
                 num_heads=mixer.num_heads,
                 proj_factor=mixer.proj_factor,
@@ -58,7 +58,7 @@ class StockModel(nn.Module):
                 dropout=0.0,
             )
         )
-        self.post_norm = LayerNorm(width)
+        self.post_norm = norms.LayerNorm(width)
         self.head = nn.Linear(width, config.vocab_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -120,6 +120,7 @@ def put_read(model: nn.Module, read: Read, *, form: str = "chunkwise") -> list[s
 
     Raises:
         ValueError: the model has no such cell, or read or form is none.
+        ImportError: the package `xlstm` is not installed.
     """
     check_read("read", read)
     check_form(form)
@@ -141,6 +142,7 @@ def take_out(model: nn.Module) -> list[str]:
 
     Raises:
         ValueError: the model has no mLSTM cell of the package `xlstm`.
+        ImportError: the package `xlstm` is not installed.
     """
     cells = {name: cell for name, cell in _cells(model).items() if isinstance(cell.backend_fn, _Sequence)}
     for cell in cells.values():
@@ -148,12 +150,18 @@ def take_out(model: nn.Module) -> list[str]:
     return list(cells)
 
 
-def _cells(model: nn.Module) -> dict[str, Any]:
-    from xlstm.blocks.mlstm.cell import mLSTMCell
+def _package(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"xlstm.{module}")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"the package xlstm is needed: pip install 'orthonar[xlstm]' ({error})") from None
 
+
+def _cells(model: nn.Module) -> dict[str, Any]:
+    cell = _package("blocks.mlstm.cell").mLSTMCell
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, not a {type(model).__name__}")
-    cells = {name: module for name, module in model.named_modules() if isinstance(module, mLSTMCell)}
+    cells = {name: module for name, module in model.named_modules() if isinstance(module, cell)}
     if not cells:
         raise ValueError(f"model: this {type(model).__name__} has no mLSTMCell of the package xlstm")
     return cells

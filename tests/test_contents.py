@@ -131,7 +131,7 @@ def test_where_the_stock_layer_is_missing_it_says_so(tmp_path, monkeypatch, caps
     RunStore(tmp_path).add(record, "runs")
     save_weights(RunStore(tmp_path), record, content)
     assert main(["--results", str(tmp_path), "--what", "stock"]) == 1
-    assert "not asked: the package xlstm is not installed: pip install xlstm" in capsys.readouterr().out
+    assert "not asked: the package xlstm is needed: pip install 'orthonar[xlstm]'" in capsys.readouterr().out
 
 
 def test_what_is_damaged_is_told_and_costs_nothing_else(results, capsys):

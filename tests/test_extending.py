@@ -12,9 +12,13 @@ from orthonar import ModelConfig, RunConfig, SequenceModel, train
 from orthonar.data.base import Task
 from orthonar.mixer import Mixer, MixerLayer
 from orthonar.reads import LeafRead
+from orthonar.report.stats import ENDINGS
+from orthonar.report.tables.runs import study_runs
 from orthonar.settings import integer, number, settings
+from orthonar.study.presets import Study
 from orthonar.study.records import run_table
 from orthonar.study.runs import describe
+from orthonar.study.sides import BASELINE, Side
 from orthonar.training.optimizers import Optimizer
 from orthonar.training.record import RunRecord
 
@@ -37,6 +41,10 @@ class Counting(Task):
 
     vocab_size: int = integer(7, least=2)
     seq_len: int = integer(10, least=2)
+
+    @property
+    def values(self):
+        return range(self.vocab_size)
 
     def sample(self, batch_size, generator=None, device=None):
         first = torch.randint(self.vocab_size, (batch_size, 1), generator=generator, device=device)
@@ -106,6 +114,10 @@ def test_one_class_is_enough(own):
     assert RunConfig.from_settings(json.loads(json.dumps(again.settings))) == config
     assert describe(config) and len(run_table([again])) == 1
     assert again.identity == config.identity != RunConfig(**SETTINGS, vocab_size=16, seq_len=16).identity
+    side = Side("own", own, "a part of one's own", BASELINE.look)
+    study = Study("pocket", ({},), MODEL, (config.lr,), (), (config.seed,), {"own": side})
+    [row] = study_runs(study, [again]).to_dict("records")
+    assert row["identity"] == config.identity and row["ended"] in ENDINGS, "and it is in the tables"
 
 
 def test_what_is_learnable_is_learnt():

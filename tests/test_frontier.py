@@ -51,17 +51,17 @@ def closed_afterwards():
 
 
 def test_every_degree_is_a_side():
-    assert [tables.passes(side.settings["read"]) for side in DEGREES.values()] == [1, 2, 3, 4, 6, 8, 12, 23]
-    assert [tables.passes(read) for read in (RawRead(), NewtonSchulzRead(1), NewtonSchulzRead(5))] == [0, 1, 23]
+    assert [tables.products(side.settings["read"]) for side in DEGREES.values()] == [1, 2, 3, 4, 6, 8, 12, 23]
+    assert [tables.products(read) for read in (RawRead(), NewtonSchulzRead(1), NewtonSchulzRead(5))] == [0, 1, 23]
     with pytest.raises(ValueError, match="MesaRead"):
-        tables.passes(MesaRead())
+        tables.products(MesaRead())
 
 
 def test_the_cheapest_that_keeps_the_effect_is_found():
     slow = {"baseline": 600, "degree1": 300, "ns1": 300}
     table = tables.frontier(STUDY, records(slow), PACE)
     own = table.loc["orthogonalized"]
-    assert own[["passes", "runs", "ratio", "median_step", "median_seconds"]].tolist() == [23, 24, 1, 300, 24]
+    assert own[["products", "runs", "ratio", "median_step", "median_seconds"]].tolist() == [23, 24, 1, 300, 24]
     assert table.loc["degree4", "ratio"] == pytest.approx(1) and table.loc["degree4", "low"] < 0.7
     assert table.loc["degree4", "median_seconds"] == 12 and table.loc["degree4", "early_rank"] == 4
     assert np.isnan(table.loc["baseline", "ratio"]) and table.loc["baseline", "escaped"] == 0

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from orthonar import (
     train,
 )
 from orthonar.mlstm.layer import MLSTM, BlockDiagonal, untouched
+from orthonar.mlstm.rows import emptied
 from orthonar.training.train import train_together
 
 SMALL = MLSTMConfig(vocab_size=11, embedding_dim=24, num_heads=2)
@@ -465,3 +467,11 @@ def test_what_a_hook_on_the_embedding_raises_is_left_alone():
     model.embedding.register_forward_hook(fail)
     with pytest.raises(IndexError, match="of the hook"):
         model(TOKENS)
+
+
+def test_a_start_whose_gates_are_both_shut_leaves_an_empty_memory():
+    """The log-scale is the floor of log f, as the cell's is; the key is nothing, and not nothing less nothing."""
+    shut = torch.full((1, 1, 3), -math.inf, dtype=torch.float64)
+    keys, igate, fgate = emptied(torch.ones(1, 1, 3, 2).double(), shut, shut, torch.tensor([[[False, True, False]]]))
+    assert keys[0, 0].tolist() == [[1, 1], [0, 0], [1, 1]]
+    assert igate[0, 0].tolist() == [-math.inf, -1e4, -math.inf] and fgate[0, 0, 1] == -1e4

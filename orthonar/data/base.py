@@ -16,6 +16,11 @@ class Task(Settings, ABC):
     #: Nominal length of a sequence.
     seq_len: int
 
+    @property
+    @abstractmethod
+    def values(self) -> range:
+        """The tokens that are scored, all as likely: guessing is right once in len(values)."""
+
     @abstractmethod
     def sample(
         self, batch_size: int, generator: torch.Generator | None = None, device: torch.device | str | None = None

@@ -23,8 +23,8 @@ from torch.nn.functional import logsigmoid
 
 #: No memory is scaled up by more than exp(80), so that float32 never overflows; what is scaled up there is below 1e-34.
 _LARGEST_EXPONENT = 80.0
-# exp of it is 0 and stays so whatever input gates add, as long as these are within some thousands of each other.
-_SMALLEST_LOG_FORGET = -1e4
+#: exp of it is 0 and stays so whatever input gates add, as long as these are within some thousands of each other.
+SMALLEST_LOG_FORGET = -1e4
 
 
 class GateLogs(NamedTuple):
@@ -59,7 +59,7 @@ def log_forget(fgate_preact: Tensor) -> Tensor:
     Args:
         fgate_preact: forget gate pre-activations, any shape and floating dtype; -inf is a gate that is shut.
     """
-    return logsigmoid(fgate_preact).clamp_min(_SMALLEST_LOG_FORGET)
+    return logsigmoid(fgate_preact).clamp_min(SMALLEST_LOG_FORGET)
 
 
 def max_ties_to_first(new: Tensor, old: Tensor) -> Tensor:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from ..engine.gates import SMALLEST_LOG_FORGET, log_forget, max_ties_to_first
 
 #: Pre-activations of forget gates that keep nothing and all: the exponential of either log gate is exactly 0 or 1.
-CLOSED, OPEN = -1e4, 1e4
+CLOSED, OPEN = SMALLEST_LOG_FORGET, -SMALLEST_LOG_FORGET
 
 
 def emptied(k: Tensor, igate_preact: Tensor, fgate_preact: Tensor, reset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -27,8 +28,7 @@ def emptied(k: Tensor, igate_preact: Tensor, fgate_preact: Tensor, reset: Tensor
     Returns:
         The keys and both pre-activations, of the same shapes.
     """
-    kept = F.logsigmoid(fgate_preact)
-    scale = torch.where(igate_preact >= kept, igate_preact, kept)  # as the cell decides where both are equal
+    scale = max_ties_to_first(igate_preact, log_forget(fgate_preact))
     k = torch.where(reset[..., None], k * (igate_preact - scale).exp()[..., None], k)
     return k, torch.where(reset, scale, igate_preact), fgate_preact.masked_fill(reset, CLOSED)
 

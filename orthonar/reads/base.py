@@ -188,6 +188,10 @@ class FilterRead(LeafRead):
         """U f(S) V^T for X = U S V^T, (..., DH, DH), in float64 inside."""
         return map_singular_values(self.normalised(memory.double()), self.scalar_map).to(memory.dtype)
 
+    def products(self, dtype: torch.dtype) -> int:
+        """How many products with A = X^T X the read takes for queries of a dtype: the degree of its series."""
+        return len(self.coefficients(dtype)) - 1
+
     def normalised(self, c_state: Tensor) -> Tensor:
         """X = C / max(||C||_F, eps)."""
         return normalised(c_state, self.eps)
@@ -199,7 +203,11 @@ class FilterRead(LeafRead):
         return filtered_vector(x, q.to(dtype), c).to(q.dtype)
 
     def read_chunk(self, chunk: Chunk) -> Reading:
-        """The reading by the Chebyshev series, no memory formed; where writes cancel, by `matrix` in float64."""
+        """The reading by the Chebyshev series, no memory formed but where writes cancel.
+
+        There it is of memories formed anew in float64: by `matrix` with PyTorch's operators, by the same series in
+        compiled kernels and graphs.
+        """
         dtype = chunk.q.dtype
         working_dtype, coefficients, eps = self._prepared(dtype)
         chunk = chunk.to(working_dtype)

@@ -333,9 +333,7 @@ def _unpublished(name: str, scale: str, records: list[RunRecord]) -> Iterator[Cl
         if any(cell.side in {**other.accuracies, **other.solved_runs} for other in cell.published):
             continue
         enough = min(len(baseline), len(cell.runs)) >= stats.LEAST_FOR_INTERVAL
-        p, test = None, ""
-        if enough and cell.side != next(iter(study.sides)):
-            p, test = tested(baseline, cell.runs)
+        test = tested(baseline, cell.runs) if enough and cell.side != next(iter(study.sides)) else None
         preset = name if scale == "paper" else f"{name}-{scale}"
         yield Claim(
             group=f"{preset}: {cell.task}{unlike}",
@@ -348,7 +346,7 @@ def _unpublished(name: str, scale: str, records: list[RunRecord]) -> Iterator[Cl
             runs=len(cell.runs),
             planned=cell.planned,
             device=cell.device,
-            test=test and ("McNemar" if "McNemar" in test else _FISHER),
-            p=p,
+            test="" if test is None else "McNemar" if test.paired else _FISHER,
+            p=None if test is None else test.p,
             verdict=UNPUBLISHED if len(cell.runs) else NOT_RUN,
         )

@@ -261,9 +261,10 @@ def print_report(result: dict, seconds: float) -> None:
     legend = (
         f"{judged} Solved: a final accuracy of at least 80 %, with Wilson's 95 % interval, against the published count "
         f"by Fisher's exact test, two-sided; they differ where p is at most {stats.LEVEL:g}, as one in twenty does by "
-        "chance. Fewer than 8 runs are not judged. Means were published without their spread, so no test compares "
-        "them; those here have a 95 % interval, or are given run by run. Unpublished numbers: against the baseline, "
-        "seed by seed, by McNemar's exact test."
+        f"chance. Fewer than {stats.LEAST_FOR_INTERVAL} runs are not judged. Means were published without their "
+        "spread, so no test compares them; those here have a 95 % interval, or are given run by run. Unpublished "
+        "numbers: against the baseline, by McNemar's exact test in pairs of a seed, or by Fisher's where pairs are "
+        "missing."
     )
     print(f"\n{textwrap.fill(legend, WIDTH)}\n")
     counts = result["counts"]

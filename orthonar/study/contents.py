@@ -92,8 +92,8 @@ def _stock(model: SequenceModel, config: RunConfig) -> dict[str, float]:
     batches = _validation_set(config)
     try:
         stock = StockModel(model.config, config.task.seq_len).eval()
-    except ImportError:
-        raise ValueError("the package xlstm is not installed: pip install xlstm") from None
+    except ImportError as error:
+        raise ValueError(str(error)) from None
     stock.load_state_dict(model.state_dict(), strict=True)
     model = model.eval()
     accuracies = {"accuracy_here": evaluate(model, batches)[0], "accuracy_stock": evaluate(stock, batches)[0]}

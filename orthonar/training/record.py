@@ -23,6 +23,16 @@ OUTCOMES = {
     "diverged": lambda accuracy: accuracy is None,
 }
 
+
+def outcome_of(accuracy: float | None) -> str:
+    """What a run came to, one of `OUTCOMES`.
+
+    Args:
+        accuracy: of its last evaluation, 0 to 1; None where a loss was not finite.
+    """
+    return next(name for name, fits in OUTCOMES.items() if fits(accuracy))
+
+
 #: Settings that say where a run was computed or what it was asked on the way, not what it is: they are recorded, but do
 #: not tell runs apart.
 _NOT_IDENTIFYING = ("device", "engine", "probes")

@@ -14,7 +14,7 @@ from .config import RunConfig, usable_device
 from .environment import device_name, revision, versions
 from .evaluation import evaluate, questions
 from .probes import dynamics
-from .record import SOLVED_AT, Evaluation, RunRecord
+from .record import Evaluation, RunRecord, outcome_of
 from .step import generator, make_training_step
 
 
@@ -77,11 +77,10 @@ def train_models(
     others = f", {len(configs)} runs at once" if len(configs) > 1 else ""
     trained = []
     for run in runs:
-        final = run.trace[-1].accuracy
         record = RunRecord(
             settings=run.config.settings(),
             trace=run.trace,
-            outcome="diverged" if final is None else "solved" if final >= SOLVED_AT else "plateau",
+            outcome=outcome_of(run.trace[-1].accuracy),
             wall_seconds=round(run.seconds, 3),
             device=device_name(torch.device(run.config.device)) + others,
             versions=versions(),

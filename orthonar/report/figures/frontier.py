@@ -60,8 +60,8 @@ def frontier(
         axes: two, of one figure with constrained layout; None for new ones.
 
     Returns:
-        The figure: left the hazard of escape relative to the study's read, with its 95 % interval, over the passes;
-        right the share of runs that have escaped over wall seconds.
+        The figure: left the hazard of escape relative to the study's read, with its 95 % interval, over the products
+        with the memory; right the share of runs that have escaped over wall seconds.
     """
     if axes is None:
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), layout="constrained")
@@ -71,14 +71,14 @@ def frontier(
     for name, row in drawn.iterrows():
         bars = [[row["ratio"] - row["low"]], [row["high"] - row["ratio"]]]
         look = {"color": sides[name].look.color, "marker": sides[name].look.marker, "markersize": 6}
-        hazards.errorbar(row["passes"], row["ratio"], yerr=bars, **look, elinewidth=1, capsize=2)
+        hazards.errorbar(row["products"], row["ratio"], yerr=bars, **look, elinewidth=1, capsize=2)
     hazards.axhline(1, color=_GREY, linewidth=0.8)
     hazards.axhline(keeps, color=_GREY, linewidth=0.8, linestyle="--")
     hazards.set_xscale("symlog", linthresh=1, linscale=0.3)
-    ticks = sorted(set(table["passes"].astype(int)))
+    ticks = sorted(set(table["products"].astype(int)))
     hazards.set_xticks(ticks, [str(tick) if tick >= 1.2 * before else "" for tick, before in zip(ticks, [0, *ticks])])
     hazards.minorticks_off()
-    hazards.set(xlim=(-0.2, 1.25 * max(ticks)), xlabel="passes (products with $X^T X$)")
+    hazards.set(xlim=(-0.2, 1.25 * max(ticks)), xlabel="products with $X^T X$)")
     hazards.set_ylabel("hazard of escape, relative to the study's read")
     if len(drawn) > 1:
         hazards.set_yscale("log")

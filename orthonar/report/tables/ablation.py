@@ -134,8 +134,8 @@ def _told(study: Study, runs: pd.DataFrame, of_all: pd.DataFrame, variants: list
     parts, tests = [], set()
     for reference in (BASELINE.name, ORTHOGONALIZED.name):
         held = [tested(*(runs[runs["side"] == name] for name in (reference, variant))) for variant in variants]
-        differ, corrected, *_ = multipletests([p for p, _ in held], alpha=stats.LEVEL, method="holm")
-        tests |= {test for _, test in held}
+        differ, corrected, *_ = multipletests([test.p for test in held], alpha=stats.LEVEL, method="holm")
+        tests |= {test.name for test in held}
         others = [
             f"{study.sides[name].title} ({solved(name, runs)}, p = {p_text(p)})"
             for name, differs, p in zip(variants, differ, corrected)

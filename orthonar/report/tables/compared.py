@@ -1,5 +1,7 @@
 """Two tables of runs against each other: solved runs and accuracies, how soon they escape, and the tests of both."""
 
+from typing import NamedTuple
+
 import pandas as pd
 
 from .. import stats
@@ -37,8 +39,20 @@ def compared(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, str]:
     return row
 
 
-def tested(first: pd.DataFrame, second: pd.DataFrame) -> tuple[float, str]:
-    """The two-sided p-value that both sides solve runs at one rate, and the test's name.
+class Tested(NamedTuple):
+    """A comparison of how often two sides are solved."""
+
+    p: float  #: two-sided.
+    paired: bool  #: whether it is the exact McNemar test, of pairs; else it is Fisher's.
+
+    @property
+    def name(self) -> str:
+        """The test, as sentences name it."""
+        return "exact McNemar test in pairs" if self.paired else "Fisher's exact test"
+
+
+def tested(first: pd.DataFrame, second: pd.DataFrame) -> Tested:
+    """The two-sided p-value that both sides solve runs at one rate.
 
     It is the exact McNemar test of the runs in pairs where every run of the side with fewer has a partner, else
     Fisher's.
@@ -48,8 +62,8 @@ def tested(first: pd.DataFrame, second: pd.DataFrame) -> tuple[float, str]:
         second: run table of the other.
     """
     if min(len(first), len(second)) == len(stats.shared_seeds(first, second)[0]):
-        return stats.mcnemar(stats.pairs(first, second)), "exact McNemar test in pairs"
-    return stats.fisher(*solved_counts(first, second)), "Fisher's exact test"
+        return Tested(stats.mcnemar(stats.pairs(first, second)), True)
+    return Tested(stats.fisher(*solved_counts(first, second)), False)
 
 
 def solved_counts(first: pd.DataFrame, second: pd.DataFrame) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -107,13 +107,13 @@ def equal_time_answer(
     seconds = paces[sides[0]] * budget
     step = int(seconds / paces[sides[1]])
     there = [of.assign(solved=of["escape_step"] <= last) for of, last in ((first, budget), (other, step))]
-    p, test = tested(*there)
+    test = tested(*there)
     one, two = (f"{of['solved'].sum()} of {len(of)} runs of {title(name)}" for name, of in zip(sides, there))
     # A constant rate is the same wherever a run is stopped.
     cut = "" if set(other["schedule"]) == {"constant"} else "; the cosine of the latter goes on after it"
     return [
         f"In the {seconds:.0f} seconds that {budget:,} steps of {title(sides[0])} take, {title(sides[1])} comes to "
-        f"step {step:,}: by then {one} and {two} have reached 80 % ({test}, p = {p_text(p)}{cut})."
+        f"step {step:,}: by then {one} and {two} have reached 80 % ({test.name}, p = {p_text(test.p)}{cut})."
     ]
 
 

@@ -64,7 +64,7 @@ class Question:
     study: Study
 
     def row(self, records: Sequence[RunRecord]) -> dict[str, Any]:
-        """The answer from the recorded seeds: a text for each of `COLUMNS` but p; p_value and test; devices.
+        """The answer from the recorded seeds: a text for each of `COLUMNS` but p; p_value and paired; devices.
 
         A cell of which the records hold other seeds too, as other studies ask for more, counts with those that all
         cells of enough runs share.
@@ -76,7 +76,7 @@ class Question:
         row = {"recipe": self.recipe, "compared": self.compared, "published": _published(found), "p_value": np.nan}
         recorded = [runs for runs in others if len(runs)]
         if not (len(first) and recorded):
-            return row | {"seeds": "", "solved": NOT_RUN, "test": "", "devices": ""}
+            return row | {"seeds": "", "solved": NOT_RUN, "paired": True, "devices": ""}
         seeds = dict.fromkeys(seeds_text(runs["seed"]).partition(" ")[2] for runs in (first, *recorded))
         return row | {
             "seeds": "; ".join(seeds),
@@ -158,7 +158,7 @@ def findings(records: Iterable[RunRecord], asked: Sequence[Question] | None = No
         p = table.loc[tested_rows, "p_value"]
         holds[tested_rows] = multipletests(p, alpha=stats.LEVEL, method="holm")[0]
     texts = [f"**{p_text(p)}**" if held else p_text(p) for p, held in zip(table["p_value"], holds)]
-    marks = table["test"].str.contains("Fisher").map({True: " †", False: ""})
+    marks = table["paired"].map({True: "", False: " †"})
     return table.assign(p=texts + marks)[[*COLUMNS, "devices"]]
 
 
@@ -209,9 +209,9 @@ def _smallest(first: pd.DataFrame, others: Sequence[pd.DataFrame]) -> dict[str, 
     """The smallest p-value of the comparisons that have runs enough, times their number, and its test."""
     enough = [runs for runs in others if min(len(first), len(runs)) >= stats.LEAST_FOR_INTERVAL]
     if not enough:
-        return {"p_value": np.nan, "test": ""}
-    p, test = min((tested(first, runs) for runs in enough), key=lambda result: result[0])
-    return {"p_value": min(1.0, len(enough) * p), "test": test}
+        return {"p_value": np.nan, "paired": True}
+    test = min((tested(first, runs) for runs in enough), key=lambda test: test.p)
+    return {"p_value": min(1.0, len(enough) * test.p), "paired": test.paired}
 
 
 def _devices(cells_runs: Sequence[pd.DataFrame]) -> str:

@@ -20,7 +20,7 @@ from .probed import probed_runs
 KEEPS = 0.7
 
 
-def passes(read) -> int:
+def products(read) -> int:
     """Products with A = X^T X that a filter costs in float32; none for the raw read.
 
     Raises:
@@ -30,7 +30,7 @@ def passes(read) -> int:
         return 0
     if not isinstance(read, FilterRead):
         raise ValueError(f"read: {read} has no number of products")
-    return len(read.coefficients(torch.float32)) - 1
+    return read.products(torch.float32)
 
 
 def maps(sides: Mapping[str, Side], s: np.ndarray) -> dict[str, np.ndarray]:
@@ -49,7 +49,7 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
         pace: seconds per step of each side, as of `orthonar.report.tables.pace.seconds_per_step`.
 
     Returns:
-        One row per side, by its name: passes; slope (of the map at 0); runs, solved and escaped (counts);
+        One row per side, by its name: products; slope (of the map at 0); runs, solved and escaped (counts);
         run_intervals, see `orthonar.report.hazards.run_intervals`; ratio, low and high, the hazard of escape relative
         to the study's read with its 95 % interval, NaN without one or with fewer than
         `orthonar.report.stats.LEAST_FOR_INTERVAL` runs of either; median_step and median_seconds to escape; step_ms, a
@@ -68,7 +68,7 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
             ratio = stats.Interval(1.0, 1.0, 1.0)
         there, seconds = len(runs) > 0, pace.get(name, np.nan)
         rows[name] = {
-            "passes": passes(read),
+            "products": products(read),
             "slope": np.nan if near is None else float(near[0]) / 1e-6,
             "runs": len(runs),
             "solved": int(runs["solved"].sum()),
@@ -88,9 +88,9 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
 def frontier_text(table: pd.DataFrame) -> pd.DataFrame:
     """The numbers of `frontier` as text, the cheapest read first; what it costs in time: `pace_text`."""
     rows = []
-    for name, row in table.sort_values("passes", kind="stable").iterrows():
+    for name, row in table.sort_values("products", kind="stable").iterrows():
         slope = "" if np.isnan(row["slope"]) else f"{row['slope']:.1f}"
-        shown = {"read": name, "products": f"{row['passes']:.0f}", "slope": slope}
+        shown = {"read": name, "products": f"{row['products']:.0f}", "slope": slope}
         if not row["runs"]:
             rows.append(shown | {"solved": NOT_RUN})
             continue
@@ -116,11 +116,11 @@ def pace_text(table: pd.DataFrame) -> pd.DataFrame:
 
     Only reads of `frontier` with at least `orthonar.report.stats.LEAST_FOR_INTERVAL` runs have medians to show.
     """
-    enough = table[table["runs"] >= stats.LEAST_FOR_INTERVAL].sort_values("passes", kind="stable")
+    enough = table[table["runs"] >= stats.LEAST_FOR_INTERVAL].sort_values("products", kind="stable")
     rows = [
         {
             "read": name,
-            "products": f"{row['passes']:.0f}",
+            "products": f"{row['products']:.0f}",
             "median step": median_text(row["median_step"]),
             "median seconds": "" if np.isnan(row["step_ms"]) else median_text(row["median_seconds"]),
             "ms a step": "" if np.isnan(row["step_ms"]) else f"{row['step_ms']:.0f}",
@@ -170,8 +170,8 @@ def answer(table: pd.DataFrame) -> str:
     enough = others[others["runs"] >= stats.LEAST_FOR_INTERVAL]
     if own["runs"] < stats.LEAST_FOR_INTERVAL or not len(enough):
         return f"Which read is the cheapest that keeps the effect: {NOT_RUN}."
-    cost = own["passes"]
-    keeping = enough[enough["low"] > KEEPS].sort_values("passes", kind="stable")
+    cost = own["products"]
+    keeping = enough[enough["low"] > KEEPS].sort_values("products", kind="stable")
     missing = len(others) - len(enough)
     so_far = f" (so far: {missing} of {len(others)} reads have too few runs)" if missing else ""
     if not len(keeping):
@@ -191,10 +191,10 @@ def answer(table: pd.DataFrame) -> str:
             )
         return (
             f"No read has a hazard relative to five steps' with a lower 95 % bound above {KEEPS:g}; {title(best.name)} "
-            f"comes nearest, {_ratio_text(best)} with {best['passes']:.0f} products{so_far}."
+            f"comes nearest, {_ratio_text(best)} with {best['products']:.0f} products{so_far}."
         )
     best = keeping.iloc[0]
     return (
-        f"The cheapest read that keeps the effect of five steps is {title(best.name)} ({best['passes']:.0f} products "
+        f"The cheapest read that keeps the effect of five steps is {title(best.name)} ({best['products']:.0f} products "
         f"instead of {cost:.0f}), hazard of escape {_ratio_text(best)} of that of five steps{so_far}."
     )

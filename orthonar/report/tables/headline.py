@@ -186,10 +186,10 @@ def at_levels(study: Study, records: Iterable[RunRecord], levels: Sequence[float
         row = {"accuracy from": f"{100 * level:g} %"}
         row |= {name: f"{of['solved'].sum()} of {len(of)}" for name, of in zip(study.sides, there)}
         if len(first) and len(second):
-            p, test = tested(*there)
+            test = tested(*there)
             counts = stats.pairs(*there)
-            row["p"] = p_text(p)
-            row["alone"] = f"{counts.first_only}, {counts.second_only}" if "McNemar" in test else ""
+            row["p"] = p_text(test.p)
+            row["alone"] = f"{counts.first_only}, {counts.second_only}" if test.paired else ""
         rows.append(row)
     columns = ["accuracy from", *study.sides, "alone", "p"]
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("accuracy from")
@@ -232,8 +232,8 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
         if min(len(first), len(second)) < least:
             continue
         solved, runs = solved_counts(first, second)
-        p, test = tested(first, second)
-        told = stats.is_told(p)
+        test = tested(first, second)
+        told = stats.is_told(test.p)
         names = (study.sides[next(iter(study.sides))].title, study.sides[key["read"]].title)
         more = "more" if solved[1] / runs[1] > solved[0] / runs[0] else "fewer"
         counts = [f"{name} solves {s} of {n}" for name, s, n in zip(names, solved, runs)]
@@ -243,13 +243,13 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
         else:
             counts = [f"{count} ({of_side})" for count, of_side in zip(counts, seeds)]
         verdict = f"{more} than chance explains" if told else "no difference is shown"
-        said = f"{task}: {counts[0]}, {counts[1]}: {verdict} ({test}, p = {p_text(p)})"
+        said = f"{task}: {counts[0]}, {counts[1]}: {verdict} ({test.name}, p = {p_text(test.p)})"
         if device_kinds(first) != device_kinds(second):
             said += f"; the first trained on {device_kinds(first)}, the other on {device_kinds(second)}"
         if len(of_all[0]) > len(first) and len(of_all[1]) > len(second):
             (one, other), (all_one, all_other) = solved_counts(*of_all)
             said += f"; of all recorded seeds {one} of {all_one} and {other} of {all_other}"
-            said += f" (p = {p_text(tested(*of_all)[0])})"
+            said += f" (p = {p_text(tested(*of_all).p)})"
         sentences.append(f"{said}.")
     return sentences
 

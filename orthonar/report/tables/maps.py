@@ -76,14 +76,14 @@ def answer(study: Study, records: Iterable[RunRecord], setting: str) -> str:
         for side in study.sides
     )
     one, other = (side.title for side in study.sides.values())
-    p, test = tested(first, second)
+    test = tested(first, second)
     more = "more" if second["solved"].mean() > first["solved"].mean() else "fewer"
-    verdict = f"{more} than chance explains" if stats.is_told(p) else "no difference is shown"
+    verdict = f"{more} than chance explains" if stats.is_told(test.p) else "no difference is shown"
     all_there = len(complete) == len(by_place)
     which = f"all {len(complete)} cells" if all_there else f"the {len(complete)} complete cells of {len(by_place)}"
     said = (
         f"Over {which} {one} solves {first['solved'].sum()} of {len(first)} runs, {other} {second['solved'].sum()} of "
-        f"{len(second)}: {verdict} ({test}, p = {p_text(p)})"
+        f"{len(second)}: {verdict} ({test.name}, p = {p_text(test.p)})"
     )
     back = [_fallen(title, runs) for title, runs in ((one, first), (other, second))]
     return f"{said}; after an escape fall back: {', '.join(back)}."

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from ...data.base import Task
 from ...data.noisy_recall import IGNORE_INDEX, NoisyRecall
 from ...reads.base import RawRead
 from ...study.presets import PRESETS, Study
@@ -124,7 +125,7 @@ def independent_positions(config: RunConfig) -> float:
 
 
 @functools.lru_cache
-def _independent_per_sequence(task: NoisyRecall, sequences: int = 64) -> float:
+def _independent_per_sequence(task: Task, sequences: int = 64) -> float:
     [(tokens, targets)] = task.validation_set(0, sequences, sequences, "cpu")
     row, position = np.nonzero(targets.numpy() != IGNORE_INDEX)
     _, count = np.unique(np.stack([row, tokens.numpy()[row, position]]), axis=1, return_counts=True)

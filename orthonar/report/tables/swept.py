@@ -152,7 +152,8 @@ def sooner_answer(study: Study, records: Iterable[RunRecord], setting: str, word
 
 
 def _more_solved(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, float, str]:
-    return second["solved"].mean() > first["solved"].mean(), *tested(first, second)
+    test = tested(first, second)
+    return second["solved"].mean() > first["solved"].mean(), test.p, test.name
 
 
 def _sooner(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, float, str]:
@@ -228,10 +229,10 @@ def value_answers(study: Study, records: Iterable[RunRecord], setting: str, word
             at = [
                 f"{at:g}"
                 for at, runs in others
-                if sign * (runs["solved"].mean() - first["solved"].mean()) > 0 and stats.is_told(tests[at][0])
+                if sign * (runs["solved"].mean() - first["solved"].mean()) > 0 and stats.is_told(tests[at].p)
             ]
             verdicts += [f"{which} than chance explains at {', '.join(at)}"] if at else []
-        used = ", ".join(dict.fromkeys(test for _, test in tests.values()))
+        used = ", ".join(dict.fromkeys(test.name for test in tests.values()))
         sentences.append(
             f"Along the {words} {side.title} solves {counts}; against {start:g} "
             f"{' and '.join(verdicts) or 'no difference is shown'} ({used})."
