@@ -98,6 +98,10 @@ def ended_by_signals():
 def summary(progress: Progress) -> tuple[str, int]:
     """What a sweep came to, in a line of text, and its exit status."""
     text = f"{len(progress.done)} runs recorded, {len(progress.missing)} known to be missing"
+    if not (progress.done or progress.missing or progress.failed or progress.rescued):
+        text = (
+            "nothing to do: all that is known is recorded; to run it again elsewhere, name another folder by --results"
+        )
     if progress.out_of_time:
         text += ", out of time" + ("" if progress.done else " before a single run was finished: nothing was recorded")
     if progress.stopped:

@@ -94,8 +94,8 @@ def test_variants_are_judged_by_enough_runs_and_the_others_counted():
     few = ablation_tables.variant_answers(STUDY, RECORDS)
     variants = len(STUDY.sides) - 2
     assert few == [
-        f"Nothing can be said yet: {variants} of {variants} variants have fewer than 8 runs, {variants - 1} of them "
-        "none."
+        f"Nothing can be said of the variants yet: {variants} of {variants} variants have fewer than 8 runs, "
+        f"{variants - 1} of them none."
     ]
 
 
@@ -109,9 +109,9 @@ def test_variants_with_enough_runs_are_told_from_the_baseline_and_from_the_study
     ]
     # The exact McNemar test of 8 pairs against none is 2 / 2^8, and the smaller of two counts twice; of 5, 1 / 16.
     assert ablation_tables.variant_answers(wide, made)[0] == (
-        "Of 2 variants with at least 8 runs, those told by solved runs from baseline (0 of 8): 1 step (8 of 8, p = "
-        "0.016); from orthogonalized (8 of 8): none; most are solved with 1 step (8 of 8) (exact McNemar test in pairs"
-        ", Holm's correction over the variants)."
+        "Of 2 variants with at least 8 runs, those that differ in solved runs from baseline (0 of 8): 1 step (8 of 8, "
+        "p = 0.016); from orthogonalized (8 of 8): none; most are solved with 1 step (8 of 8) (exact McNemar test in "
+        "pairs, Holm's correction over the variants)."
     )
     assert ablation_tables.variant_answers(wide, made)[1].startswith("Nothing can be said of the others yet: ")
     more = [*made, *(record("baseline", seed, (0.1, 0.2, 0.9)) for seed in (8, 9))]
@@ -197,7 +197,7 @@ def test_the_answers_are_the_tables_numbers():
     unsolved, solved = memory.decode_answers(STUDY, RECORDS)
     assert "memories of 2 not solved runs" in unsolved and "finds 60 %" in unsolved and "adds 10 points" in unsolved
     assert "memories of 3 solved runs" in solved
-    assert "gives 50 % without any memory" in solved and "from before the value it finds 50 %" in solved
+    assert "alone gives 50 %" in solved and "from before the value, the decoder finds 50 %" in solved
     assert memory.swap_answers(STUDY, []) == memory.decode_answers(STUDY, []) == []
 
 

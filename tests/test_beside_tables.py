@@ -48,9 +48,12 @@ def test_what_is_told_says_what_is_missing():
     records = noisy_records()
     assert len(beside.told(NOISE, records)) == 2 and "missing" not in " ".join(beside.told(NOISE, records))
     first = [r for r in records if r.settings["read"]["name"] == "RawRead"]
-    assert beside.told(NOISE, first) == ["Not told yet: 16 of 32 runs are recorded, none of orthogonalized."]
-    assert beside.told(NOISE, []) == ["Not told yet: 0 of 32 runs are recorded."]
-    assert beside.told(NOISE, records[1:])[-1] == "Still missing: 31 of 32 runs are recorded."
+    assert beside.told(NOISE, first) == [
+        "Not run yet: 16 of 32 runs, among them all of orthogonalized at vocabulary 16, length 16, batch 2, frac noise "
+        "0; orthogonalized at vocabulary 16, length 16, batch 2, frac noise 0.5."
+    ]
+    assert beside.told(NOISE, []) == ["Not run yet: 32 of 32 runs."]
+    assert beside.told(NOISE, records[1:])[-1] == "Not run yet: 1 of 32 runs."
 
 
 def answers_of(records, numbers):

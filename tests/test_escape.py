@@ -133,7 +133,7 @@ def test_a_longer_schedule_in_sentences():
         trace = [Evaluation(s, 0.9 if escaped and s >= at else 0.1, 1.0, 1.0, 1.0) for s in (1800, 2200, config.steps)]
         made.append(replace(record_of(config, 0.9 if escaped else 0.1), trace=trace))
     counted, when = escape.longer_answers(made)
-    assert "seeds 11 to 26: baseline solves 1 of 16, baseline, 4,000 steps solves 10 of 16" in counted
+    assert "seeds 11 to 26: baseline solves 1 of 16, baseline over 4,000 steps solves 10 of 16" in counted
     assert when.startswith("5 of the 16 runs over 4,000 steps reach 80 % by step 2,000, half of them by step 2,200 (")
     never = [replace(r, trace=[replace(line, accuracy=0.1) for line in r.trace], outcome="plateau") for r in made]
     assert "half of them never" in escape.longer_answers(never)[1]

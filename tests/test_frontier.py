@@ -105,9 +105,11 @@ def test_tables_and_figures_of_some_runs():
         "baseline "
     )
     assert tables.answer(table.assign(high=table["high"].where(table.index != "degree1", 0.9))).endswith(
-        ". It is shown to be smaller with 1 product, above 0.7 of it with none."
+        ". Shown to be worse: 1 product. Shown to keep the effect (above 0.7): none."
     )
-    assert tables.answer(table.assign(high=2.0)).endswith("smaller with none, above 0.7 of it with none.")
+    assert tables.answer(table.assign(high=2.0)).endswith(
+        "Shown to be worse: none. Shown to keep the effect (above 0.7): none."
+    )
     keeping = tables.answer(table.assign(low=table["ratio"].where(table["low"].isna(), 0.8)))
     assert "The cheapest read" in keeping and keeping.endswith("(so far: 1 of 6 reads have too few runs).")
     runs = probed_runs(STUDY, some)

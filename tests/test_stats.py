@@ -51,6 +51,14 @@ def test_fisher_of_the_post():
     assert stats.fisher((5, 5), (8, 8)) == pytest.approx(1.0)
 
 
+def test_the_power_of_fishers_test_by_drawing():
+    rng = np.random.default_rng(0)
+    drawn = rng.binomial(8, [0.2, 0.8], (4000, 2))
+    told = np.mean([stats.fisher((a, b), (8, 8)) <= 0.05 for a, b in drawn])
+    assert stats.fisher_power((0.2, 0.8), (8, 8)) == pytest.approx(told, abs=0.03)
+    assert stats.fisher_power((0.0, 1.0), (8, 8)) == pytest.approx(1)
+
+
 def test_a_mean_and_its_interval():
     values = np.random.default_rng(0).normal(0.5, 0.1, 200)
     mean = stats.mean_interval(values)

@@ -283,7 +283,14 @@ def test_one_run_tests_nothing():
 
 def test_names_for_readers():
     names = ["ns1", "ns3", "degree4", "ns0_normalise_only", "blend_half", "ns5, constant rate"]
-    wanted = ["1 step", "3 steps", "4 products", "normalised, no step", "blend half", "ns5, constant rate"]
+    wanted = [
+        "1 step",
+        "3 steps",
+        "4 products",
+        "normalised, no step",
+        "blend half",
+        "orthogonalized at a constant rate",
+    ]
     assert [sides.title(name) for name in names] == wanted
     every = {side.name: side.title for study in _studies() for side in study.sides.values()}
     assert len(set(every.values())) == len(every)
@@ -308,7 +315,10 @@ def test_the_answer_names_its_test_and_says_when_nothing_is_shown():
     records = [r if r.settings["seed"] else on_gpu(r) for r in all_records(many, solved)]
     mixed = [on_gpu(r) if "RawRead" in str(r.settings["read"]) else r for r in records]
     [in_pairs], [apart] = tables.answers(many, records), tables.answers(many, mixed)
-    assert "more than chance explains (exact McNemar test" in in_pairs and "(Fisher's exact test, p = 7.4e-07)" in apart
+    assert (
+        "more than chance explains, taken by itself (exact McNemar test" in in_pairs
+        and "(Fisher's exact test, p = 7.4e-07)" in apart
+    )
     assert apart.endswith("; the first trained on GPUs, the other on CPUs and GPUs.") and "trained on" not in in_pairs
     fewer = [r for r in records if "RawRead" in str(r.settings["read"]) or r.settings["seed"] > 3]
     [unpaired] = tables.answers(many, fewer)

@@ -176,6 +176,19 @@ def fisher(solved: tuple[int, int], runs: tuple[int, int]) -> float:
     return float(stats.fisher_exact([[s, n - s] for s, n in zip(solved, runs, strict=True)]).pvalue)
 
 
+def fisher_power(shares: Sequence[float], runs: Sequence[int]) -> float:
+    """How often `fisher` tells two sides apart whose runs are solved with these probabilities, exactly.
+
+    Args:
+        shares: probability that a run of each side is solved.
+        runs: number of runs of each side.
+    """
+    one, other = runs
+    first, second = (stats.binom.pmf(range(n + 1), n, share) for n, share in zip(runs, shares, strict=True))
+    told = (p * q for a, p in enumerate(first) for b, q in enumerate(second) if is_told(fisher((a, b), (one, other))))
+    return float(sum(told))
+
+
 def shared_seeds(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The runs of two run tables that make up pairs, each by seed, in the same order.
 

@@ -72,12 +72,20 @@ class Side:
         return title(self.name)
 
 
-#: What readers see of names that are short for something.
+#: What readers see of names that are short for something, or would break a sentence.
 _TITLES = {
     "ns0_normalise_only": "normalised, no step",
     "muon3": "3 Muon steps",
     "qk_lr_x4": "queries, keys at 4x rate",
     "rls_read": "recursive least squares",
+    "baseline, Muon": "baseline with Muon",
+    "orthogonalized, Muon": "orthogonalized with Muon",
+    "baseline, 4,000 steps": "baseline over 4,000 steps",
+    "baseline, constant rate": "baseline at a constant rate",
+    "ns5, constant rate": "orthogonalized at a constant rate",
+    "small embedding": "baseline from a small embedding",
+    "orthogonalized, small embedding": "orthogonalized from a small embedding",
+    "attention, rotary": "rotary attention",
 }
 
 

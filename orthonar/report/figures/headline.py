@@ -131,7 +131,7 @@ def survival_curves(curves: Mapping[str, tuple[Side, pd.DataFrame]], title: str,
         if not crowded:
             band: dict[str, Any] = {"step": "post", "color": color, "alpha": 0.15, "linewidth": 0}
             ax.fill_between(curve["step"], curve["low"], curve["high"], **band)
-    ax.set(xlabel="training step", ylabel="share of runs below 80 %", xlim=(0, None), ylim=(0, 1.03))
+    ax.set(xlabel="training step", ylabel="share that has not reached 80 % yet", xlim=(0, None), ylim=(0, 1.03))
     ax.set_title(title)
     if curves:
         where: dict[str, Any] = {"loc": "lower left"}

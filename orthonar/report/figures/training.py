@@ -84,7 +84,7 @@ def around_the_fall(table: pd.DataFrame, records: Iterable[RunRecord], sides: Ma
         axes[0, 0].text(0.5, 0.5, NOT_RUN, transform=axes[0, 0].transAxes, ha="center", color="#555555")
     for ax in axes[0]:
         ax.axhline(100 * SOLVED_AT, color="#555555", linestyle=":", linewidth=1)
-        ax.set(xlabel="training steps since the fall began", ylim=(0, 102))
+        ax.set(xlabel="training steps since the read began to fall", ylim=(0, 102))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("accuracy (%)")
     figure.suptitle(title)

@@ -108,7 +108,7 @@ def variant_answers(study: Study, records: Iterable[RunRecord]) -> list[str]:
     told = list(variants.index[~few[variants.index]]) if not few[references].any() else []
     sentences = [_told(study, runs, of_all, told)] if told else []
     if others := len(variants) - len(told):
-        so_far = "Nothing can be said of the others yet" if told else "Nothing can be said yet"
+        so_far = "Nothing can be said of the others yet" if told else "Nothing can be said of the variants yet"
         none = int((variants == 0).sum())
         sentences.append(
             f"{so_far}: {others} of {len(variants)} variants have fewer than {stats.LEAST_FOR_INTERVAL} runs, "
@@ -151,7 +151,7 @@ def _told(study: Study, runs: pd.DataFrame, of_all: pd.DataFrame, variants: list
     if max(shares.values()) == 0:
         most = "none solves a run"
     return (
-        f"Of {len(variants)} variants with at least {stats.LEAST_FOR_INTERVAL} runs, those told by solved runs "
+        f"Of {len(variants)} variants with at least {stats.LEAST_FOR_INTERVAL} runs, those that differ in solved runs "
         f"{'; '.join(parts)}; {most} ({' or '.join(sorted(tests))}, Holm's correction over the variants)."
     )
 

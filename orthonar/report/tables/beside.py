@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-import pandas as pd
-
 from ...study.presets import Study
 from ...training.record import RunRecord
 from .headline import answers
-from .runs import study_runs
+from .runs import study_runs, study_task_label
 
 
 def told(study: Study, records: Sequence[RunRecord]) -> list[str]:
@@ -22,12 +20,19 @@ def told(study: Study, records: Sequence[RunRecord]) -> list[str]:
     """
     runs = study_runs(study, records)
     sentences = answers(study, records)
-    if len(runs) < study.size():
-        none = [side.title for name, side in study.sides.items() if name not in set(runs["side"])]
-        of = f", none of {'; '.join(none)}" if len(runs) and none else ""
-        sentences.append(f"{'Still missing' if sentences else 'Not told yet'}: {_count(study, runs)}{of}.")
+    if missing := study.size() - len(runs):
+        labels = {study_task_label(study, task) for task in study.tasks}
+        none = [
+            title_in(study, side, label if len(labels) > 1 else "")
+            for label in sorted(labels)
+            for side in study.sides
+            if not ((runs["side"] == side) & (runs["task"] == label)).any()
+        ]
+        which = f", among them all of {'; '.join(none)}" if len(runs) and none else ""
+        sentences.append(f"Not run yet: {missing} of {study.size()} runs{which}.")
     return sentences
 
 
-def _count(study: Study, runs: pd.DataFrame) -> str:
-    return f"{len(runs)} of {study.size()} runs are recorded"
+def title_in(study: Study, side: str, task: str) -> str:
+    """A side as readers are shown it, and the task that it is meant on; none where there is but one."""
+    return f"{study.sides[side].title}{f' at {task}' if task else ''}"

@@ -186,8 +186,8 @@ def answer(table: pd.DataFrame) -> str:
             worse = [title(name) for name, row in enough.iterrows() if row["high"] < 1]
             return (
                 f"Not told yet: {missing} of {len(others)} reads have fewer than {stats.LEAST_FOR_INTERVAL} runs. The "
-                f"hazard of escape of the rest, relative to five steps': {told}. It is shown to be smaller with "
-                f"{', '.join(worse) or 'none'}, above {KEEPS:g} of it with none."
+                f"hazard of escape of the rest, relative to five steps': {told}. Shown to be worse: "
+                f"{', '.join(worse) or 'none'}. Shown to keep the effect (above {KEEPS:g}): none."
             )
         return (
             f"No read has a hazard relative to five steps' with a lower 95 % bound above {KEEPS:g}; {title(best.name)} "

@@ -242,7 +242,7 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
             task = f"{task}, {seeds[0]}"
         else:
             counts = [f"{count} ({of_side})" for count, of_side in zip(counts, seeds)]
-        verdict = f"{more} than chance explains" if told else "no difference is shown"
+        verdict = f"{more} than chance explains, taken by itself" if told else "no difference is shown"
         said = f"{task}: {counts[0]}, {counts[1]}: {verdict} ({test.name}, p = {p_text(test.p)})"
         if device_kinds(first) != device_kinds(second):
             said += f"; the first trained on {device_kinds(first)}, the other on {device_kinds(second)}"

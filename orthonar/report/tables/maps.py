@@ -78,7 +78,7 @@ def answer(study: Study, records: Iterable[RunRecord], setting: str) -> str:
     one, other = (side.title for side in study.sides.values())
     test = tested(first, second)
     more = "more" if second["solved"].mean() > first["solved"].mean() else "fewer"
-    verdict = f"{more} than chance explains" if stats.is_told(test.p) else "no difference is shown"
+    verdict = f"{more} than chance explains, taken by itself" if stats.is_told(test.p) else "no difference is shown"
     all_there = len(complete) == len(by_place)
     which = f"all {len(complete)} cells" if all_there else f"the {len(complete)} complete cells of {len(by_place)}"
     said = (

@@ -104,8 +104,9 @@ def decode_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFram
             sentences.append(
                 f"In the memories of {len(mine)} {end} run{'s'[: len(mine) != 1]}, raw and orthogonalized, a decoder "
                 f"finds {found:.0f} % of the values, and {other:.0f} % in another sequence's memory: the right one "
-                f"adds {found - other:.0f} points. (The key that it asks with gives {alone:.0f} % without any memory, "
-                f"having seen the value; with the key from before the value it finds {before:.0f} %.)"
+                f"adds {found - other:.0f} points. Not all of it is memory: the key that it asks with has seen the "
+                f"value, and alone gives {alone:.0f} %; asked with the key from before the value, the decoder finds "
+                f"{before:.0f} %."
             )
     return sentences
 

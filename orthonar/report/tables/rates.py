@@ -72,8 +72,11 @@ def answer(study: Study, records: Iterable[RunRecord]) -> str:
     told = []
     for name in (name for name, lr in rates.items() if lr is not None):
         at_each = ([found[study.run(task, name, lr, seed).identity] for seed in study.rate_seeds] for lr in study.rates)
-        solved = (str(sum(run.outcome == "solved" for run in runs)) for runs in at_each)
-        told.append(f"{sides[name].title} solves {', '.join(solved)} of {len(study.rate_seeds)} runs")
+        solved = [sum(run.outcome == "solved" for run in runs) for runs in at_each]
+        each = f"{', '.join(map(str, solved))} of {len(study.rate_seeds)} runs"
+        told.append(
+            f"{sides[name].title} solves {each if any(solved) else f'none of {len(study.rate_seeds)} runs at any'}"
+        )
     missing = []
     for name in (name for name, lr in rates.items() if lr is None):
         runs = study.rate_runs(task, name)
