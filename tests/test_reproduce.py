@@ -261,7 +261,8 @@ class TestNothingIsRun:
         monkeypatch.setattr(reproduce, "run", run)
         here = ["4_fourth.ipynb", "--build", str(folder / "build")]
         monkeypatch.chdir(folder)
-        for given in ([], ["-p", "results="], ["-p", "results=/r"], ["-p", "results=/r", "--figures", "mine"]):
+        of_others = ["-p", f"results={tmp_path}"]
+        for given in ([], ["-p", "results="], of_others, [*of_others, "--figures", "mine"]):
             assert reproduce.main([*here, *given]) == 0
         assert seen == [None, None, str(folder / "build" / "figures"), str(folder / "mine")]
 
