@@ -117,6 +117,7 @@ def test_tables_and_figures_of_some_runs():
     figure = plots.frontier(table, curves, STUDY.sides, tables.KEEPS)
     figure.canvas.draw()
     hazards, waiting = figure.axes
+    assert hazards.get_xlabel() == "products with $X^T X$"
     assert len(hazards.containers) == table["ratio"].notna().sum()
     assert len([line for line in waiting.lines if line.get_label() in map(title, STUDY.sides)]) == len(curves) == 6
 

@@ -78,7 +78,7 @@ def frontier(
     ticks = sorted(set(table["products"].astype(int)))
     hazards.set_xticks(ticks, [str(tick) if tick >= 1.2 * before else "" for tick, before in zip(ticks, [0, *ticks])])
     hazards.minorticks_off()
-    hazards.set(xlim=(-0.2, 1.25 * max(ticks)), xlabel="products with $X^T X$)")
+    hazards.set(xlim=(-0.2, 1.25 * max(ticks)), xlabel="products with $X^T X$")
     hazards.set_ylabel("hazard of escape, relative to the study's read")
     if len(drawn) > 1:
         hazards.set_yscale("log")

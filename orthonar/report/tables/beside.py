@@ -23,7 +23,7 @@ def told(study: Study, records: Sequence[RunRecord]) -> list[str]:
     if missing := study.size() - len(runs):
         labels = {study_task_label(study, task) for task in study.tasks}
         none = [
-            title_in(study, side, label if len(labels) > 1 else "")
+            study.sides[side].title + (f" at {label}" if len(labels) > 1 else "")
             for label in sorted(labels)
             for side in study.sides
             if not ((runs["side"] == side) & (runs["task"] == label)).any()
@@ -31,8 +31,3 @@ def told(study: Study, records: Sequence[RunRecord]) -> list[str]:
         which = f", among them all of {'; '.join(none)}" if len(runs) and none else ""
         sentences.append(f"Not run yet: {missing} of {study.size()} runs{which}.")
     return sentences
-
-
-def title_in(study: Study, side: str, task: str) -> str:
-    """A side as readers are shown it, and the task that it is meant on; none where there is but one."""
-    return f"{study.sides[side].title}{f' at {task}' if task else ''}"
