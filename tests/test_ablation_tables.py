@@ -19,9 +19,10 @@ from orthonar.study.presets import PRESETS, Study
 from orthonar.training.evaluation import QUESTIONS
 from orthonar.training.record import Evaluation, RunRecord
 
+EVERY = {**sides.ELIMINATION, **sides.VARIANTS}
 STUDY = Study(
     "tiny", TASKS[:1], SETTINGS | {"batch_size": 4, "validation_sequences": 4, "probes": True, "steps": 6},
-    rates=(3e-3,), rate_seeds=(), seeds=(11, 12, 13, 14), sides=sides.ELIMINATION,
+    rates=(3e-3,), rate_seeds=(), seeds=(11, 12, 13, 14), sides=EVERY,
 )  # fmt: skip
 
 
@@ -56,11 +57,21 @@ RECORDS = [
 def test_every_variant_is_in_every_table_of_variants():
     for table in (ablation_tables.elimination, ablation_tables.early):
         for records in ([], RECORDS):
-            names = list(table(STUDY, records).index)
-            assert [name for name in names if name in STUDY.sides] == list(STUDY.sides)
-            assert set(names) <= set(ablation_tables.variants(STUDY))
-    assert list(ablation_tables.labels(STUDY).index) == ablation_tables.variants(STUDY)
+            assert list(table(STUDY, records).index) == list(EVERY)
+    assert list(ablation_tables.labels(STUDY).index) == list(EVERY)
     assert ablation_tables.labels(STUDY)["what it is"].str.len().gt(10).all()
+
+
+def test_every_published_variant_is_a_side_of_the_ablation_and_no_further_one_is():
+    for study in PRESETS["ablation"].values():
+        assert set(study.sides) == set(ELIMINATION)
+    for study in PRESETS["variants"].values():
+        assert set(study.sides) & set(ELIMINATION) == set(sides.HEADLINE)
+
+
+def test_a_study_beside_further_sides_keeps_its_own_in_their_places():
+    wider = STUDY.only(["ns1", "baseline"]).beside({"ns2": EVERY["ns2"], "baseline": EVERY["baseline"]})
+    assert list(wider.sides) == ["baseline", "ns1", "ns2"] and wider.seeds == STUDY.seeds
 
 
 def test_variants_in_order_of_what_came_of_them():
@@ -260,7 +271,7 @@ def test_runs_of_other_presets_are_left_out():
 
 @pytest.mark.parametrize("records", [[], RECORDS], ids=["nothing", "something"])
 def test_figures_are_drawn_of_nothing_and_of_something(records):
-    runs, names = probed.probed_runs(STUDY, records), ablation_tables.variants(STUDY)
+    runs, names = probed.probed_runs(STUDY, records), list(EVERY)
     figure = ablation_plots.elimination(runs, names, STUDY.sides, ELIMINATION)
     waiting = [text.get_text() for text in figure.axes[0].texts]
     assert waiting.count(NOT_RUN) == len(names) - runs["side"].nunique()

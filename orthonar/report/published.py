@@ -194,7 +194,6 @@ class PublishedVariant:
         solved: runs with at least 80 %.
         effective_rank: of the memory, mean of steps 200 and 600; None was not published.
         coherence: cosine between two batches' gradients by query and key projections, likewise.
-        label: what it is, in a few words.
         source: where it was published.
         recipe: how the runs were made.
     """
@@ -202,28 +201,23 @@ class PublishedVariant:
     solved: PublishedCount
     effective_rank: float | None = None
     coherence: float | None = None
-    label: str = ""
     source: str = FOLLOW_UP
     recipe: str = RECIPE
 
 
-#: The follow-up's elimination, by the names of `orthonar.study.sides.ELIMINATION`.
+#: The follow-up's elimination, a number for each of `orthonar.study.sides.ELIMINATION`.
 ELIMINATION = {
-    "baseline": PublishedVariant(PublishedCount(3, 16), 2.6, 0.20, "raw read"),
-    "orthogonalized": PublishedVariant(PublishedCount(9, 16), 4.2, 0.42, "5 Newton-Schulz steps"),
-    "ns0_normalise_only": PublishedVariant(PublishedCount(1, 16), label="no Newton-Schulz step"),
-    "ns1": PublishedVariant(PublishedCount(0, 16), 3.3, 0.27, "1 Newton-Schulz step"),
-    "ns3": PublishedVariant(PublishedCount(6, 16), 3.8, 0.41, "3 Newton-Schulz steps"),
-    "qk_lr_x4": PublishedVariant(PublishedCount(4, 16), label="queries and keys learn 4 times faster"),
-    "straight_through_forward_only": PublishedVariant(
-        PublishedCount(0, 8), label="value of the orthogonalized matrix, gradient of the raw one"
-    ),
-    "straight_through_backward_only": PublishedVariant(
-        PublishedCount(0, 8), label="value of the raw matrix, gradient of the orthogonalized one"
-    ),
-    "frozen_random_keys": PublishedVariant(PublishedCount(3, 16), label="keys by frozen orthogonal blocks"),
-    "delta_write": PublishedVariant(PublishedCount(2, 16), 9.9, 0.21, "delta rule at full strength, n erased too"),
-    "rls_read": PublishedVariant(PublishedCount(5, 8), 4.3, 0.28, "least squares over ungated unit keys"),
+    "baseline": PublishedVariant(PublishedCount(3, 16), 2.6, 0.20),
+    "orthogonalized": PublishedVariant(PublishedCount(9, 16), 4.2, 0.42),
+    "ns0_normalise_only": PublishedVariant(PublishedCount(1, 16)),
+    "ns1": PublishedVariant(PublishedCount(0, 16), 3.3, 0.27),
+    "ns3": PublishedVariant(PublishedCount(6, 16), 3.8, 0.41),
+    "qk_lr_x4": PublishedVariant(PublishedCount(4, 16)),
+    "straight_through_forward_only": PublishedVariant(PublishedCount(0, 8)),
+    "straight_through_backward_only": PublishedVariant(PublishedCount(0, 8)),
+    "frozen_random_keys": PublishedVariant(PublishedCount(3, 16)),
+    "delta_write": PublishedVariant(PublishedCount(2, 16), 9.9, 0.21),
+    "rls_read": PublishedVariant(PublishedCount(5, 8), 4.3, 0.28),
 }
 
 

@@ -29,6 +29,7 @@ from .sides import (
     POCKET_FIXED_ANNEAL,
     ROTARY_ATTENTION,
     SMALL_EMBEDDING,
+    VARIANTS,
     Side,
     by_name,
 )
@@ -84,6 +85,14 @@ class Study:
             raise ValueError(f"tasks must lie between 1 and {len(self.tasks)}, not {tasks}")
         kept = {name: side for name, side in self.sides.items() if sides is None or name in sides}
         return replace(self, sides=kept, tasks=self.tasks[:tasks])
+
+    def beside(self, sides: Mapping[str, Side]) -> "Study":
+        """The same study with further sides.
+
+        Args:
+            sides: by name, after its own; one that it has stays where it is.
+        """
+        return replace(self, sides=MappingProxyType({**self.sides, **sides}))
 
     def run(self, task: Mapping, side: str, lr: float, seed: int, device: str = "cpu") -> RunConfig:
         """One run's settings."""
@@ -245,11 +254,19 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
             "pocket", _POCKET_TASKS[:1], _POCKET, rates=_POCKET_RATES, rate_seeds=tuple(range(100, 106)), seeds=()
         ),
     },
-    # One rate for all, the follow-up's, and its seeds. At pocket scale without the write back at every position, where
-    # each waits for the one before: two hours a run.
+    # One rate for all, the follow-up's, and its seeds.
     "ablation": {
         "paper": _follow_up(80, 512, ELIMINATION),
-        "pocket": _pocket(range(12), by_name(*(s for name, s in ELIMINATION.items() if name != "write_back"))),
+        "pocket": _pocket(range(12), ELIMINATION),
+    },
+    # At pocket scale as few seeds as carry an interval: a run costs up to 20 times the raw read's, and an effect as
+    # large as that of least squares shows in so few. Without the write back at every position, where each waits for the
+    # one before: two hours a run.
+    "variants": {
+        "paper": _follow_up(80, 512, {**HEADLINE, **VARIANTS}),
+        "pocket": _pocket(
+            range(8), {**HEADLINE, **{name: side for name, side in VARIANTS.items() if name != "write_back"}}
+        ),
     },
     # As the ablation, with enough seeds to compare hazards of escape.
     "frontier": {"pocket": _pocket(range(24), FRONTIER)},

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ...study.sides import BASELINE, ELIMINATION, ORTHOGONALIZED, Look
+from ...study.sides import BASELINE, ELIMINATION, ORTHOGONALIZED, VARIANTS, Look
 
 #: The looks of the sides that read with so many Newton-Schulz steps.
 _STEPS = {
@@ -15,7 +15,7 @@ _STEPS = {
     1: ELIMINATION["ns1"].look,
     3: ELIMINATION["ns3"].look,
     5: ORTHOGONALIZED.look,
-    8: ELIMINATION["ns8"].look,
+    8: VARIANTS["ns8"].look,
 }
 #: Ways to read, the slowest first: the plain form, and both sides in their own looks.
 _WAYS = (Look("#D55E00", "v", ":"), ORTHOGONALIZED.look, BASELINE.look)

@@ -17,11 +17,6 @@ from .probed import probed_runs
 from .runs import study_runs, with_all_seeds
 
 
-def variants(study: Study) -> list[str]:
-    """The variants of a study in its order, then those that are published only."""
-    return list(dict.fromkeys([*study.sides, *ELIMINATION]))
-
-
 def in_order(study: Study, runs: pd.DataFrame) -> list[str]:
     """The variants with runs, by their mean accuracy; then those of which only a number was published, by that.
 
@@ -31,15 +26,14 @@ def in_order(study: Study, runs: pd.DataFrame) -> list[str]:
     """
     means = {name: stats.accuracies(of).mean() for name, of in runs.groupby("side")} if len(runs) else {}
     theirs = {name: other.solved.solved / other.solved.seeds for name, other in ELIMINATION.items()}
-    names = [name for name in variants(study) if name in means or name in theirs]
+    names = [name for name in study.sides if name in means or name in theirs]
     return sorted(names, key=lambda name: (name not in means, means.get(name, theirs.get(name))))
 
 
 def labels(study: Study) -> pd.DataFrame:
-    """What each variant of a study is, in a few words, and of those that are published only what they were."""
-    of_study = {name: side.label for name, side in study.sides.items()}
-    rows = {name: of_study.get(name) or f"follow-up only: {ELIMINATION[name].label}" for name in variants(study)}
-    return pd.DataFrame({"variant": rows.keys(), "what it is": rows.values()}).set_index("variant")
+    """What each variant of a study is, in a few words."""
+    rows = [{"variant": name, "what it is": side.label} for name, side in study.sides.items()]
+    return pd.DataFrame(rows).set_index("variant")
 
 
 def doses(study: Study) -> dict[str, str]:
@@ -70,7 +64,7 @@ def elimination(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     runs = study_runs(study, records)
     baseline = runs[runs["side"] == "baseline"]
     rows = []
-    for name in variants(study):
+    for name in study.sides:
         mine = runs[runs["side"] == name]
         row = {"variant": name} | _outcome(mine) | {"follow-up": _published_solved(name)}
         if len(mine) and len(baseline) and name != "baseline":
@@ -169,22 +163,20 @@ def early(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     """Effective rank of the memory and gradient coherence early in training, as text, beside what was published.
 
     Returns:
-        One row per variant of the study or of which either was published: values of up to four runs, the range of up
-        to seven, the mean of more with its interval.
+        One row per variant: values of up to four runs, the range of up to seven, the mean of more with its interval.
     """
     runs = probed_runs(study, records)
     rows = []
-    for name in variants(study):
+    for name in study.sides:
         mine, other = runs[runs["side"] == name], ELIMINATION.get(name)
         rank, coherence = (other.effective_rank, other.coherence) if other else (None, None)
-        if name in study.sides or rank is not None:
-            rows.append({
-                "variant": name,
-                "rank": values_text(mine["early_effective_rank"], 1),
-                "follow-up: rank": "" if rank is None else f"{rank:.1f}",
-                "coherence": values_text(mine["early_qk_coherence"], 2),
-                "follow-up: coherence": "" if coherence is None else f"{coherence:.2f}",
-            })  # fmt: skip
+        rows.append({
+            "variant": name,
+            "rank": values_text(mine["early_effective_rank"], 1),
+            "follow-up: rank": "" if rank is None else f"{rank:.1f}",
+            "coherence": values_text(mine["early_qk_coherence"], 2),
+            "follow-up: coherence": "" if coherence is None else f"{coherence:.2f}",
+        })  # fmt: skip
     return pd.DataFrame(rows).set_index("variant")
 
 

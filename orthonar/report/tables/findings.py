@@ -24,7 +24,6 @@ from ...study.sides import (
 )
 from ...training.record import RunRecord
 from .. import stats
-from ..published import ELIMINATION
 from ..seeds import seeds_text
 from ..words import NOT_RUN, device_kinds, p_text
 from .compared import tested
@@ -95,7 +94,9 @@ def questions() -> list[Question]:
     initialisation, sweep = paper["initialisation"], pocket["initialisation"]
     stds = ", ".join(f"{task['embedding_std']:g}" for task in sweep.tasks)
     squares = pocket["least-squares"].sides["rls_read"]
-    elimination = pocket["ablation"].only([n for n in ELIMINATION if n not in (ORTHOGONALIZED.name, squares.name)])
+    elimination = pocket["ablation"]
+    told = (ORTHOGONALIZED.name, squares.name)  # in rows of their own
+    elimination = elimination.only([name for name in elimination.sides if name not in told])
     _, *eliminated = elimination.sides.values()
     return [
         Question("follow-up's", reads, paper["replication"]),
