@@ -37,12 +37,13 @@ def print_list(study: Study, store: RunStore, device: str) -> None:
     records = store.records()
     recorded = {r.identity: r for r in records}
     runs = study.runs(records)
+    estimates = []
     for config in runs:
         record = recorded.get(config.identity)
         if record is not None:
             state = describe_end(record)
         else:
-            seconds = estimate(config, records, device)
+            estimates.append(seconds := estimate(config, records, device))
             state = "missing" + (f", about {seconds:.0f} s" if seconds else "")
         print(f"{describe(config):70s}  {state}")
     for damage in store.damaged:
@@ -51,6 +52,10 @@ def print_list(study: Study, store: RunStore, device: str) -> None:
     there = [recorded[c.identity] for c in runs if c.identity in recorded]
     print(f"{len(there)} of {study.size()} runs are recorded", end="")
     print(f"; {later} follow when learning rates are chosen" if later else "")
+    if estimated := [seconds for seconds in estimates if seconds]:
+        several = f"{len(estimated)} of " if len(estimated) < len(estimates) else ""
+        hours = sum(estimated) / 3600
+        print(f"by recorded ones, {several}{len(estimates)} missing runs take {hours:.2g} hours, one after the other")
     without = sum(not weights_path(store.folder, r).exists() for r in there if r.outcome != "diverged")
     if study.keep_weights and without:
         print(f"{without} of those recorded kept no weights, since another preset ran them, or they were lost")

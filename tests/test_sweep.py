@@ -699,8 +699,19 @@ def test_a_batch_systems_signal_ends_a_sweep_as_ctrl_c_does(tmp_path, number, pa
 def test_list_runs_nothing(tmp_path, capsys):
     assert main(["headline", "--list", "--results", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "0 of 288 runs are recorded; 144 follow" in out and "missing" in out
+    assert "0 of 288 runs are recorded; 144 follow" in out and "missing" in out and "hours" not in out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_list_says_how_long_what_is_missing_takes(tmp_path, capsys, monkeypatch):
+    study, store = replace(TINY, tasks=TASKS[:1], rate_seeds=(), rates=TINY.rates[:1]), RunStore(tmp_path)
+    first, *others = study.runs([])
+    store.add(replace(record_of(first), wall_seconds=5400.0), "tiny")
+    alike = sum(config.read == first.read for config in others)
+    monkeypatch.setattr("orthonar.sweep.find_study", lambda *_: ("tiny", study))
+    assert main(["tiny", "--list", "--results", str(tmp_path)]) == 0
+    said = f"{alike} of {len(others)} missing runs take {1.5 * alike:.2g} hours, one after the other"
+    assert alike < len(others) and said in capsys.readouterr().out
 
 
 def test_a_list_says_how_many_runs_kept_no_weights(tmp_path, capsys, monkeypatch):
