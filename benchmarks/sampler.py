@@ -15,7 +15,8 @@ import time
 import numpy as np
 import torch
 
-from orthonar.data.noisy_recall import IGNORE_INDEX, NoisyRecall
+from orthonar.data.base import IGNORE_INDEX
+from orthonar.data.noisy_recall import NoisyRecall
 
 
 def choice_loop(task: NoisyRecall, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chi2
 
 from orthonar.data import noisy_recall
-from orthonar.data.noisy_recall import IGNORE_INDEX, NoisyRecall
+from orthonar.data.base import IGNORE_INDEX
+from orthonar.data.noisy_recall import NoisyRecall
 
 FALSE_ALARM = 1e-4
 HERE = Path(__file__).parent

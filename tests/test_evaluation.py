@@ -9,7 +9,7 @@ from test_model import small_model
 from torch import nn
 
 from orthonar import NoisyRecall
-from orthonar.data.noisy_recall import IGNORE_INDEX
+from orthonar.data.base import IGNORE_INDEX
 from orthonar.training.evaluation import OccurrenceRecall, evaluate, recall_by_occurrences
 
 TASKS = {"multi-query": NoisyRecall(20, 40, 6, 0.3), "single-query": NoisyRecall(21, 40, 6, 0.3, multi_query=False)}

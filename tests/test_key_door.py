@@ -14,9 +14,9 @@ gymnasium = pytest.importorskip("gymnasium")
 from gymnasium.utils.env_checker import check_env  # noqa: E402
 
 from orthonar import ModelConfig, NewtonSchulzRead, RunConfig, train  # noqa: E402
+from orthonar.data.base import IGNORE_INDEX  # noqa: E402
 from orthonar.data.key_door import KeyDoor  # noqa: E402
 from orthonar.data.key_door_env import ENVIRONMENT, KeyDoorEnv  # noqa: E402
-from orthonar.data.noisy_recall import IGNORE_INDEX  # noqa: E402
 from orthonar.study.runs import describe  # noqa: E402
 from orthonar.training.record import RunRecord  # noqa: E402
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from test_data import assert_fits
 
 from orthonar.data import mqar
+from orthonar.data.base import IGNORE_INDEX
 from orthonar.data.mqar import MQAR
-from orthonar.data.noisy_recall import IGNORE_INDEX
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "zoology_mqar_golden.json").read_text())["cases"]
 

@@ -1,11 +1,18 @@
-"""What a task is: frozen settings that make sequences."""
+"""What a task is: frozen settings that make sequences; and what all tasks do alike."""
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..settings import Settings
+
+IGNORE_INDEX = -100
+"""Target of the positions that are not scored; `torch.nn.functional.cross_entropy` ignores it by default."""
+
+VALIDATION_SEED_OFFSET = 10_000
+"""Added to a run's seed to seed its validation set."""
 
 
 class Task(Settings, ABC):
@@ -35,3 +42,29 @@ class Task(Settings, ABC):
         self, seed: int, sequences: int, batch_size: int, device: torch.device | str | None = None
     ) -> list[tuple[Tensor, Tensor]]:
         """A run's fixed validation set, batches of inputs and targets (B, S), `IGNORE_INDEX` where not scored."""
+
+
+def sampling_device(device: torch.device | str | None, generator: torch.Generator | None) -> torch.device:
+    """Where a batch is drawn: on the device, else on the generator's, else on torch's default one."""
+    if device is not None:
+        return torch.device(device)
+    return generator.device if generator is not None else torch.get_default_device()
+
+
+def in_batches(
+    inputs: np.ndarray, targets: np.ndarray, batch_size: int, device: torch.device | str | None
+) -> list[tuple[Tensor, Tensor]]:
+    """A validation set as batches on a device.
+
+    Args:
+        inputs: tokens, integers of shape (N, S).
+        targets: what is scored, likewise.
+        batch_size: number of sequences in a batch, B.
+        device: where the tensors go; None for torch's default device.
+
+    Returns:
+        A list of (inputs, targets), tensors of shape (B, S) of the arrays' dtype; the last may be smaller.
+    """
+    device = torch.get_default_device() if device is None else device
+    pair = (torch.from_numpy(np.ascontiguousarray(x)).to(device).split(batch_size) for x in (inputs, targets))
+    return list(zip(*pair, strict=True))

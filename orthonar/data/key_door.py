@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from ..settings import checked_integer, integer, settings
-from .base import Task
-from .noisy_recall import IGNORE_INDEX, VALIDATION_SEED_OFFSET
+from .base import IGNORE_INDEX, VALIDATION_SEED_OFFSET, Task, in_batches, sampling_device
 
 
 @settings
@@ -129,9 +128,7 @@ class KeyDoor(Task):
             ModuleNotFoundError: Gymnasium is not installed.
         """
         batch_size = checked_integer("batch_size", batch_size, 1)
-        if device is None:
-            device = generator.device if generator is not None else torch.get_default_device()
-        device = torch.device(device)
+        device = sampling_device(device, generator)
         recorded = _recorded(self, device)
         chosen = torch.randint(self.episodes, (batch_size,), generator=generator, device=device)
         inputs, targets = recorded.index_select(1, chosen)
@@ -159,10 +156,7 @@ class KeyDoor(Task):
         seed = checked_integer("seed", seed, 0)
         sequences, batch_size = checked_integer("sequences", sequences, 1), checked_integer("batch_size", batch_size, 1)
         tokens = _episodes(self, np.random.default_rng(VALIDATION_SEED_OFFSET + seed), sequences)
-        device = torch.get_default_device() if device is None else device
-        pair = (tokens[:, :-1].copy(), self._targets(tokens, training=False))
-        inputs, targets = (torch.from_numpy(x).to(device).split(batch_size) for x in pair)
-        return list(zip(inputs, targets, strict=True))
+        return in_batches(tokens[:, :-1], self._targets(tokens, training=False), batch_size, device)
 
 
 def _environment(task: KeyDoor):

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from ..settings import checked_integer, flag, integer, number, settings
-from .base import Task
-from .noisy_recall import IGNORE_INDEX, VALIDATION_SEED_OFFSET
+from .base import IGNORE_INDEX, VALIDATION_SEED_OFFSET, Task, in_batches, sampling_device
 
 
 @settings
@@ -189,8 +188,7 @@ class MQAR(Task):
             ValueError: `batch_size` is not a positive integer.
         """
         batch_size = checked_integer("batch_size", batch_size, 1)
-        if device is None:
-            device = generator.device if generator is not None else torch.get_default_device()
+        device = sampling_device(device, generator)
         new: dict[str, Any] = {"device": device, "generator": generator}
 
         def drawn(count: int, log_weights: torch.Tensor | float = 0.0) -> torch.Tensor:
@@ -228,7 +226,5 @@ class MQAR(Task):
         """
         seed = checked_integer("seed", seed, -VALIDATION_SEED_OFFSET)
         batch_size = checked_integer("batch_size", batch_size, 1)
-        drawn = self.generate(np.random.default_rng(VALIDATION_SEED_OFFSET + seed), sequences)
-        device = torch.get_default_device() if device is None else device
-        inputs, targets = (torch.from_numpy(x).to(device).split(batch_size) for x in drawn)
-        return list(zip(inputs, targets, strict=True))
+        inputs, targets = self.generate(np.random.default_rng(VALIDATION_SEED_OFFSET + seed), sequences)
+        return in_batches(inputs, targets, batch_size, device)

@@ -11,13 +11,7 @@ import numpy as np
 import torch
 
 from ..settings import checked_integer, flag, integer, number, settings
-from .base import Task
-
-IGNORE_INDEX = -100
-"""Target of the positions that are not scored; `torch.nn.functional.cross_entropy` ignores it by default."""
-
-VALIDATION_SEED_OFFSET = 10_000
-"""Added to a run's seed to seed its validation set."""
+from .base import IGNORE_INDEX, VALIDATION_SEED_OFFSET, Task, in_batches, sampling_device
 
 _RANDOM_BITS = 31  # what `Tensor.random_` fills an int32 with
 
@@ -203,8 +197,7 @@ class NoisyRecall(Task):
             ValueError: `batch_size` is not a positive integer.
         """
         batch_size = checked_integer("batch_size", batch_size, 1)
-        if device is None:
-            device = generator.device if generator is not None else torch.get_default_device()
+        device = sampling_device(device, generator)
         num_keys, num_pairs, num_noise_pairs = len(self.keys), self.num_pairs, len(self.distractors) ** 2
 
         # What a sequence draws once: a value for each key, shown or not; a priority for each key, by which
@@ -300,15 +293,9 @@ class NoisyRecall(Task):
         seed = checked_integer("seed", seed, -VALIDATION_SEED_OFFSET)
         sequences = checked_integer("sequences", sequences, 1)
         batch_size = checked_integer("batch_size", batch_size, 1)
-        device = torch.get_default_device() if device is None else device
         rng = np.random.default_rng(VALIDATION_SEED_OFFSET + seed)
-        batches = []
-        for done in range(0, sequences, batch_size):
-            count = min(batch_size, sequences - done)
-            drawn = np.array([self.generate(rng, training=False) for _ in range(count)])
-            inputs, targets = torch.from_numpy(drawn).to(device).unbind(1)
-            batches.append((inputs.contiguous(), targets.contiguous()))
-        return batches
+        drawn = np.array([self.generate(rng, training=False) for _ in range(sequences)])
+        return in_batches(drawn[:, 0], drawn[:, 1], batch_size, device)
 
     def first_showings(self, tokens: np.ndarray) -> np.ndarray:
         """Find the pairs that show a key for the first time.

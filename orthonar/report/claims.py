@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..data.noisy_recall import IGNORE_INDEX, NoisyRecall
+from ..data.base import IGNORE_INDEX
+from ..data.noisy_recall import NoisyRecall
 from ..study.presets import PRESETS, Study
 from ..study.sides import HEADLINE
 from ..training.record import SOLVED_AT, RunRecord

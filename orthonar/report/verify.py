@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from .. import paths
-from ..data.noisy_recall import IGNORE_INDEX
+from ..data.base import IGNORE_INDEX
 from ..study.checksums import FileCheck, check_files, result_files, write_list
 from ..study.contents import answer_table
 from ..study.jsonl import Damage, files_in

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ..data.noisy_recall import IGNORE_INDEX, NoisyRecall
+from ..data.base import IGNORE_INDEX
+from ..data.noisy_recall import NoisyRecall
 from ..mlstm.cell import mlstm_sequence
 from ..mlstm.writes import AdditiveWrite, Write
 from ..model import SequenceModel

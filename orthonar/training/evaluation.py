@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..data.noisy_recall import IGNORE_INDEX, NoisyRecall
+from ..data.base import IGNORE_INDEX
+from ..data.noisy_recall import NoisyRecall
 from ..model import SequenceModel
 from ..reads.base import RawRead
 from ..reads.newton_schulz import NewtonSchulzRead

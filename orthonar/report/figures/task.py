@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Patch, Rectangle
 
-from ...data.noisy_recall import IGNORE_INDEX, NoisyRecall
+from ...data.base import IGNORE_INDEX
+from ...data.noisy_recall import NoisyRecall
 from ..style import WIDTH
 
 _KINDS = {

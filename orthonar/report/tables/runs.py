@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from ...data.base import Task
-from ...data.noisy_recall import IGNORE_INDEX, NoisyRecall
+from ...data.base import IGNORE_INDEX, Task
+from ...data.noisy_recall import NoisyRecall
 from ...reads.base import RawRead
 from ...study.presets import PRESETS, Study
 from ...study.records import run_table
