@@ -15,7 +15,7 @@ from .backends import can_compile, can_fuse, compiled_memory, fused_states, why_
 from .chunk import Chunk, KeyMemory, Reading
 from .chunk_memory import chunk_writes
 from .chunk_states import chunk_states
-from .gates import ChunkGates, gate_logs, normaliser
+from .gates import ChunkGates, gate_logs, in_chunks, normaliser
 from .keys import unit_keys
 
 # Chosen by measurement on CPUs. A filter multiplies with every chunk's start state some fifty times and wants it spread
@@ -74,8 +74,7 @@ def chunkwise(
     heads, batch, length, size = q.shape
     dtype = q.dtype
     chunk_size = _chunk_size(read, q.device, size, length, chunk_size)
-    count = (length + chunk_size - 1) // chunk_size
-    missing = count * chunk_size - length
+    missing = (length + chunk_size - 1) // chunk_size * chunk_size - length
     trial = q.device, size, chunk_size, read.precise, precision
     if fused is None:
         fused = can_fuse(*trial)
@@ -83,23 +82,21 @@ def chunkwise(
         raise ValueError(f"form: the fused kernels cannot run here: {reason}")
     scan = fused_states if fused else None
 
-    def chunks(x: Tensor, padding: float = 0.0) -> Tensor:
-        """(NH, B, S) in chunks, (R, NC, L)."""
-        return _pad(x, (0, missing), padding).reshape(heads * batch, count, chunk_size)
+    def chunks(x: Tensor) -> Tensor:
+        """(NH, B, S) in chunks, (N, L)."""
+        return _pad(x, (0, missing)).reshape(-1, chunk_size)
 
-    # Padding positions write nothing and keep what is there.
     logs = gate_logs(igate_preact, fgate_preact, m_initial)
     # The keys' factor 1/sqrt(DH) goes to the weights of their writes: it only ever meets them as a product.
-    log_input = chunks(logs.log_input - 0.5 * math.log(size) if added.gated else logs.peak, -torch.inf)
-    peak = torch.cat([logs.peak, logs.peak[..., -1:].repeat(1, 1, missing)], -1).reshape(log_input.shape)
-    peak_start = torch.cat([m_initial.double().reshape(-1, 1), peak[:, :-1, -1]], 1)
-    decay = (peak_start - peak[..., -1]).exp()
-    gates = ChunkGates(log_input.flatten(0, 1), peak.flatten(0, 1), peak_start.reshape(-1, 1))
+    log_input = logs.log_input - 0.5 * math.log(size) if added.gated else logs.peak
+    by_row = in_chunks(log_input, logs.peak, m_initial, chunk_size)
+    decay = (by_row.peak_start[..., 0] - by_row.peak[..., -1]).exp().flatten(0, 1)
+    gates = ChunkGates(*(x.flatten(0, 2) for x in by_row))
 
     padded = -(-size // _LANES) * _LANES if dtype == torch.float32 else size
     grown = 0, padded - size
     q, k, v = (_pad(x, (*grown, 0, missing)).reshape(-1, chunk_size, padded) for x in (q, k, v))
-    n_value = None if added.n_value is None else chunks(added.n_value.transpose(0, 1)).flatten(0, 1)
+    n_value = None if added.n_value is None else chunks(added.n_value.transpose(0, 1))
 
     # The filters must know to the last digit how far writes cancel.
     c_dtype = torch.float64 if read.precise else dtype
@@ -121,7 +118,7 @@ def chunkwise(
         chunk.remember(Reading(*raw))
     numerator, n_dot_q = read.evaluate(lambda leaf: leaf.read_chunk(chunk))
 
-    scale = chunks(logs.scale).flatten(0, 1)
+    scale = chunks(logs.scale)
     h = numerator * normaliser(n_dot_q, scale).reciprocal().to(dtype)[..., None]
     h = _pad(h.reshape(heads, batch, -1, padded), (0, size - padded, 0, -missing))
     shrunk = 0, size - padded
@@ -175,6 +172,6 @@ def _chunk_size(read, device: torch.device, head_size: int, length: int, asked: 
     return asked if length >= asked else length  # no `min`: `torch.compile` would carry it through all shapes
 
 
-def _pad(x: Tensor, amounts: tuple[int, ...], value: float = 0.0) -> Tensor:
-    """PyTorch's pad (negative amounts cut), without the copy that it makes where there is nothing to do."""
-    return F.pad(x, amounts, value=value) if any(amounts) else x
+def _pad(x: Tensor, amounts: tuple[int, ...]) -> Tensor:
+    """PyTorch's pad by zeros (negative amounts cut), without the copy that it makes where there is nothing to do."""
+    return F.pad(x, amounts) if any(amounts) else x

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, pad
 
 #: No memory is scaled up by more than exp(80), so that float32 never overflows; what is scaled up there is below 1e-34.
 _LARGEST_EXPONENT = 80.0
@@ -81,34 +81,46 @@ def normaliser(n_dot_q: Tensor, scale: Tensor) -> Tensor:
     return torch.maximum(n_dot_q.abs(), floor) + 1e-6
 
 
-def log_weights(log_input: Tensor, peak: Tensor) -> Tensor:
-    """Causal matrix of log weights within each chunk: G_u - peak_t where u <= t, else -inf.
-
-    Args:
-        log_input: G, (..., L), float64.
-        peak: (..., L), float64.
-
-    Returns:
-        (..., L, L), rows t, columns u, float64; exp of it is the matrix D of the mLSTM's parallel form.
-    """
-    length = log_input.shape[-1]
-    future = torch.ones(length, length, dtype=torch.bool, device=log_input.device).triu(1)
-    return (log_input[..., None, :] - peak[..., :, None]).masked_fill(future, -torch.inf)
-
-
 class ChunkGates(NamedTuple):
     """Log-space gates of chunks: C_t = exp(peak_start - peak_t) C_0 + sum_{u <= t} exp(G_u - peak_t) k_u v_u^T."""
 
-    log_input: Tensor  #: G, (N, L), float64.
-    peak: Tensor  #: (N, L), float64.
-    peak_start: Tensor  #: peak of the position before the chunk, (N, 1), float64.
+    log_input: Tensor  #: G, (..., L), float64.
+    peak: Tensor  #: (..., L), float64.
+    peak_start: Tensor  #: peak of the position before the chunk, (..., 1), float64.
 
     @property
     def log_decay(self) -> Tensor:
-        """Log of what is left of the start state at each position, (N, L), float64."""
+        """Log of what is left of the start state at each position, (..., L), float64."""
         return self.peak_start - self.peak
 
     @property
     def log_weights(self) -> Tensor:
-        """Log of what is left of each write at each position, (N, L, L), float64; see the function of that name."""
-        return log_weights(self.log_input, self.peak)
+        """Log of what is left of each write at each position, (..., L, L), rows t, float64; -inf where u > t.
+
+        exp of it is the matrix D of the mLSTM's parallel form.
+        """
+        length = self.peak.shape[-1]
+        future = torch.ones(length, length, dtype=torch.bool, device=self.peak.device).triu(1)
+        return (self.log_input[..., None, :] - self.peak[..., :, None]).masked_fill(future, -torch.inf)
+
+
+def in_chunks(log_input: Tensor, peak: Tensor, m_initial: Tensor, length: int) -> ChunkGates:
+    """A sequence's log-space gates cut into chunks, the last filled with positions that write nothing and keep all.
+
+    Args:
+        log_input: G, (..., S), float64.
+        peak: (..., S), float64.
+        m_initial: log-scale of the state that the sequence starts from, (...).
+        length: L.
+
+    Returns:
+        ChunkGates of shape (..., NC, L), NC = S / L rounded up.
+    """
+    count = (peak.shape[-1] + length - 1) // length
+    if missing := count * length - peak.shape[-1]:
+        log_input = pad(log_input, (0, missing), value=-torch.inf)
+        # Repeated, not expanded: `torch.compile` would take one missing position for a case of its own.
+        peak = torch.cat([peak, peak[..., -1:].repeat(*(1 for _ in peak.shape[:-1]), missing)], -1)
+    log_input, peak = (x.unflatten(-1, (count, length)) for x in (log_input, peak))
+    peak_start = torch.cat([m_initial.double()[..., None], peak[..., :-1, -1]], -1)
+    return ChunkGates(log_input, peak, peak_start[..., None])

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..engine.chunkwise import Additions
-from ..engine.gates import gate_logs, log_weights
+from ..engine.gates import gate_logs, in_chunks
 from ..engine.keys import LEAST_EPS, SHORTEST_KEY, unit_keys
 from ..reads.base import Read
 from ..reads.newton_schulz import newton_schulz
@@ -229,16 +229,10 @@ def _corrected(
     chunk = min(_CHUNK, length)
     missing = -length % chunk
 
-    def chunks(x: Tensor) -> Tensor:
-        return x.unflatten(2, (-1, chunk))
+    gates = in_chunks(log_input, peak, m_initial, chunk)
+    a, w = gates.log_decay.exp()[..., None], gates.log_weights.exp()
 
-    # Padding positions write nothing and keep what is there.
-    log_input = chunks(F.pad(log_input, (0, missing), value=-torch.inf))
-    peak = chunks(torch.cat([peak, peak[..., -1:].expand(-1, -1, missing)], -1))
-    peak_start = torch.cat([m_initial.double()[..., None], peak[..., :-1, -1]], -1)[..., None]
-    a, w = (peak_start - peak).exp()[..., None], log_weights(log_input, peak).exp()
-
-    unit, value = (chunks(F.pad(x, (0, 0, 0, missing))) for x in (unit, value))
+    unit, value = (F.pad(x, (0, 0, 0, missing)).unflatten(2, (-1, chunk)) for x in (unit, value))
     system = torch.eye(chunk, dtype=unit.dtype, device=unit.device) + erase * (w * (unit @ unit.mT)).tril(-1)
     sides = torch.cat([value, erase * a * unit], -1)
     solved = torch.linalg.solve_triangular(system, sides, upper=False, unitriangular=True)
