@@ -18,15 +18,32 @@ class MixerLayer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Outputs (B, S, E), and what the layer carries on; from a state, or from the start if it is None."""
+        """Mix a sequence.
+
+        Args:
+            x: inputs, (B, S, E).
+            state: what the layer carried on before them, as it returns it; None: nothing was before.
+
+        Returns:
+            Outputs (B, S, E), and what the layer carries on.
+        """
 
     @abstractmethod
     def step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """The same for one position, x (B, 1, E), as fast as that can be."""
+        """The same for one position, as fast as that can be.
+
+        Args:
+            x: input, (B, 1, E).
+            state: as of `forward`.
+        """
 
     @abstractmethod
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all weights anew, from the generator, or from PyTorch's own if it is None."""
+        """Draw all weights anew.
+
+        Args:
+            generator: source of the weights; None is PyTorch's own.
+        """
 
 
 class Mixer(Settings, ABC):
@@ -42,7 +59,14 @@ class Mixer(Settings, ABC):
         """
 
     def check(self, width: int) -> None:
-        """Raise a ValueError naming the setting that does not go with this width of the residual stream."""
+        """Whether these settings go with a model's width.
+
+        Args:
+            width: width E of the residual stream.
+
+        Raises:
+            ValueError: naming the setting that does not.
+        """
 
     def needs_host_sync(self, width: int, length: int, device: torch.device) -> bool:
         """Whether the layer looks at what it computes on the way, so that no CUDA graph can be captured of it.

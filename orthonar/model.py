@@ -124,7 +124,11 @@ class SequenceModel(nn.Module):
         return logits[:, 0], state
 
     def state_after(self, tokens: Tensor) -> Any:
-        """What the model carries on from tokens (B, S), to `step` or to be looked at."""
+        """What the model carries on from a sequence, to `step` or to be looked at.
+
+        Args:
+            tokens: (B, S), int64 or int32.
+        """
         return self(tokens, return_state=True)[1]
 
     def _advance(self, name: str, tokens: Tensor, layer, state: Any, masks: dict) -> tuple[Tensor, Any]:
@@ -148,7 +152,11 @@ class SequenceModel(nn.Module):
         return None if 0 <= least and most <= last else f"from 0 to {last}, not from {least} to {most}"
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all weights anew: embedding and head as the study does, the layer by its own rule."""
+        """Draw all weights anew: embedding and head as the study does, the layer by its own rule.
+
+        Args:
+            generator: source of the weights; None is PyTorch's own.
+        """
         self._reset_embedding(generator)
         self.norm.reset_parameters()
         self.layer.reset_parameters(generator)

@@ -32,16 +32,33 @@ class Task(Settings, ABC):
     def sample(
         self, batch_size: int, generator: torch.Generator | None = None, device: torch.device | str | None = None
     ) -> tuple[Tensor, Tensor]:
-        """A fresh training batch on the device: inputs and the targets that training is judged by, (B, S).
+        """A fresh training batch on the device: inputs and the targets that training is judged by.
 
-        Those of `orthonar.NoisyRecall` are all next tokens; where a target is `IGNORE_INDEX`, nothing is learnt.
+        Args:
+            batch_size: number of sequences, B.
+            generator: source of all randomness, on `device`; None for torch's global one of that device.
+            device: where to draw; None as of `sampling_device`.
+
+        Returns:
+            Two int64 tensors of shape (B, S). Targets of `orthonar.NoisyRecall` are all next tokens; where a target is
+            `IGNORE_INDEX`, nothing is learnt.
         """
 
     @abstractmethod
     def validation_set(
         self, seed: int, sequences: int, batch_size: int, device: torch.device | str | None = None
     ) -> list[tuple[Tensor, Tensor]]:
-        """A run's fixed validation set, batches of inputs and targets (B, S), `IGNORE_INDEX` where not scored."""
+        """A run's fixed validation set.
+
+        Args:
+            seed: the run's.
+            sequences: how many in all.
+            batch_size: how many in a batch, B; the last may be smaller. The sequences must not depend on it.
+            device: where the tensors go; None for torch's default device.
+
+        Returns:
+            Batches of inputs and targets, int64 tensors of shape (B, S); `IGNORE_INDEX` where nothing is scored.
+        """
 
 
 def sampling_device(device: torch.device | str | None, generator: torch.Generator | None) -> torch.device:

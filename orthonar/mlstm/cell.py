@@ -59,7 +59,16 @@ class MLSTMState(NamedTuple):
     def zeros(
         cls, batch: int, heads: int, head_size: int, *, read: Read | None = None, dtype=torch.float32, device=None
     ) -> "MLSTMState":
-        """The state before anything was written, for this read (None: one that wants C alone): C = 0, n = 0, m = 0."""
+        """The state before anything was written: C = 0, n = 0, m = 0.
+
+        Args:
+            batch: B.
+            heads: NH.
+            head_size: DH.
+            read: the read that it is for, which may want keys kept beside C; None: one that wants C alone.
+            dtype: of all three.
+            device: likewise; None for torch's default device.
+        """
         new = {"dtype": dtype, "device": device}
         c_state = torch.zeros(batch, heads, head_size, _columns(head_size, read), **new)
         return cls(c_state, torch.zeros(batch, heads, head_size, **new), torch.zeros(batch, heads, **new))

@@ -273,7 +273,13 @@ class MLSTMLayer(MixerLayer):
     def step(
         self, x: Tensor, state: LayerState | None = None, *, reset: Tensor | None = None
     ) -> tuple[Tensor, LayerState]:
-        """The same for one position, x (B, 1, E), by the recurrence; reset (B, 1)."""
+        """The same for one position, by the recurrence.
+
+        Args:
+            x: input, (B, 1, E).
+            state: as of `forward`.
+            reset: whether the position begins a sequence of its own, (B, 1), boolean; None: it does not.
+        """
         return self._advance(x, "recurrent", state, reset, None)
 
     def _advance(

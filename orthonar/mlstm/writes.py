@@ -55,7 +55,14 @@ class Write(Settings, ABC):
         return None
 
     def replacement(self, c_state: Tensor) -> Tensor:
-        """What memories (..., DH, DH) are replaced by after every `period`-th position; by themselves here."""
+        """What the memory is replaced by after every `period`-th position; by itself here.
+
+        Args:
+            c_state: C as stored, (..., DH, DH).
+
+        Returns:
+            (..., DH, DH).
+        """
         return c_state
 
     @property

@@ -45,7 +45,14 @@ class Read(Settings, ABC):
 
     @abstractmethod
     def evaluate(self, reading: Callable[["LeafRead"], Reading]) -> Reading:
-        """This read's result, from a function that gives the result of each of its leaves."""
+        """This read's result, put together from its leaves'.
+
+        Args:
+            reading: gives the result of any of its `leaves`: numerators (..., DH) and n . q (...).
+
+        Returns:
+            The same of this read.
+        """
 
     @property
     def keys(self) -> str | None:
@@ -101,11 +108,27 @@ class LeafRead(Read):
         """
 
     def normaliser_state(self, memory: Tensor, n_state: Tensor) -> Tensor:
-        """The vector in the place of n (..., DH), for memories as of `matrix`; n itself for almost every read."""
+        """The vector in the place of n; n itself for almost every read.
+
+        Args:
+            memory: as of `matrix`.
+            n_state: n, (..., DH).
+
+        Returns:
+            (..., DH).
+        """
         return n_state
 
     def vector(self, memory: Tensor, q: Tensor) -> Tensor:
-        """`matrix`^T q, (..., DH), for memories as of `matrix` and queries (..., DH), the fast way."""
+        """`matrix`^T q, the fast way.
+
+        Args:
+            memory: as of `matrix`.
+            q: queries, (..., DH).
+
+        Returns:
+            (..., DH).
+        """
         return transpose_matvec(self.matrix(memory), q)
 
     def read_plainly(self, memory: Tensor, n_state: Tensor, q: Tensor) -> Reading:
@@ -115,26 +138,42 @@ class LeafRead(Read):
             memory: the cell's, (..., DH, DH) or (..., DH, 2 DH), with keys whether this read wants them or not.
             n_state: n, (..., DH).
             q: queries, (..., DH).
+
+        Returns:
+            The numerator (..., DH), and n . q (...), which the cell's divisor is made of.
         """
         memory = self.memory_part(memory)
         n_read = self.normaliser_state(memory, n_state)
         return Reading(transpose_matvec(self.matrix(memory), q), (n_read * q).sum(-1))
 
     def read_token(self, memory: Tensor, n_state: Tensor, q: Tensor) -> Reading:
-        """The reading of one memory by one query, by `vector`; arguments as of `read_plainly`."""
+        """The reading of one memory by one query, by `vector`; arguments and result as of `read_plainly`."""
         memory = self.memory_part(memory)
         return Reading(self.vector(memory, q), (self.normaliser_state(memory, n_state) * q).sum(-1))
 
     def read_chunk(self, chunk: Chunk) -> Reading:
-        """The reading of every position of chunks, (N, L, D) and (N, L); here by forming every memory, in float64.
+        """The reading of every position of chunks; here by forming every memory, in float64.
 
         A subclass that knows a faster way overrides this.
+
+        Args:
+            chunk: N chunks of L positions: queries, keys and values (N, L, D), the gates, the states before them.
+
+        Returns:
+            The numerators (N, L, D), in the queries' dtype, and n . q (N, L).
         """
         numerator, n_dot_q = chunk.read_by_matrices(self.read_plainly)
         return Reading(numerator.to(chunk.q.dtype), n_dot_q)
 
     def memory_part(self, memory: Tensor) -> Tensor:
-        """The part of the cell's memory that this leaf reads: a composite's memory may be wider, [C, K]."""
+        """The part of the cell's memory that this leaf reads: a composite's may be wider.
+
+        Args:
+            memory: C, (..., DH, DH), or [C, K], (..., DH, 2 DH).
+
+        Returns:
+            C alone for a leaf that wants no keys.
+        """
         rows, columns = memory.shape[-2:]
         return memory if self.keys is not None or rows == columns else memory[..., :rows]
 
@@ -182,14 +221,25 @@ class FilterRead(LeafRead):
 
     @abstractmethod
     def scalar_map(self, s: Tensor) -> Tensor:
-        """f(s) for float64 singular values s in [-1, 1], element by element; odd and smooth in s."""
+        """f(s), element by element; odd and smooth in s.
+
+        Args:
+            s: singular values of X, in [-1, 1], float64, of any shape.
+
+        Returns:
+            float64, of the same shape.
+        """
 
     def matrix(self, memory: Tensor) -> Tensor:
         """U f(S) V^T for X = U S V^T, (..., DH, DH), in float64 inside."""
         return map_singular_values(self.normalised(memory.double()), self.scalar_map).to(memory.dtype)
 
     def products(self, dtype: torch.dtype) -> int:
-        """How many products with A = X^T X the read takes for queries of a dtype: the degree of its series."""
+        """How many products with A = X^T X the read takes: the degree of its series.
+
+        Args:
+            dtype: of the queries, which the error of the series follows if `tolerance` is None.
+        """
         return len(self.coefficients(dtype)) - 1
 
     def normalised(self, c_state: Tensor) -> Tensor:
@@ -221,16 +271,38 @@ class FilterRead(LeafRead):
         return self.working_dtype(dtype), self.coefficients(dtype), self.eps
 
     def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """float64 for maps so steep that they magnify float32 rounding too much, whatever the dtype."""
+        """What the read computes in.
+
+        Args:
+            dtype: of the queries.
+
+        Returns:
+            The same, or float64 for maps so steep that they magnify float32 rounding too much.
+        """
         return torch.float64 if _magnifies_rounding(self) else dtype
 
     def coefficients(self, dtype: torch.dtype) -> tuple[float, ...]:
-        """Coefficients of g in the Chebyshev polynomials of the third kind, as many as the dtype asks for."""
+        """Coefficients of g in the Chebyshev polynomials of the third kind (`orthonar.reads.chebyshev`).
+
+        Args:
+            dtype: of the queries, which the error of the series follows if `tolerance` is None.
+
+        Returns:
+            From degree 0 up, one more than the degree of the series.
+        """
         return _coefficients(self, 4 * torch.finfo(dtype).eps if self.tolerance is None else self.tolerance)
 
 
 def normalised(x: Tensor, eps: float) -> Tensor:
-    """x / max(||x||_F, eps) for matrices (..., M, N) of any floating dtype, whose norms may overflow it."""
+    """x / max(||x||_F, eps), also where the norm overflows the dtype.
+
+    Args:
+        x: matrices, (..., M, N), of any floating dtype.
+        eps: smallest norm divided by.
+
+    Returns:
+        (..., M, N).
+    """
     size, moderate = largest(x), torch.finfo(x.dtype).max ** 0.5 / 1e4
     if size is not None and size < moderate:
         return x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp_min(eps)

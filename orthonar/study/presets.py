@@ -95,11 +95,19 @@ class Study:
         return replace(self, sides=MappingProxyType({**self.sides, **sides}))
 
     def run(self, task: Mapping, side: str, lr: float, seed: int, device: str = "cpu") -> RunConfig:
-        """One run's settings."""
+        """One run's settings.
+
+        Args:
+            task: one of the tasks.
+            side: one of the sides, by name.
+            lr: peak learning rate.
+            seed: of weights, batches and validation set.
+            device: as of `RunConfig`.
+        """
         return RunConfig(**{**self.settings, **task, **self.sides[side].settings}, lr=lr, seed=seed, device=device)
 
     def rate_runs(self, task: Mapping, side: str, device: str = "cpu") -> list[RunConfig]:
-        """The runs that a cell's learning rate is chosen by."""
+        """The runs that a cell's learning rate is chosen by; arguments as of `run`."""
         return [self.run(task, side, lr, seed, device) for seed in self.rate_seeds for lr in self.rates]
 
     def chosen_rate(self, task: Mapping, side: str | None, records: Mapping[str, RunRecord]) -> float | None:
@@ -121,7 +129,14 @@ class Study:
         return max(means, key=lambda lr: (means[lr], lr))
 
     def seed_runs(self, task: Mapping, side: str, records: Mapping[str, RunRecord], device="cpu") -> list[RunConfig]:
-        """The runs at a cell's chosen rate; none while it is not chosen."""
+        """The runs at a cell's chosen rate; none while it is not chosen.
+
+        Args:
+            task: one of the tasks.
+            side: one of the sides, by name.
+            records: run records by identity.
+            device: as of `RunConfig`.
+        """
         lr = self.chosen_rate(task, side, records)
         return [] if lr is None else [self.run(task, side, lr, seed, device) for seed in self.seeds]
 
@@ -130,6 +145,10 @@ class Study:
 
         First the choice of rates, a seed at a time over tasks, rates and reads; then the seeds, one at a time over
         tasks and reads, of the cells whose rate is chosen: whenever it is stopped, every cell has about as many.
+
+        Args:
+            records: run records.
+            device: as of `RunConfig`.
         """
         known = {record.identity: record for record in records}
         choice = _in_turns([self.rate_runs(task, side, device) for task, side in self.cells()])
@@ -300,6 +319,10 @@ def find_study(preset: str, scale: str | None = None) -> tuple[str, Study]:
     """A preset by name and scale, and the name of its record file.
 
     "headline-pocket" is "headline" at the scale "pocket"; without either the scale is "paper".
+
+    Args:
+        preset: its name, with or without its scale.
+        scale: "paper" or "pocket"; None for what the name says.
 
     Raises:
         ValueError: naming the preset or scale that does not exist.

@@ -16,7 +16,12 @@ from .jsonl import Damage, append_line, check_writable, files_in, folder_lock, r
 
 
 def read_records(path: str | os.PathLike, damaged: list[Damage] | None = None) -> list[RunRecord]:
-    """The run records of one file, in order; arguments as of `read_lines`."""
+    """The run records of one file, in order.
+
+    Args:
+        path: the file.
+        damaged: takes what was skipped, lines that are no records; None warns of each instead.
+    """
     return read_lines(path, RunRecord.from_json, damaged)
 
 
@@ -36,7 +41,11 @@ class RunStore:
         self._lock = folder_lock(self.folder)
 
     def path(self, name: str) -> Path:
-        """The file of this name, which is without .jsonl."""
+        """The file that a preset's records go to.
+
+        Args:
+            name: its name without .jsonl.
+        """
         return self.folder / f"{name}.jsonl"
 
     def records(self) -> list[RunRecord]:
@@ -60,7 +69,14 @@ class RunStore:
         return list(found.values())
 
     def check_writable(self, name: str) -> None:
-        """Try whether records can be added to the file of this name; OSError says in one sentence why not."""
+        """Try whether records can be added to a file.
+
+        Args:
+            name: its name without .jsonl.
+
+        Raises:
+            OSError: they cannot; it says in one sentence why.
+        """
         check_writable(self.path(name))
 
     @contextlib.contextmanager
@@ -75,7 +91,11 @@ class RunStore:
             yield
 
     def add(self, record: RunRecord, name: str) -> bool:
-        """Append a record to the file of this name, unless any file has the run already.
+        """Append a record to a file, unless any file has the run already.
+
+        Args:
+            record: what to add.
+            name: the file's name without .jsonl.
 
         Returns:
             Whether it was added.
@@ -100,12 +120,16 @@ class RunStore:
 
 
 def run_table(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """One row a run: all its settings, then what came out of it and where.
+    """One row per run: all its settings, then what came out of it and where.
 
-    The read is in `read` (its class) and read.NAME (its settings), those of a read's parts in read.PART.NAME; the write
-    likewise. Beside the settings stand accuracy (final, 0 to 1,
-    NaN where it diverged), escape_step (NaN where 80 % was not reached), solved, outcome, wall_seconds, device_name,
-    torch (its version), revision, started and identity.
+    Args:
+        records: run records.
+
+    Returns:
+        A table. The read is in `read` (its class) and read.NAME (its settings), those of a
+        read's parts in read.PART.NAME; the write likewise. Beside the settings stand accuracy (final, 0 to 1, NaN where
+        it diverged), escape_step (NaN where 80 % was not reached), solved, outcome, wall_seconds, device_name, torch
+        (its version), revision, started and identity.
     """
     rows = []
     for r in records:
@@ -135,7 +159,14 @@ _OUTCOME = (
 
 
 def trace_table(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """One row an evaluation: the run's identity, step, accuracy, loss, train_loss, seconds, and a column a probe."""
+    """One row per evaluation.
+
+    Args:
+        records: run records.
+
+    Returns:
+        A table: the run's identity, step, accuracy (0 to 1), loss, train_loss, seconds, and a column for each probe.
+    """
     rows = []
     for r in records:
         for e in r.trace:

@@ -130,7 +130,14 @@ class RunConfig(Settings):
 
     @classmethod
     def from_settings(cls, settings: dict) -> "RunConfig":
-        """The configuration that `settings` described; what older records leave out is as it was for them."""
+        """The configuration that `settings` described.
+
+        Args:
+            settings: as plain data, of a record; what older ones leave out is as it was for them.
+
+        Raises:
+            ValueError: naming the setting that is unknown or impossible.
+        """
         return cls(**complete_settings(settings))
 
     @classmethod
@@ -154,6 +161,9 @@ def _device(name: str) -> torch.device:
 
 def usable_device(name: str) -> torch.device:
     """A device of this machine by its name; for when training begins, since settings are made and read anywhere.
+
+    Args:
+        name: as PyTorch names it, "cpu", "cuda" or "cuda:1".
 
     Raises:
         ValueError: it cannot be used here.

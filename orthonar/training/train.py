@@ -67,7 +67,7 @@ def train_together(
 def train_models(
     configs: Sequence[RunConfig], on_evaluation: Callable[[RunConfig, Evaluation], None] | None = None
 ) -> list[tuple[RunRecord, SequenceModel]]:
-    """Do as `train_together`, and return the trained models beside their records."""
+    """Do as `train_together`, with its arguments and errors, and return the trained models beside the records."""
     if not isinstance(configs, Sequence):
         raise ValueError(f"configs must be several RunConfig, not a {type(configs).__name__}")
     for config in configs:
