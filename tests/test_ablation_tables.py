@@ -205,6 +205,12 @@ def test_the_answers_are_the_tables_numbers():
     still, helped = memory.swap_answers(STUDY, RECORDS)
     assert still.startswith("1 of 3 runs solved with the orthogonalized read") and "(mean 90.0 to 75.0 %)" in still
     assert helped.startswith("0 of 2 runs not solved with the raw read"), "the diverged one was not asked"
+    wide = replace(STUDY, seeds=tuple(range(8)))
+    others = [record(side, seed, (0.1, 0.2, 0.9), swapped=0.2) for side in ("ns1", "qk_lr_x4") for seed in range(8)]
+    assert memory.swap_answers(wide, others) == [
+        "0 of 8 runs solved with 1 step are still solved when they are read raw (mean 90.0 to 20.0 %)."
+    ], "what is trained with the raw read needs no other"
+    assert memory.swap_answers(wide, others[1:]) == [], "of 7 runs nothing is said"
     unsolved, solved = memory.decode_answers(STUDY, RECORDS)
     assert "memories of 2 not solved runs" in unsolved and "finds 60 %" in unsolved and "adds 10 points" in unsolved
     assert "memories of 3 solved runs" in solved

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -14,12 +15,19 @@ from ..study.jsonl import write_file
 from ..study.sides import title as name_for_readers
 from .words import LINE, NOT_RUN, PAGE
 
+#: Of all that is no side's: levels, what is said in a panel.
+GREY = "#555555"
 #: Widest figure, in inches: a page's text; and its smallest text, in points.
 WIDTH, SMALLEST = 6.75, 7
 plt.rcParams.update({
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "figure.titlesize": 9, "figure.labelsize": 8,
     "legend.fontsize": 7.5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
 })  # fmt: skip
+
+
+def write_in_the_middle(ax: Axes, text: str = NOT_RUN) -> None:
+    """Say in the middle of a panel why there is nothing to see."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", color=GREY)
 
 
 def panel_grid(panels: int) -> tuple[int, int]:

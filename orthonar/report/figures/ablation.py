@@ -17,16 +17,15 @@ from ...study.sides import BASELINE, HEADLINE, Look, Side, title
 from ...training.record import SOLVED_AT
 from .. import stats
 from ..published import PublishedDecode, PublishedSwap, PublishedVariant
-from ..style import WIDTH, panel_grid
+from ..style import GREY, WIDTH, panel_grid, write_in_the_middle
 from ..words import NOT_RUN
 
-_GREY = "#555555"
 #: Of what is published only.
 _UNKNOWN = Look("#777777", "o", "-")
 _HOLLOW: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "none", "markeredgewidth": 1.6, "markersize": 8}
 #: Whose numbers the hollow marks are, and of which task.
 _THEIRS = "follow-up (vocabulary 80, length 512)"
-_SOLVED: dict[str, Any] = {"color": _GREY, "linestyle": ":", "linewidth": 1}
+_SOLVED: dict[str, Any] = {"color": GREY, "linestyle": ":", "linewidth": 1}
 
 
 def elimination(
@@ -139,7 +138,7 @@ def over_training(
         if len(mine):
             ax.plot(means[name], color=color, linewidth=2.2)
         else:
-            ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color=_GREY)
+            write_in_the_middle(ax)
         if published and name in published:
             ax.axhline(published[name], color="black", linestyle=":", linewidth=1.2)
         seeds = mine["seed"].nunique()
@@ -152,8 +151,8 @@ def over_training(
         ax.tick_params(labelbottom=True)
     figure.supylabel(label)
     handles = [
-        Line2D([], [], color=_GREY, linewidth=0.7, label="one seed; a mark: its escape"),
-        Line2D([], [], color=_GREY, linewidth=2.2, label="mean"),
+        Line2D([], [], color=GREY, linewidth=0.7, label="one seed; a mark: its escape"),
+        Line2D([], [], color=GREY, linewidth=2.2, label="mean"),
         Line2D([], [], label="baseline's mean", **behind),
     ]
     if published:
@@ -202,14 +201,14 @@ def decoded(
                 y = getattr(other, theirs[column])
                 half = [np.ptp(behaviour) / 2] if np.ptp(behaviour) else None
                 ax.errorbar(behaviour.mean(), y, xerr=half, **_hollow(_look(sides, name)))
-        ax.axhline(100 * chance, color=_GREY, linestyle="--", linewidth=1)
+        ax.axhline(100 * chance, color=GREY, linestyle="--", linewidth=1)
         ax.set(xlim=(-2, 102), ylim=(-2, 102), title=shown)
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[1]:
         ax.set_xlabel("accuracy of the model (%)")
     for ax in axes[:, 0]:
         ax.set_ylabel("values decoded (%)")
-    guessing = Line2D([], [], color=_GREY, linestyle="--", linewidth=1, label="guessing, here")
+    guessing = Line2D([], [], color=GREY, linestyle="--", linewidth=1, label="guessing, here")
     return _marks_legend(axes[0, 0].figure, runs, sides, guessing, hollow=bool(published))
 
 
@@ -237,7 +236,7 @@ def swaps(
         for (name, _, other), swap in published.items():
             if other == read and swap.before is not None:
                 ax.plot(swap.before, swap.after, **_hollow(_look(sides, name)))
-        ax.plot([0, 100], [0, 100], color=_GREY, linewidth=0.8)
+        ax.plot([0, 100], [0, 100], color=GREY, linewidth=0.8)
         ax.axhline(100 * SOLVED_AT, **_SOLVED)
         ax.axvline(100 * SOLVED_AT, **_SOLVED)
         ax.set(xlim=(-2, 102), ylim=(-2, 102), aspect="equal", xlabel="accuracy with its own read (%)")
@@ -267,7 +266,7 @@ def _seeds(ax: Axes, runs: pd.DataFrame, at: float, look: Look, upright: bool = 
     values = 100 * stats.accuracies(runs)
     if not len(values):
         x, y = (at, 50) if upright else (50, at)
-        ax.text(x, y, NOT_RUN, rotation=90 * upright, ha="center", va="center", color=_GREY)
+        ax.text(x, y, NOT_RUN, rotation=90 * upright, ha="center", va="center", color=GREY)
         return
     dots, mean = (at + _spread(len(values)), values), ([at - 0.32, at + 0.32], 2 * [values.mean()])
     if not upright:
@@ -302,7 +301,7 @@ def _marks(
 ) -> None:
     """A mark for each run, in the look of its side."""
     if not len(runs):
-        ax.text(0.5, 0.5, nothing, transform=ax.transAxes, ha="center", color=_GREY)
+        write_in_the_middle(ax, nothing)
     # The two sides that all others are compared with come last, so that they lie on top.
     for name, side in sorted(sides.items(), key=lambda item: item[0] in HEADLINE):
         here = runs["side"] == name
@@ -313,7 +312,7 @@ def _marks(
 
 def _shares_legend(figure: Figure, hollow: bool) -> Figure:
     """Filled is ours, hollow, if there is any, published; the look is the side's."""
-    mark: dict[str, Any] = {"color": _GREY, "marker": "o", "linestyle": "none"}
+    mark: dict[str, Any] = {"color": GREY, "marker": "o", "linestyle": "none"}
     handles = [
         Line2D([], [], label="here", **mark),
         Line2D([], [], color="black", linewidth=2, label="mean here"),
@@ -333,7 +332,7 @@ def _marks_legend(figure: Figure, runs: pd.DataFrame, sides: Mapping[str, Side],
         if name in present
     ]
     if hollow:
-        look: dict[str, Any] = {"color": _GREY, "marker": "o", **_HOLLOW}
+        look: dict[str, Any] = {"color": GREY, "marker": "o", **_HOLLOW}
         handles.append(Line2D([], [], label=f"hollow: mean, {_THEIRS}", **look))
     handles += more
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)

@@ -14,21 +14,15 @@ from matplotlib.ticker import NullLocator
 
 from ...study.contents import DELAYS
 from ...study.sides import ATTENTION, BASELINE, ORTHOGONALIZED, Side
-from ..style import WIDTH
+from ..style import GREY, WIDTH, write_in_the_middle
 from ..tables.streaming import FORMS
 from ..tables.tail import GROUPS
-from ..words import NOT_RUN
 
-_GREY = "#555555"
 _OF_READ = {"raw": BASELINE, "orthogonalized": ORTHOGONALIZED}
 
 
 def _line(side: Side) -> dict:
     return {**side.look.of_line, "markersize": 5}
-
-
-def _say_not_run(ax: Axes) -> None:
-    ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color=_GREY)
 
 
 def _over_tokens(ax: Axes, tokens: Sequence[int], **labels) -> None:
@@ -69,7 +63,7 @@ def attention_cost(measured: pd.DataFrame, what: str, memory: str, axes=None) ->
     for ax, label in zip(axes, ("time (ms)", memory)):
         _over_tokens(ax, rows["length"], xlabel=words, ylabel=label)
         if not len(rows):
-            _say_not_run(ax)
+            write_in_the_middle(ax)
     if len(rows):
         axes[0].figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return axes[0].figure
@@ -100,7 +94,7 @@ def recall_of_the_tail(table: pd.DataFrame, sides: Mapping[str, Side], axes=None
         if len(of):
             ax.legend(edgecolor="none", framealpha=0.8)
         else:
-            _say_not_run(ax)
+            write_in_the_middle(ax)
         ax.set_xticks(at, GROUPS)
         ax.set(
             xlabel="showings of the key before", ylim=(-2, 102), title="solved runs" if solved else "runs not solved"
@@ -131,7 +125,7 @@ def stream_memory(measured: pd.DataFrame, ax: Axes | None = None) -> Axes:
     if len(measured):
         ax.legend(frameon=False, loc="lower right")
     else:
-        _say_not_run(ax)
+        write_in_the_middle(ax)
     return ax
 
 
@@ -159,8 +153,8 @@ def recall_over_delay(table: pd.DataFrame, sides: Mapping[str, Side], chance: fl
         ax.plot(beside, 100 * row[list(DELAYS)].astype(float), **look, label=label)
     _over_tokens(ax, DELAYS, xlabel="distractors between pair and query", ylabel="recalled (%)")
     ax.set(yscale="linear", ylim=(-2, 102))
-    ax.axhline(100 * chance, color=_GREY, linestyle=":", linewidth=1, label="guessing")
+    ax.axhline(100 * chance, color=GREY, linestyle=":", linewidth=1, label="guessing")
     ax.legend(frameon=False, loc="center left")
     if not len(table):
-        _say_not_run(ax)
+        write_in_the_middle(ax)
     return ax

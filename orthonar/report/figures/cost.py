@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ...study.sides import BASELINE, ORTHOGONALIZED
-from ..style import WIDTH
+from ..style import WIDTH, write_in_the_middle
 from ..tables.cost import several_steps
 from ..words import NOT_RUN, model_name
 
@@ -145,7 +145,7 @@ def _logarithmic(ax: Axes) -> None:
 
 
 def _say_not_run(ax: Axes) -> None:
-    ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color="#555555")
+    write_in_the_middle(ax)
     ax.set(xticks=[], yticks=[])
 
 

@@ -9,10 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...study.sides import BASELINE, ORTHOGONALIZED, Side
-from ..style import WIDTH
-from ..words import NOT_RUN
-
-_GREY = "#555555"
+from ..style import GREY, WIDTH, write_in_the_middle
 
 
 def singular_value_maps(s: np.ndarray, maps: Mapping[str, np.ndarray], sides: Mapping[str, Side], ax=None) -> Axes:
@@ -72,8 +69,8 @@ def frontier(
         bars = [[row["ratio"] - row["low"]], [row["high"] - row["ratio"]]]
         look = {"color": sides[name].look.color, "marker": sides[name].look.marker, "markersize": 6}
         hazards.errorbar(row["products"], row["ratio"], yerr=bars, **look, elinewidth=1, capsize=2)
-    hazards.axhline(1, color=_GREY, linewidth=0.8)
-    hazards.axhline(keeps, color=_GREY, linewidth=0.8, linestyle="--")
+    hazards.axhline(1, color=GREY, linewidth=0.8)
+    hazards.axhline(keeps, color=GREY, linewidth=0.8, linestyle="--")
     hazards.set_xscale("symlog", linthresh=1, linscale=0.3)
     ticks = sorted(set(table["products"].astype(int)))
     hazards.set_xticks(ticks, [str(tick) if tick >= 1.2 * before else "" for tick, before in zip(ticks, [0, *ticks])])
@@ -90,7 +87,7 @@ def frontier(
     for ax, there in ((hazards, len(drawn)), (waiting, len(curves))):
         ax.spines[["top", "right"]].set_visible(False)
         if not there:
-            ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color=_GREY)
+            write_in_the_middle(ax)
     if curves:
         hazards.figure.legend(loc="outside lower center", ncols=5, frameon=False)
     return hazards.figure

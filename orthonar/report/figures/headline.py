@@ -13,7 +13,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from ...study.sides import Side
 from ...training.record import SOLVED_AT
-from ..style import WIDTH
+from ..style import GREY, WIDTH, write_in_the_middle
 from ..words import NOT_RUN
 
 # Inches that a column's text takes in one line.
@@ -59,7 +59,7 @@ def headline(
                 here = shown.loc[(shown["task"] == task) & (shown["side"] == side.name), "percent"]
                 there = published[(published["task"] == task) & (published["side"] == side.name)]
                 _column(ax, i + shift, 0.28 / len(sides), side, here, there, narrow)
-        ax.axhline(100 * SOLVED_AT, color="#555555", linestyle=":", linewidth=1)
+        ax.axhline(100 * SOLVED_AT, color=GREY, linestyle=":", linewidth=1)
         labels = [task.replace(", ", "\n") for task in tasks]
         ax.set(xlabel="", ylabel="", xlim=(-0.5, len(tasks) - 0.5), ylim=(-2, 102))
         ax.set_xticks(range(len(tasks)), labels)
@@ -78,9 +78,9 @@ def headline(
     if sources:
         where = "; ".join(text for source, (_, text) in _SOURCES.items() if source in sources)
         published_mean = Line2D([], [], marker="o", linestyle="none", label=f"hollow: mean published ({where})")
-        published_mean.set(markersize=8, markerfacecolor="none", markeredgecolor="#555555", markeredgewidth=2)
+        published_mean.set(markersize=8, markerfacecolor="none", markeredgecolor=GREY, markeredgewidth=2)
         handles.append(published_mean)
-    handles.append(Line2D([], [], color="#555555", linestyle=":", label="solved"))
+    handles.append(Line2D([], [], color=GREY, linestyle=":", label="solved"))
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = 2 if 2 * longest < 18 * figure.get_size_inches()[0] - 8 else 1
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
@@ -98,7 +98,7 @@ def _column(ax: Axes, at: float, half: float, side: Side, here: pd.Series, there
         if len(here) > 1:
             ax.plot([at - half, at + half], 2 * [here.mean()], color="black", linewidth=2.2)
     else:
-        ax.text(at, 34, NOT_RUN, rotation=90, ha="center", va="bottom", color="#555555")
+        ax.text(at, 34, NOT_RUN, rotation=90, ha="center", va="bottom", color=GREY)
     solved = [f"{(here >= 100 * SOLVED_AT).sum()}/{len(here)} here"] if len(here) else []
     between = "\n" if narrow else " "
     solved += [f"{row['solved']}{between}{row['source']}" for _, row in there.iterrows() if row["solved"]]
@@ -140,7 +140,7 @@ def survival_curves(curves: Mapping[str, tuple[Side, pd.DataFrame]], title: str,
             where = {"loc": "upper center", "bbox_to_anchor": (0.45, 0), "bbox_transform": ax.transAxes + below}
         ax.legend(frameon=False, handlelength=3, **where)
     else:
-        ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color="#555555")
+        write_in_the_middle(ax)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -175,7 +175,7 @@ def learning_rates(
         for _, row in published[published["side"] == side.name].dropna(subset="low").iterrows():
             label = f"{side.title}, published ({row['source']})"
             ax.axhspan(row["low"], max(row["high"], row["low"] + 0.5), color=color, alpha=0.35, label=label)
-    ax.axhline(100 * SOLVED_AT, color="#555555", linestyle=":", linewidth=1, label="solved")
+    ax.axhline(100 * SOLVED_AT, color=GREY, linestyle=":", linewidth=1, label="solved")
     ax.set(xscale="log", xlabel="peak learning rate", ylabel="final accuracy (%)", ylim=(-2, 102))
     rates = sorted(set(runs["lr"])) if len(runs) else [3e-4, 1e-3, 3e-3, 1e-2]
     ax.set_xticks(rates, [f"{lr:g}" for lr in rates])

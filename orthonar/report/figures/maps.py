@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ...study.sides import Side
-from ..style import WIDTH
+from ..style import GREY, WIDTH
 
 _NOTHING = "#eeeeee"
 
@@ -37,7 +37,7 @@ def solved_map(table: pd.DataFrame, setting: str, sides: Mapping[str, Side], wor
         shares = np.full((len(values), len(rates)), np.nan)
         for _, cell in table[table["side"] == name].iterrows():
             row, column = values.index(cell[setting]), rates.index(cell["lr"])
-            text, colour = "not run", "#555555"
+            text, colour = "not run", GREY
             if cell["runs"]:
                 share = shares[row, column] = cell["solved"] / cell["runs"]
                 fallen = f"\n{cell['collapsed']} fell back" if cell["collapsed"] else ""

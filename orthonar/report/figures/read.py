@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ...study.sides import BASELINE, ELIMINATION, ORTHOGONALIZED, VARIANTS, Look
+from ..style import GREY
 
 #: The looks of the sides that read with so many Newton-Schulz steps.
 _STEPS = {
@@ -63,7 +64,7 @@ def scalar_maps(s: np.ndarray, maps: Mapping[int, np.ndarray], ax: Axes | None =
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    ax.axhline(1, color="#555555", linewidth=0.8, linestyle=(0, (1, 3)), label="polar factor")
+    ax.axhline(1, color=GREY, linewidth=0.8, linestyle=(0, (1, 3)), label="polar factor")
     ax.set_title("The more steps, the smaller the singular values that are lifted to 1")
     for steps, values in maps.items():
         ax.plot(s, values, markevery=len(s) // 12, **_steps_style(steps))
@@ -90,7 +91,7 @@ def series_errors(errors: pd.DataFrame, tolerance: float, ax: Axes | None = None
         _, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for steps, error in errors.items():
         ax.plot(errors.index, error, markevery=4, **_steps_style(steps))
-    ax.axhline(tolerance, color="#555555", linestyle="--", linewidth=1)
+    ax.axhline(tolerance, color=GREY, linestyle="--", linewidth=1)
     ax.annotate("float32 epsilon", (0.3 * errors.index[-1], tolerance), (0, 4), textcoords="offset points")
     ax.set_title("A polynomial of low degree does what the steps do, to rounding")
     ax.set(xlabel="degree, in products with $A$", ylabel="largest error on [0, 1]", yscale="log")

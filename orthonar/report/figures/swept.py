@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from ...study.sides import Side
-from ..words import NOT_RUN
+from ..style import write_in_the_middle
 
 
 def solved_along(
@@ -52,7 +52,7 @@ def solved_along(
     if len(ran):
         ax.legend(frameon=False)
     else:
-        ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color="#555555")
+        write_in_the_middle(ax)
     return ax
 
 

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from ...data.base import IGNORE_INDEX
 from ...data.noisy_recall import NoisyRecall
-from ..style import WIDTH
+from ..style import GREY, WIDTH
 
 _KINDS = {
     # kind of token: (its cell's colour, its number's colour), greys, since colours belong to the reads
@@ -127,7 +127,7 @@ def key_occupancy(tokens: np.ndarray, task: NoisyRecall, ax: Axes | None = None)
     ax.plot(2 * pairs, mean, color="#404040", linewidth=2.5, label=f"mean of {len(shown):,} sequences")
     expected = task.expected_distinct_keys(pairs)
     ax.plot(2 * pairs, expected, color="black", linestyle="--", linewidth=1, label="expected")
-    ax.axhline(len(task.keys), color="#555555", linestyle=":", label=f"all {len(task.keys)} keys")
+    ax.axhline(len(task.keys), color=GREY, linestyle=":", label=f"all {len(task.keys)} keys")
     ax.set(xlabel="position (tokens)", ylabel="different keys shown", xlim=(0, task.seq_len), ylim=(0, None))
     ax.legend(frameon=False, loc="lower right")
     ax.spines[["top", "right"]].set_visible(False)

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 
 from ...study.sides import Side
 from ...training.record import SOLVED_AT, RunRecord
-from ..style import WIDTH, panel_grid
-from ..words import NOT_RUN
+from ..style import GREY, WIDTH, panel_grid, write_in_the_middle
 
 
 def accuracy_curves(runs: Mapping[str, Sequence[RunRecord]], sides: Mapping[str, Side], axes=None) -> Figure:
@@ -43,8 +42,8 @@ def accuracy_curves(runs: Mapping[str, Sequence[RunRecord]], sides: Mapping[str,
         solved = sum(run.outcome == "solved" for run in of_side)
         ax.set_title(f"{sides[name].title}: {solved} of {len(of_side)} solved" if of_side else sides[name].title)
         if not of_side:
-            ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color="#555555")
-        ax.axhline(100 * SOLVED_AT, color="#555555", linestyle=":", linewidth=1)
+            write_in_the_middle(ax)
+        ax.axhline(100 * SOLVED_AT, color=GREY, linestyle=":", linewidth=1)
         ax.set(xlabel="training step", ylim=(0, 102))
         ax.set_xlim(left=0)
         ax.tick_params(labelbottom=True)
@@ -81,9 +80,9 @@ def around_the_fall(table: pd.DataFrame, records: Iterable[RunRecord], sides: Ma
         ax.axvspan(0, (of["end"] - of["begin"]).max(), color="#bbbbbb", alpha=0.3, linewidth=0)
         ax.set_title(f"{name} ({len(of)} run{'s'[: len(of) != 1]})")
     if not names:
-        axes[0, 0].text(0.5, 0.5, NOT_RUN, transform=axes[0, 0].transAxes, ha="center", color="#555555")
+        write_in_the_middle(axes[0, 0])
     for ax in axes[0]:
-        ax.axhline(100 * SOLVED_AT, color="#555555", linestyle=":", linewidth=1)
+        ax.axhline(100 * SOLVED_AT, color=GREY, linestyle=":", linewidth=1)
         ax.set(xlabel="training steps since the read began to fall", ylim=(0, 102))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("accuracy (%)")

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ...study.presets import Study
+from ...study.sides import BASELINE, HEADLINE
 from ...training.decoding import OFFSETS
 from ...training.record import SOLVED_AT, RunRecord
 from .. import stats
@@ -48,22 +49,37 @@ def swap_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame 
         study, records, kept: as of `probed_runs`.
 
     Returns:
-        One sentence each, where there are such runs.
+        One sentence each, where there are such runs; then one for each other read with as many solved runs as an
+        interval takes, whether its models need it.
     """
     runs = probed_runs(study, records, kept)
+    solved = runs[runs["ends"] == "solved"]
+    others = [
+        name
+        for name, side in study.sides.items()
+        if name not in HEADLINE and side.settings.get("read", BASELINE.settings["read"]) != BASELINE.settings["read"]
+    ]
+    with_raw = EVALUATED_WITH["raw"]
+    still_solved, helped = "are still solved when they are read raw", "reach 80 % when they are read orthogonalized"
+    candidates = [
+        (solved[solved["side"] == "orthogonalized"], "solved with the orthogonalized read", with_raw, still_solved, 1),
+        (
+            runs[(runs["side"] == "baseline") & (runs["ends"] == "not solved")],
+            "not solved with the raw read", EVALUATED_WITH["orthogonalized"], helped, 1,
+        ),
+        *(
+            (solved[solved["side"] == name], f"solved with {study.sides[name].title}", with_raw, still_solved,
+             stats.LEAST_FOR_INTERVAL)
+            for name in others
+        ),
+    ]  # fmt: skip
     sentences = []
-    for name, end, read, ending in (
-        ("orthogonalized", "solved", "raw", "are still solved when they are read raw"),
-        ("baseline", "not solved", "orthogonalized", "reach 80 % when they are read orthogonalized"),
-    ):
-        column = EVALUATED_WITH[read]
-        mine = runs[(runs["side"] == name) & (runs["ends"] == end)].dropna(subset=[column])
-        if len(mine):
+    for mine, which, column, ending, least in candidates:
+        mine = mine.dropna(subset=[column])
+        if len(mine) >= least:
             before, after = (100 * mine[c].mean() for c in ("accuracy", column))
-            which = "solved with the orthogonalized read" if end == "solved" else "not solved with the raw read"
-            solved = int((mine[column] >= SOLVED_AT).sum())
-            count = f"{solved} of {len(mine)} run{'s'[: len(mine) != 1]} {which} {ending}"
-            sentences.append(f"{count} (mean {before:.1f} to {after:.1f} %).")
+            count = f"{int((mine[column] >= SOLVED_AT).sum())} of {len(mine)} run{'s'[: len(mine) != 1]}"
+            sentences.append(f"{count} {which} {ending} (mean {before:.1f} to {after:.1f} %).")
     return sentences
 
 
