@@ -81,7 +81,7 @@ def recall_of_the_tail(table: pd.DataFrame, sides: Mapping[str, Side], axes=None
         The figure: solved runs left, the others right; a thin line a run, a thick one for the mean.
     """
     if axes is None:
-        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.1), sharey=True, layout="constrained")
+        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), sharey=True, layout="constrained")
         figure.suptitle("Recall of keys that were shown seldom and often")
     at = np.arange(len(GROUPS))
     for ax, solved in zip(axes, (True, False)):
@@ -92,7 +92,7 @@ def recall_of_the_tail(table: pd.DataFrame, sides: Mapping[str, Side], axes=None
                 ax.plot(at, mine.T, color=side.look.color, linewidth=0.6, alpha=0.5)
                 ax.plot(at, np.nanmean(mine, 0), **_line(side), linewidth=2, label=f"{side.title} ({len(mine)})")
         if len(of):
-            ax.legend(edgecolor="none", framealpha=0.8)
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
         else:
             write_in_the_middle(ax)
         ax.set_xticks(at, GROUPS)
