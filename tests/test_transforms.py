@@ -27,6 +27,7 @@ from orthonar import (
     mlstm_sequence,
 )
 from orthonar.engine.by_hand import HandWritten, _Gradient
+from orthonar.engine.chunk_states import Scan
 
 READS = {
     "raw": RawRead(),
@@ -75,7 +76,7 @@ def functions_by_hand() -> dict[str, type]:
     while seen:
         for kind in seen.pop().__subclasses__():
             seen.append(kind)
-            if kind.__module__.startswith("orthonar.") and kind not in (HandWritten, _Gradient):
+            if kind.__module__.startswith("orthonar.") and kind not in (HandWritten, _Gradient, Scan):
                 found[f"{kind.__module__.removeprefix('orthonar.')}.{kind.__name__}"] = kind
     return found
 
@@ -172,7 +173,7 @@ CASES = {
         operands((N, L, D), (N, L, D), (N, L)),
         lambda k, v, w: f.apply(k, v, w, torch.float64),
     ),
-    "engine.chunk_states._Scan": lambda f: (operands((N, L), (N, L, D), (N, D)), f.apply),
+    "engine.chunk_states._Loop": lambda f: (operands((N, L), (N, L, D), (N, D)), f.apply),
     "engine.kernels.chunk_filter._ChunkFilter": fused_filter_case,
     "engine.kernels.cpu_filter._CompiledFilter": compiled_filter_case,
     "engine.kernels.cpu_layer._CompiledBlocks": lambda f: (

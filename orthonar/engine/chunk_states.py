@@ -24,24 +24,15 @@ def chunk_states(decay: Tensor, update: Tensor, initial: Tensor, scan: Callable 
         starts (N, ...) and end (R, ...), in the dtype of update.
     """
     rows, chunks = decay.shape
-    scan = _Scan.of if scan is None else scan
+    scan = _Loop.of if scan is None else scan
     starts, end = scan(decay.to(update.dtype), update.reshape(rows, chunks, -1), initial.reshape(rows, -1))
     return starts.reshape(update.shape), end.reshape(initial.shape)
 
 
-class _Scan(HandWritten):
-    """A loop over chunks that keeps one copy of the states and none of its steps."""
+class Scan(HandWritten):
+    """What is kept of a scan, however it is computed: one copy of the states and none of its steps."""
 
     results = 2
-    operator = "chunk_states(Tensor decay, Tensor update, Tensor initial) -> (Tensor, Tensor)"
-
-    @staticmethod
-    def forward(decay, update, initial):
-        starts = torch.empty_like(update)
-        starts[:, 0] = initial
-        for c in range(update.shape[1] - 1):
-            torch.addcmul(update[:, c], starts[:, c], decay[:, c, None], out=starts[:, c + 1])
-        return starts, torch.addcmul(update[:, -1], starts[:, -1], decay[:, -1, None])
 
     @staticmethod
     def saved(args, outputs):
@@ -55,6 +46,20 @@ class _Scan(HandWritten):
     def gradients_like(tensors, other):
         decay, starts = tensors
         return decay, starts, starts[:, 0]
+
+
+class _Loop(Scan):
+    """A loop over chunks."""
+
+    operator = "chunk_states(Tensor decay, Tensor update, Tensor initial) -> (Tensor, Tensor)"
+
+    @staticmethod
+    def forward(decay, update, initial):
+        starts = torch.empty_like(update)
+        starts[:, 0] = initial
+        for c in range(update.shape[1] - 1):
+            torch.addcmul(update[:, c], starts[:, c], decay[:, c, None], out=starts[:, c + 1])
+        return starts, torch.addcmul(update[:, -1], starts[:, -1], decay[:, -1, None])
 
     @staticmethod
     def gradients(tensors, other, needs, grad_starts, grad_end):

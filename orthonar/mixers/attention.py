@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.serialization import add_safe_globals
 
-from ..engine.by_hand import autocast_is_on
 from ..mixer import Mixer, MixerLayer
 from ..mlstm.layer import MLSTM, CausalConv, small_init_std, unset
-from ..mlstm.rows import check_mask, in_front, moved
+from ..mlstm.rows import check_inputs, check_mask, in_front, moved
 from ..settings import flag, integer, number, settings
 
 
@@ -188,13 +187,7 @@ class AttentionLayer(MixerLayer):
         """The state to go on from; ValueError naming the argument that does not fit."""
         like, heads = self.q_proj.weight, self.mixer.num_heads
         size, taps = len(like) // heads, max(0, self.mixer.conv_kernel_size - 1)
-        shape = f"(B, S, {self.width}), none of them 0"
-        if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[2] != self.width or 0 in x.shape:
-            found = f"of the shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-            raise ValueError(f"x must be a tensor {shape}, not {found}")
-        exact = not autocast_is_on(x.device)  # autocast changes dtypes as it likes
-        if not x.is_floating_point() or (exact and x.dtype != like.dtype) or x.device != like.device:
-            raise ValueError(f"x must be {like.dtype} on {like.device} like the weights, not {x.dtype} on {x.device}")
+        exact = check_inputs(x, self.width, like)
         if state is None:
             none = x.new_zeros(len(x), heads, 0, size)
             return AttentionState(x.new_zeros(len(x), taps, self.width), none, none)

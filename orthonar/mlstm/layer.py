@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from torch.serialization import add_safe_globals
 
 from ..engine.backends import PRECISIONS
-from ..engine.by_hand import autocast_is_on
 from ..engine.chunkwise import needs_host_sync
 from ..mixer import Mixer, MixerLayer
 from ..reads.base import RawRead, Read
@@ -31,7 +30,7 @@ from .parts import (
     unset,
     untouched,
 )
-from .rows import OPEN, check_mask, emptied, in_front, kind_of, moved, pieces
+from .rows import OPEN, check_inputs, check_mask, emptied, in_front, kind_of, moved, pieces
 from .writes import AdditiveWrite, Write, check_write
 
 
@@ -325,16 +324,7 @@ class MLSTMLayer(MixerLayer):
         self, x: Tensor, state: LayerState | None, reset: Tensor | None, padding: Tensor | None
     ) -> LayerState | None:
         """The state, as a `LayerState`; ValueError naming the argument that does not fit."""
-        shape, like = f"(B, S, {self.width}), none of them 0", self.learnable_skip
-        if not isinstance(x, Tensor):
-            raise ValueError(f"x must be a tensor {shape}, not {kind_of(x)}")
-        if x.ndim != 3 or x.shape[2] != self.width or 0 in x.shape:
-            raise ValueError(f"x must have the shape {shape}, not {tuple(x.shape)}")
-        exact = not autocast_is_on(x.device)  # autocast changes dtypes as it likes
-        if not x.is_floating_point() or (exact and x.dtype != like.dtype):
-            raise ValueError(f"x must be {like.dtype} like the layer's weights, not {x.dtype}")
-        if x.device != like.device:
-            raise ValueError(f"x must be on {like.device} like the layer's weights, not on {x.device}")
+        exact = check_inputs(x, self.width, self.learnable_skip)
         check_mask("reset", reset, x)
         check_mask("padding", padding, x)
         period = self.mixer.write.period

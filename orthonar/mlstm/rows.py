@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..engine.by_hand import autocast_is_on
 from ..engine.gates import SMALLEST_LOG_FORGET, log_forget, max_ties_to_first
 
 #: Pre-activations of forget gates that keep nothing and all: the exponential of either log gate is exactly 0 or 1.
@@ -70,6 +71,33 @@ def in_front(x: Tensor, padding: Tensor, sequence: Tensor | None) -> tuple[Tenso
     if sequence is not None:
         sequence = torch.where(padding, sequence[:, -1:], sequence.gather(1, order))
     return x, padding, sequence, order.argsort(1)
+
+
+def check_inputs(x: Tensor, width: int, like: Tensor) -> bool:
+    """Whether inputs fit a layer.
+
+    Args:
+        x: inputs, which have to be (B, S, E).
+        width: width E of the residual stream.
+        like: one of the layer's weights.
+
+    Returns:
+        Whether dtypes count: autocast changes them as it likes.
+
+    Raises:
+        ValueError: x has another shape, dtype or device.
+    """
+    shape = f"(B, S, {width}), none of them 0"
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x must be a tensor {shape}, not {kind_of(x)}")
+    if x.ndim != 3 or x.shape[2] != width or 0 in x.shape:
+        raise ValueError(f"x must have the shape {shape}, not {tuple(x.shape)}")
+    exact = not autocast_is_on(x.device)
+    if not x.is_floating_point() or (exact and x.dtype != like.dtype):
+        raise ValueError(f"x must be {like.dtype} like the layer's weights, not {x.dtype}")
+    if x.device != like.device:
+        raise ValueError(f"x must be on {like.device} like the layer's weights, not on {x.device}")
+    return exact
 
 
 def check_mask(name: str, mask: Tensor | None, like: Tensor) -> None:

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..by_hand import HandWritten
+from ..chunk_states import Scan
 
 _PIECE = 512
 
@@ -24,8 +24,7 @@ def fused_scan(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, 
     return _Scan.of(decay.contiguous(), update.contiguous(), initial.contiguous())
 
 
-class _Scan(HandWritten):
-    results = 2
+class _Scan(Scan):
     operator = "fused_chunk_states(Tensor decay, Tensor update, Tensor initial) -> (Tensor, Tensor)"
 
     @staticmethod
@@ -34,19 +33,6 @@ class _Scan(HandWritten):
         rows, chunks, size = update.shape
         _forward[(rows, triton.cdiv(size, _PIECE))](decay, update, initial, starts, end, chunks, size, PIECE=_PIECE)
         return starts, end
-
-    @staticmethod
-    def saved(args, outputs):
-        return (args[0], outputs[0]), ()
-
-    @staticmethod
-    def outputs_like(decay, update, initial):
-        return update, initial
-
-    @staticmethod
-    def gradients_like(tensors, other):
-        decay, starts = tensors
-        return decay, starts, starts[:, 0]
 
     @staticmethod
     def gradients(tensors, other, needs, grad_starts, grad_end):
