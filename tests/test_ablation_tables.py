@@ -72,6 +72,9 @@ def test_every_published_variant_is_a_side_of_the_ablation_and_no_further_one_is
 def test_a_study_beside_further_sides_keeps_its_own_in_their_places():
     wider = STUDY.only(["ns1", "baseline"]).beside({"ns2": EVERY["ns2"], "baseline": EVERY["baseline"]})
     assert list(wider.sides) == ["baseline", "ns1", "ns2"] and wider.seeds == STUDY.seeds
+    assert list(wider.without("ns1").sides) == ["baseline", "ns2"]
+    with pytest.raises(ValueError, match="sides: there is no 'ns3'"):
+        wider.without("ns1", "ns3")
 
 
 def test_variants_in_order_of_what_came_of_them():

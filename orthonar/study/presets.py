@@ -86,6 +86,18 @@ class Study:
         kept = {name: side for name, side in self.sides.items() if sides is None or name in sides}
         return replace(self, sides=kept, tasks=self.tasks[:tasks])
 
+    def without(self, *sides: str) -> "Study":
+        """The same study without some of its sides.
+
+        Args:
+            sides: their names.
+
+        Raises:
+            ValueError: naming the side that there is not.
+        """
+        self.only(sides)  # checks the names
+        return self.only([name for name in self.sides if name not in sides])
+
     def beside(self, sides: Mapping[str, Side]) -> "Study":
         """The same study with further sides.
 

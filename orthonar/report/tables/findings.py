@@ -94,9 +94,7 @@ def questions() -> list[Question]:
     initialisation, sweep = paper["initialisation"], pocket["initialisation"]
     stds = ", ".join(f"{task['embedding_std']:g}" for task in sweep.tasks)
     squares = pocket["least-squares"].sides["rls_read"]
-    elimination = pocket["ablation"]
-    told = (ORTHOGONALIZED.name, squares.name)  # in rows of their own
-    elimination = elimination.only([name for name in elimination.sides if name not in told])
+    elimination = pocket["ablation"].without(ORTHOGONALIZED.name, squares.name)  # which have rows of their own
     _, *eliminated = elimination.sides.values()
     return [
         Question("follow-up's", reads, paper["replication"]),
