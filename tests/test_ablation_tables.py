@@ -215,7 +215,7 @@ def test_the_answers_are_the_tables_numbers():
     ], "what is trained with the raw read needs no other"
     assert memory.swap_answers(wide, others[1:]) == [], "of 7 runs nothing is said"
     unsolved, solved = memory.decode_answers(STUDY, RECORDS)
-    assert "memories of 2 not solved runs" in unsolved and "finds 60 %" in unsolved and "adds 10 points" in unsolved
+    assert "memories of 2 not solved runs" in unsolved and "finds 60.0 %" in unsolved and "adds 10.0 points" in unsolved
     assert "memories of 3 solved runs" in solved
     assert "alone gives 50 %" in solved and "from before the value, the decoder finds 50 %" in solved
     assert memory.swap_answers(STUDY, []) == memory.decode_answers(STUDY, []) == []

@@ -87,7 +87,7 @@ def test_recall_after_delays():
     table = streaming.delays(study_runs(STUDY, records), answers_of(records[:3], numbers))
     assert streaming.delays_text(table).iloc[0].tolist() == ["100", "90", "50", "20", "10"]
     told = streaming.delay_answer(table, 0.125)
-    assert "distractors: baseline (2 of 8 solved runs) 50, 20, 10 %; orth" in told
+    assert "distractors: baseline (2 of its 8 solved runs asked) 50, 20, 10 %; orth" in told
     assert told.endswith("(guessing: 12 %).")
     ax = plots.recall_over_delay(table, STUDY.sides, 0.125)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["baseline", "orthogonalized", "guessing"]

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orthonar.report.tables import cost, headline, pace
+from orthonar.report import stats
+from orthonar.report.tables import cost, headline, memory, pace
 from orthonar.report.tables.escape import equal_time_answer, longer_schedule
-from orthonar.report.tables.findings import as_markdown, findings
+from orthonar.report.tables.findings import PICKED_ON, as_markdown, findings
+from orthonar.report.tables.runs import with_all_seeds
+from orthonar.study.contents import answer_table
 from orthonar.study.presets import PRESETS, find_study, preset_names
 from orthonar.study.records import RunStore
 from orthonar.study.sides import COSINE_4000, HEADLINE, MUON
@@ -97,10 +100,15 @@ def test_what_the_readme_says_first_is_what_was_counted():
     muon = headline.cells(PRESETS["muon"]["paper"].only([MUON.name]), records)[0]
     longer = headline.cells(longer_schedule().only([COSINE_4000.name]), records)[0]
     assert f"Muon instead of AdamW solves {muon.solved} of {len(muon.runs)} runs" in opening
-    assert f"twice the steps {longer.solved} of {len(longer.runs)}" in opening
+    soon = int((longer.runs["escape_step"] <= 2000).sum())
+    assert f"twice the steps {longer.solved} of {len(longer.runs)}, of which {soon} had reached 80 %" in opening
     squares = PRESETS["least-squares"]["pocket"].only(tasks=1)
-    found = headline.cells(squares.only(["rls_read"]), records)[0]
-    assert f"by recursive least squares, solves {found.solved} of {len(found.runs)} at equal steps" in opening
+    fresh = squares.only(["baseline", "rls_read"]).without_seeds(PICKED_ON)
+    first, found = headline.cells(fresh, records)
+    least = (
+        f"by recursive least squares, solves {found.solved} of {len(found.runs)} runs against {first.solved}, on seeds"
+    )
+    assert least in opening
     paces = pace.seconds_per_step(squares, pace.newest(squares, pace.read_records(cost.folder())))
     [told] = equal_time_answer(headline.study_runs(squares, records), paces, ("baseline", "rls_read"))
     assert "and 0 of 24 runs of recursive" in told and "(in equal time none: a step" in opening
@@ -109,11 +117,31 @@ def test_what_the_readme_says_first_is_what_was_counted():
     [told] = equal_time_answer(headline.study_runs(pocket, records), paces)
     raw, read = re.search(r"then (\d+) of 24 runs of baseline and (\d+) of 24 runs of", told).groups()
     assert f"80 % in {read} of 24 runs on the small task, where the raw read has in {raw}," in opening
-    assert f"A step with it takes {paces['orthogonalized'] / paces['baseline']:.1f} times as long" in opening
+    assert f"A step with it takes {paces['orthogonalized'] / paces['baseline']:.1f} times as long there" in opening
     mqar = PRESETS["mqar"]["pocket"]
     paces = pace.seconds_per_step(mqar, pace.newest(mqar, pace.read_records(cost.folder())))
     [told] = equal_time_answer(headline.study_runs(mqar, records), paces)
     raw, read = re.search(r"then (\d+) of 12 runs of baseline and (\d+) of 12 runs of", told).groups()
     first, other = headline.cells(mqar.only([*HEADLINE]), records)
     assert f"solves {other.solved} of 12 runs against {first.solved}, too weak likewise" in opening
+    higher = [int((stats.accuracies(cell.runs) >= 0.9).sum()) for cell in (other, first)]
+    assert "from 90 % on instead of 80 % it is {} against {}.".format(*higher) in opening
     assert f"on MQAR in {read} of 12, where the raw read has in {raw}." in opening
+    power = stats.fisher_power((3 / 16, 9 / 16), (16, 16))
+    assert f"with the follow-up's shares would show the difference in {100 * power:.0f} % of repetitions" in opening
+
+
+def test_the_readme_says_which_runs_still_need_their_read():
+    """Of the same records as notebook 08."""
+    folder = ROOT / "results"
+    records, kept = RunStore(folder).records(), answer_table(folder, [])
+    opening = " ".join((ROOT / "README.md").read_text(encoding="utf-8").partition("![")[0].split())
+    told = []
+    for scale in ("paper", "pocket"):
+        study = PRESETS["ablation"][scale]
+        study = study if scale == "paper" else with_all_seeds(study, records)
+        told.append(" ".join(memory.swap_answers(study, records, kept)))
+    still = [re.search(r"(\d+ of \d+) runs solved with the orthogonalized read are still", text)[1] for text in told]
+    assert f"{still[0]} at its recipe, {still[1]} on the small task" in opening
+    needed = re.search(r"(\d+ of \d+) runs solved with recursive least squares are still", told[1])[1]
+    assert f"read raw, {needed} stay solved" in opening

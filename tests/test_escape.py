@@ -61,15 +61,33 @@ def test_what_is_behind_a_term():
     assert np.isnan(table.loc["np.log(lr)", "effect"]), "with one rate alone nothing is told of it"
 
 
-def test_the_answer_is_of_the_read_and_of_an_embedding_ten_times_smaller():
-    columns = ["effect", "ratio", "low", "high", "p", "run_intervals", "events"]
-    rows = [[np.log(4), 4, 2, 8, 0.01, 50, 5], [-1, np.exp(-1), np.exp(-2), 1.0, 0.01, 90, 9]]
-    fitted = pd.DataFrame(rows, ["orthogonalized", "np.log(embedding_std)"], columns)
-    text = escape.answer(fitted)
-    assert "by 4 [2, 8], an embedding ten times smaller by 10 [1, 100]" in text and "9 escapes in 90" in text
-    assert "cannot be told" in escape.answer(fitted.assign(ratio=np.nan))
-    of_read = escape.answer(fitted.iloc[:1])
-    assert of_read.endswith("escape by 4 [2, 8] (95 % interval; 5 escapes in 50 run-intervals with it).")
+def waiting(orthogonalized, embedding_std, escapes, count=40):
+    """Runs of a read and an embedding, of which so many escape at the first and at the second of three evaluations."""
+    steps = [*(escapes * [10]), *(escapes * [20])]
+    steps += (count - len(steps)) * [np.nan]
+    return pd.DataFrame({
+        "orthogonalized": orthogonalized, "embedding_std": embedding_std, "escape_step": steps, "steps": 30,
+        "eval_every": 10,
+    })  # fmt: skip
+
+
+def test_the_answer_is_of_the_read_and_of_the_embeddings_that_were_run():
+    of_reads = pd.concat([waiting(0.0, 1.0, 1), waiting(1.0, 1.0, 6)], ignore_index=True)
+    ratio, low, high = hazards.hazard_ratio(*(of_reads[of_reads["orthogonalized"] == x] for x in (0, 1)))
+    assert escape.answer(of_reads) == (
+        f"With the orthogonalized read the hazard of escape is {ratio:.2g} [{low:.2g}, {high:.2g}] times the raw "
+        "read's (95 % interval, by itself; 12 escapes in 102 run-intervals with it)."
+    )
+    small = pd.concat([waiting(0.0, 0.05, 6), waiting(1.0, 0.05, 7)], ignore_index=True)
+    both = escape.answer(pd.concat([of_reads, small], ignore_index=True))
+    category = pd.concat([of_reads.assign(small=0.0), small.assign(small=1.0)], ignore_index=True)
+    ratio = hazards.fit(category, "orthogonalized + small").loc["small", "ratio"]
+    assert f"from an embedding of std 0.05 it is {ratio:.2g} [" in both and "times that from 1 (" in both
+    assert "each by itself; 40 escapes in" in both
+    alike = pd.concat([waiting(0.0, 1.0, 3), waiting(1.0, 1.0, 3)], ignore_index=True)
+    assert "times the raw read's (no difference is shown) (95 %" in escape.answer(alike)
+    never = pd.concat([waiting(0.0, 1.0, 0), waiting(1.0, 1.0, 3)], ignore_index=True)
+    assert "cannot be told" in escape.answer(never)
 
 
 def test_a_cell_of_a_few_runs_does_not_carry_the_model():

@@ -76,6 +76,14 @@ def test_seeds_that_another_study_asks_for_count_where_all_have_them():
     assert answer(SWEEP, few)["solved"] == "0 of 2, 0 of 10, 0 of 10, 0 of 10", "two runs leave the others theirs"
 
 
+def test_seeds_that_a_comparison_was_picked_on_do_not_count():
+    picked = replace(SWEEP, study=replace(SWEEP.study, seeds=tuple(range(20))), picked_on=range(8))
+    row = answer(picked, recorded(picked, lambda config: config.embedding_std == 0.1 and config.seed < 10))
+    assert (row["seeds"], row["solved"], row["p"]) == ("8 to 19", "0, 0, 2, 0 of 12", "1")
+    squares = {q.compared.rpartition(" ")[2]: list(q.picked_on) for q in questions() if "least squares" in q.compared}
+    assert squares == {"56": list(range(8)), "64": []}, "found on the first task alone"
+
+
 def test_seeds_that_rates_are_chosen_on_do_not_count():
     rates = PRESETS["learning-rate"]["pocket"]
     chosen_on = [record_of(config, 0.9) for config in rates.rate_runs(rates.tasks[0], "baseline")]

@@ -72,6 +72,18 @@ def test_the_cheapest_that_keeps_the_effect_is_found():
     assert "is 3 products (3 products instead of 23)" in tables.answer(sooner)
 
 
+def test_hazards_are_of_the_seeds_that_both_reads_have():
+    """With the study's read the later seeds escape, of another read the earlier ones alone are there."""
+    made = [r for r in records({}) if r.settings["read"].get("degree") != 4 or r.settings["seed"] < 12]
+    later = [r for r in made if r.settings["read"].get("steps") != 5 or r.settings["seed"] < 12]
+    ratios = [
+        tables.frontier(STUDY, of, PACE).loc["degree4", ["ratio", "low", "high"]].tolist() for of in (made, later)
+    ]
+    assert ratios[0] == ratios[1] and ratios[0][0] == pytest.approx(1)
+    few = [r for r in made if r.settings["read"].get("steps") != 5 or r.settings["seed"] > 4]
+    assert np.isnan(tables.frontier(STUDY, few, PACE).loc["degree4", "ratio"]), "seven seeds are shared"
+
+
 def test_the_power_of_the_criterion():
     """An estimate of a hazard ratio of 1 whose lower bound is above 0.7, drawn: the criterion is hard to meet."""
     draws = np.random.default_rng(0).normal(0, np.sqrt(2 / 12), 200_000)
@@ -105,10 +117,10 @@ def test_tables_and_figures_of_some_runs():
         "baseline "
     )
     assert tables.answer(table.assign(high=table["high"].where(table.index != "degree1", 0.9))).endswith(
-        ". Shown to be worse: 1 product. Shown to keep the effect (above 0.7): none."
+        ". Below 1, each by its own interval: 1 product. Shown to keep the effect (above 0.7): none."
     )
     assert tables.answer(table.assign(high=2.0)).endswith(
-        "Shown to be worse: none. Shown to keep the effect (above 0.7): none."
+        "Below 1, each by its own interval: none. Shown to keep the effect (above 0.7): none."
     )
     keeping = tables.answer(table.assign(low=table["ratio"].where(table["low"].isna(), 0.8)))
     assert "The cheapest read" in keeping and keeping.endswith("(so far: 1 of 6 reads have too few runs).")

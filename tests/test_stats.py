@@ -160,6 +160,13 @@ def test_logrank_without_any_escape():
     assert math.isnan(stats.logrank(runs([1, 2]), runs([1])[:0])), "without runs nothing is told"
 
 
+def test_holms_correction_by_hand():
+    assert stats.holm([0.03, np.nan, 0.01, 0.02]) == pytest.approx([0.04, np.nan, 0.03, 0.04], nan_ok=True)
+    assert (
+        stats.holm([0.6, 0.9]) == pytest.approx([1, 1]) and not len(stats.holm([])) and np.isnan(stats.holm([np.nan]))
+    )
+
+
 def test_one_rule_says_what_is_told_apart():
     assert [stats.is_told(p) for p in (0.01, 0.05, 0.0501, math.nan)] == [True, True, False, False]
 

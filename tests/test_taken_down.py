@@ -67,6 +67,14 @@ def test_what_became_of_those_that_were_solved(records):
         "Of 2 runs solved before the read was taken down 1 is solved with the raw read afterwards: 95.0 % before, "
         "57.5 % after (means; training goes on in between)."
     ]
+    assert table["last"].eq(table["steps"]).all()
+    late = record("anneal, gated", 3, {2800: 0.9})
+    late = replace(late, trace=[*late.trace, *(replace(late.trace[-1], step=s) for s in (3200, 3500))])
+    gone_on = taken_down.answers(taken_down.taken_down(STUDY, [*records, late], NOTHING))
+    assert gone_on[1] == (
+        "1 of the 4 runs that were taken down escaped so late that it went on beyond step 3,000 until the read was "
+        "raw, to step 3,500 at most; the others stop there."
+    )
 
 
 def test_the_stock_layers_answers_stand_beside_them(records):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from ..training.record import SOLVED_AT, Evaluation, first_reaching
@@ -122,6 +123,19 @@ def is_told(p: float) -> bool:
     return p <= LEVEL
 
 
+def holm(p: Sequence[float]) -> np.ndarray:
+    """p-values corrected by how many there are (Holm 1979): which of them are at most `LEVEL` is told of all together.
+
+    Args:
+        p: one a test; NaN where there is none, which stays NaN and counts for nothing.
+    """
+    corrected = np.array(p, dtype=float)
+    tests = ~np.isnan(corrected)
+    if tests.any():
+        corrected[tests] = multipletests(corrected[tests], method="holm")[1]
+    return corrected
+
+
 def accuracies(table: pd.DataFrame) -> np.ndarray:
     """Final accuracies of a run table, 0 to 1, a diverged run as 0.
 
@@ -202,7 +216,7 @@ def shared_seeds(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFram
         twice = side["seed"][side["seed"].duplicated()]
         if len(twice):
             raise ValueError(f"seed: {twice.iloc[0]} comes twice on one side")
-        kinds.append(dict(zip(side["seed"], side["device"].str.split(":").str[0])))
+        kinds.append(dict(zip(side["seed"], side["device"].astype(str).str.split(":").str[0])))
     seeds = sorted(seed for seed in kinds[0] if kinds[0][seed] == kinds[1].get(seed))
     one, other = (side[side["seed"].isin(seeds)].set_index("seed").sort_index() for side in (first, second))
     return one, other

@@ -1,6 +1,6 @@
 """What to run: named sweeps as data, each a list of runs in a stated order, the most informative first."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -97,6 +97,14 @@ class Study:
         """
         self.only(sides)  # checks the names
         return self.only([name for name in self.sides if name not in sides])
+
+    def without_seeds(self, seeds: Collection[int]) -> "Study":
+        """The same study without some of its seeds.
+
+        Args:
+            seeds: which, whether it has them or not; those that rates are chosen on stay.
+        """
+        return replace(self, seeds=tuple(seed for seed in self.seeds if seed not in seeds))
 
     def beside(self, sides: Mapping[str, Side]) -> "Study":
         """The same study with further sides.
@@ -308,6 +316,8 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
             range(24), by_name(*HEADLINE.values(), ELIMINATION["rls_read"]), _POCKET_TASKS, keep_weights=True
         )
     },
+    # The further variant that solved most of the screen, on seeds that it was not picked on.
+    "muon-read": {"pocket": _pocket(range(8, 24), by_name(*HEADLINE.values(), VARIANTS["muon3"]))},
     # Beside the study: attention, how much noise there is, the optimizer, and two other tasks.
     "attention": {"pocket": _pocket(range(12), by_name(*HEADLINE.values(), ATTENTION, ROTARY_ATTENTION))},
     "noise": {"pocket": _pocket(range(12), HEADLINE, tuple(_POCKET_TASKS[0] | {"frac_noise": f} for f in _NOISE))},

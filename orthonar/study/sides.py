@@ -75,7 +75,7 @@ class Side:
 #: What readers see of names that are short for something, or would break a sentence.
 _TITLES = {
     "ns0_normalise_only": "normalised, no step",
-    "muon3": "3 Muon steps",
+    "muon3": "3 steps of Muon's polynomial",
     "qk_lr_x4": "queries, keys at 4x rate",
     "rls_read": "recursive least squares",
     "baseline, Muon": "baseline with Muon",
@@ -222,7 +222,7 @@ VARIANTS = by_name(
     _reading("ridge", "ridge regression's singular values", Look(_GREY, "D", "-"), RidgeRead()),
     _reading("polar", "polar factor: singular values become 1", Look(_GREY, "h", "--"), PolarRead()),
     _reading("ns8", "8 Newton-Schulz steps", Look(_STEPS[8], "X", ":"), NewtonSchulzRead(steps=8)),
-    _reading("muon3", "3 of Muon's quintic steps", Look(_GREY, ">", "-."), MuonRead(steps=3)),
+    _reading("muon3", "3 steps of Muon's polynomial, trained by AdamW", Look(_GREY, ">", "-."), MuonRead(steps=3)),
     # Last, since every position waits for the one before: half an hour for what takes others minutes.
     _reading(
         "write_back",
@@ -234,8 +234,7 @@ VARIANTS = by_name(
 )
 
 #: How few products with the memory keep what five Newton-Schulz steps do. Of the polynomials of a degree the steepest,
-#: which lifts weak associations most for its cost: of the maps recorded at pocket scale Muon's three steps, whose slope
-#: at 0 is 41 and whose ripple is 0.43, solve every run.
+#: which lifts weak associations most for its cost.
 DEGREES = by_name(
     *(
         _reading(

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from ...reads.newton_schulz import NewtonSchulzRead
 from ...study.presets import Study
@@ -128,12 +127,12 @@ def _told(study: Study, runs: pd.DataFrame, of_all: pd.DataFrame, variants: list
     parts, tests = [], set()
     for reference in (BASELINE.name, ORTHOGONALIZED.name):
         held = [tested(*(runs[runs["side"] == name] for name in (reference, variant))) for variant in variants]
-        differ, corrected, *_ = multipletests([test.p for test in held], alpha=stats.LEVEL, method="holm")
+        corrected = stats.holm([test.p for test in held])
         tests |= {test.name for test in held}
         others = [
             f"{study.sides[name].title} ({solved(name, runs)}, p = {p_text(p)})"
-            for name, differs, p in zip(variants, differ, corrected)
-            if differs
+            for name, p in zip(variants, corrected)
+            if stats.is_told(p)
         ]
         of_reference = [solved(reference, table) for table in (runs, of_all)]
         seeds = f"; of all recorded seeds {of_reference[1]}" if of_reference[1] != of_reference[0] else ""

@@ -143,28 +143,40 @@ def hazard_text(fitted: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("term")
 
 
-def answer(fitted: pd.DataFrame) -> str:
-    """What the orthogonalized read and a ten times smaller embedding multiply the hazard of escape by, in a sentence.
+def answer(runs: pd.DataFrame) -> str:
+    """What the hazard of escape is with the orthogonalized read and from the smallest embedding, in a sentence.
+
+    It is that of `orthonar.report.hazards.fit`, relative to the raw read's and to that from the largest embedding; only
+    these two are told of, since the hazard need not go with a power of the embedding's scale between and beyond them.
 
     Args:
-        fitted: a model of the term "orthogonalized" and, or not, "np.log(embedding_std)", of
-            `orthonar.report.hazards.fit`.
+        runs: as of `runs_with_covariates`.
 
     Returns:
-        The sentence, which leaves out a term that the model lacks; that it cannot be told, where one has no estimate.
+        The sentence, of the read alone where all runs have one embedding; that it cannot be told, where an effect has
+        no estimate.
     """
-    behind = read = fitted.loc["orthogonalized"]
-    factors = {"The orthogonalized read multiplies the hazard of escape by": (read["ratio"], read["low"], read["high"])}
-    counted = "95 % interval; {} escapes in {} run-intervals with it"
-    if "np.log(embedding_std)" in fitted.index:
-        behind = power = fitted.loc["np.log(embedding_std)"]
-        low, ratio, high = sorted(float(10 ** -np.log(power[name])) for name in ("ratio", "low", "high"))
-        factors["an embedding ten times smaller by"] = ratio, low, high
-        counted = "95 % intervals; {} escapes in {} run-intervals"
-    if any(np.isnan(ratio) for ratio, *_ in factors.values()):
+    smallest, largest = (float(of(runs["embedding_std"])) if len(runs) else 1.0 for of in (np.min, np.max))
+    both = smallest < largest
+    fitted = hazards.fit(runs, "orthogonalized + np.log(embedding_std)" if both else "orthogonalized")
+    if fitted["ratio"].isna().any():
         return "What moves the hazard of escape cannot be told from the runs so far."
-    said = ", ".join(f"{what} {estimate_text(*factor)}" for what, factor in factors.items())
-    return f"{said} ({counted.format(int(behind['events']), int(behind['run_intervals']))})."
+    bounds = fitted[["ratio", "low", "high"]].astype(float)
+    of_read = _times(bounds.loc["orthogonalized"], "the raw read's")
+    said = f"With the orthogonalized read the hazard of escape is {of_read}"
+    if both:
+        apart = np.exp(np.log(bounds.loc["np.log(embedding_std)"]) * np.log(smallest / largest))
+        said += f"; from an embedding of std {smallest:.2g} it is {_times(apart, f'that from {largest:g}')}"
+    events, waited = (int(fitted[name].max()) for name in ("events", "run_intervals"))
+    counted = f"{events} escapes in {waited} run-intervals{'' if both else ' with it'}"
+    return f"{said} (95 % {'intervals, each by itself' if both else 'interval, by itself'}; {counted})."
+
+
+def _times(factor: pd.Series, of: str) -> str:
+    """So many times of what, with its interval, whichever way that lies, and that nothing is shown where it holds 1."""
+    low, high = sorted(factor[["low", "high"]])
+    shows = "" if low > 1 or high < 1 else " (no difference is shown)"
+    return f"{estimate_text(factor['ratio'], low, high)} times {of}{shows}"
 
 
 def longer_schedule() -> Study:

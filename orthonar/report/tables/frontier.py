@@ -51,8 +51,8 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
     Returns:
         One row per side, by its name: products; slope (of the map at 0); runs, solved and escaped (counts);
         run_intervals, see `orthonar.report.hazards.run_intervals`; ratio, low and high, the hazard of escape relative
-        to the study's read with its 95 % interval, NaN without one or with fewer than
-        `orthonar.report.stats.LEAST_FOR_INTERVAL` runs of either; median_step and median_seconds to escape; step_ms, a
+        to the study's read on the seeds that both have, with its 95 % interval, NaN without one or with fewer than
+        `orthonar.report.stats.LEAST_FOR_INTERVAL` such seeds; median_step and median_seconds to escape; step_ms, a
         training step's milliseconds, NaN where they are not measured; early_rank, the mean effective rank of the
         memory early in training.
     """
@@ -62,8 +62,9 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
     for name, side in study.sides.items():
         read, runs = side.settings["read"], table[table["side"] == name]
         near = maps({name: side}, np.array([1e-6])).get(name)
-        enough = min(len(reference), len(runs)) >= stats.LEAST_FOR_INTERVAL
-        ratio = hazards.hazard_ratio(reference, runs) if enough else stats.Interval(*3 * [np.nan])
+        pairs = stats.shared_seeds(reference, runs)
+        enough = len(pairs[0]) >= stats.LEAST_FOR_INTERVAL
+        ratio = hazards.hazard_ratio(*pairs) if enough else stats.Interval(*3 * [np.nan])
         if name == ORTHOGONALIZED.name and len(runs):
             ratio = stats.Interval(1.0, 1.0, 1.0)
         there, seconds = len(runs) > 0, pace.get(name, np.nan)
@@ -186,8 +187,8 @@ def answer(table: pd.DataFrame) -> str:
             worse = [title(name) for name, row in enough.iterrows() if row["high"] < 1]
             return (
                 f"Not told yet: {missing} of {len(others)} reads have fewer than {stats.LEAST_FOR_INTERVAL} runs. The "
-                f"hazard of escape of the rest, relative to five steps': {told}. Shown to be worse: "
-                f"{', '.join(worse) or 'none'}. Shown to keep the effect (above {KEEPS:g}): none."
+                f"hazard of escape of the rest, relative to five steps': {told}. Below 1, each by its own "
+                f"interval: {', '.join(worse) or 'none'}. Shown to keep the effect (above {KEEPS:g}): none."
             )
         return (
             f"No read has a hazard relative to five steps' with a lower 95 % bound above {KEEPS:g}; {title(best.name)} "

@@ -119,8 +119,8 @@ def decode_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFram
             )
             sentences.append(
                 f"In the memories of {len(mine)} {end} run{'s'[: len(mine) != 1]}, raw and orthogonalized, a decoder "
-                f"finds {found:.0f} % of the values, and {other:.0f} % in another sequence's memory: the right one "
-                f"adds {found - other:.0f} points. Not all of it is memory: the key that it asks with has seen the "
+                f"finds {found:.1f} % of the values, and {other:.1f} % in another sequence's memory: the right one "
+                f"adds {found - other:.1f} points. Not all of it is memory: the key that it asks with has seen the "
                 f"value, and alone gives {alone:.0f} %; asked with the key from before the value, the decoder finds "
                 f"{before:.0f} %."
             )

@@ -92,7 +92,11 @@ def answer(study: Study, records: Iterable[RunRecord]) -> str:
     if missing:
         return f"{said}; {best[0]} {mean}; not told yet of {', '.join(missing)}."
     if len(best) == 1:
-        return f"{said}; for each of them {best[0]} {mean}."
+        count = len(study.rate_seeds)
+        return (
+            f"{said}; for each of them {best[0]} {mean}: as far as {count} runs a rate can tell, they do not want "
+            "different ones."
+        )
     ends = ", ".join(f"{lr:g} for {sides[name].title}" for name, lr in rates.items())
     return f"{said}; not one rate {mean} for all ({ends}): read and rate change together."
 

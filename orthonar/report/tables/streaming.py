@@ -155,6 +155,7 @@ def delay_answer(table: pd.DataFrame, chance: float) -> str:
     for side, of in table.groupby("side", sort=False):
         shares = ", ".join(f"{100 * of[delay].mean():.0f}" for delay in far)
         solved = int(of["of"].iloc[0])
-        parts.append(f"{side.replace('_', ' ')} ({len(of)} of {solved} solved run{'s'[: solved != 1]}) {shares} %")
+        which = f"{len(of)} of its {solved} solved run{'s'[: solved != 1]} asked"
+        parts.append(f"{side.replace('_', ' ')} ({which}) {shares} %")
     after = f"{', '.join(f'{delay:,}' for delay in far[:-1])} and {far[-1]:,} distractors"
     return f"Recalled after {after}: {'; '.join(parts)} (guessing: {100 * chance:.0f} %)."

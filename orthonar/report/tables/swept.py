@@ -128,8 +128,8 @@ def side_answer(study: Study, records: Iterable[RunRecord], setting: str, words:
     """At which values of a setting the second side solves more runs than the first, in a sentence.
 
     Judged are values at which each side has at least `orthonar.report.stats.LEAST_FOR_INTERVAL` runs; a difference is
-    said to be there where the p-value of `orthonar.report.tables.compared.tested` is at most 0.05. Every value is a
-    test, for which none is corrected.
+    said to be there where the p-value of `orthonar.report.tables.compared.tested` is at most 0.05, by itself and by
+    Holm's correction over the values.
 
     Args:
         study: one of two sides whose tasks differ in that setting.
@@ -176,7 +176,7 @@ def _where(
         does: what the second side does.
         test: of the run tables of both: whether it does so at all, the p-value (NaN where nothing tells), its name.
     """
-    judged, holds, tests = [], [], []
+    judged, found_at, tests = [], [], []
     found = _by_value(study, records, setting)
     one, other = (side.title for side in study.sides.values())
     for at, (first, second) in ((at, sides.values()) for at, sides in found.items()):
@@ -184,8 +184,7 @@ def _where(
             it_does, p, name = test(first, second)
             judged.append(f"{at:g}")
             tests.append(name)
-            if it_does and stats.is_told(p):
-                holds.append(f"{at:g}")
+            found_at.append(p if it_does else 1.0)
     claim = f"{other} {does} than {one}"
     if len(judged) == 1 < len(found):
         return (
@@ -198,10 +197,13 @@ def _where(
             f"are {stats.LEAST_FOR_INTERVAL} runs of either there."
         )
     of = f"Of {len(judged)} values of the {words} judged ({', '.join(judged)})"
+    alone, together = ([at for at, p in zip(judged, ps) if stats.is_told(p)] for ps in (found_at, stats.holm(found_at)))
     where = (
-        f"at {' and '.join(holds)} alone" if 0 < len(holds) < len(judged) else "at every one" if holds else "at none"
+        f"at {' and '.join(alone)} alone" if 0 < len(alone) < len(judged) else "at every one" if alone else "at none"
     )
-    return f"{of}, {claim} {where} by more than chance explains ({', '.join(dict.fromkeys(tests))}, none corrected)."
+    corrected = f"; by Holm's correction over the values at {' and '.join(together) or 'none'}" if alone else ""
+    by = f"{', '.join(dict.fromkeys(tests))}, each by itself{corrected}"
+    return f"{of}, {claim} {where} by more than chance explains ({by})."
 
 
 def value_answers(study: Study, records: Iterable[RunRecord], setting: str, words: str) -> list[str]:

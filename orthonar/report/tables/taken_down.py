@@ -12,7 +12,9 @@ from ...training.config import RunConfig
 from ...training.record import SOLVED_AT, RunRecord
 from .runs import study_runs
 
-_COLUMNS = ("side", "seed", "identity", "begin", "end", "before", "lowest", "after", *STOCK.numbers)
+_COLUMNS = (
+    "side", "seed", "identity", "begin", "end", "before", "lowest", "after", "steps", "last", *STOCK.numbers,
+)  # fmt: skip
 
 
 def taken_down(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame) -> pd.DataFrame:
@@ -26,7 +28,8 @@ def taken_down(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame) -
     Returns:
         One row a run: side, seed, identity; begin and end (of the fall: the last step with the whole read, the first
         without); before, lowest and after (accuracy at the last evaluation with the whole read, the lowest from there
-        on, and the last, 0 to 1); and what its weights answered, NaN where they were not asked.
+        on, and the last, 0 to 1); steps and last (its budget, and the step that it stopped at); and what its weights
+        answered, NaN where they were not asked.
     """
     records = list(records)
     found = {record.identity: record for record in records}
@@ -45,6 +48,7 @@ def taken_down(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame) -
         row = {"side": run.side, "seed": run.seed, "identity": run.identity}
         row |= {"begin": int(np.flatnonzero(alphas == 1)[-1]), "end": int(np.flatnonzero(alphas == 0)[0])}
         row |= {"before": reached[last], "lowest": reached[last:].min(), "after": reached[-1]}
+        row |= {"steps": config.steps, "last": record.trace[-1].step}
         rows.append(row | (kept.loc[run.identity].to_dict() if run.identity in kept.index else {}))
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(dict.fromkeys(STOCK.numbers, float))
 
@@ -92,6 +96,14 @@ def answers(table: pd.DataFrame) -> list[str]:
             f"{'is' if still == 1 else 'are'} solved with the raw read afterwards: "
             f"{100 * solved['before'].mean():.1f} % before, {100 * solved['after'].mean():.1f} % after "
             "(means; training goes on in between)."
+        )
+    later = table[table["last"] > table["steps"]]
+    if len(later):
+        sentences.append(
+            f"{len(later)} of the {len(table)} runs that were taken down escaped so late that "
+            f"{'it' if len(later) == 1 else 'they'} went on beyond step "
+            f"{later['steps'].max():,} until the read was raw, to step {later['last'].max():,} at most; the others "
+            "stop there."
         )
     if len(asked):
         apart = 100 * (asked["accuracy_stock"] - asked["accuracy_here"]).abs().max()
