@@ -154,6 +154,7 @@ class Settings:
     """What all settings have in common; see the module."""
 
     def __post_init__(self):
+        _check_decorated(type(self))  # type: ignore[arg-type]  # a class has a hash
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # what derives from it is a dataclass
             if (plain := field.metadata.get("plain")) is not None:
                 object.__setattr__(self, field.name, plain(field.name, getattr(self, field.name)))
@@ -168,10 +169,25 @@ class Settings:
         raise AttributeError(f"{type(self).__name__} has no setting {name!r}")
 
 
+@functools.cache
+def _check_decorated(kind: Any) -> None:
+    """Raise a TypeError where a class declares settings and is not decorated: they would be lost without a word."""
+    for base in kind.__mro__:
+        lost = [name for name, value in vars(base).items() if isinstance(value, dataclasses.Field)]
+        if lost:
+            raise TypeError(f"{base.__name__} must be decorated with orthonar.settings.settings to have {lost[0]}")
+
+
 @dataclass_transform(field_specifiers=(integer, number, flag, choice, variant, part, dataclasses.field))
 def settings(kind: type[_Kind]) -> type[_Kind]:
-    """Make a class a frozen dataclass whose constructor takes the settings of its parts too, and names unknown ones."""
+    """Make a class a frozen dataclass whose constructor takes the settings of its parts too, and names unknown ones.
+
+    Raises:
+        TypeError: a setting is called "name", which in plain data is that of the class.
+    """
     made: Any = dataclasses.dataclass(frozen=True)(kind)
+    if any(field.name == "name" for field in dataclasses.fields(made)):
+        raise TypeError(f"{kind.__name__}: a setting must not be called 'name', which in plain data names the class")
     construct = made.__init__
     fields = {f.name: f for f in dataclasses.fields(made)}
     positional = [name for name, f in fields.items() if f.init and not f.kw_only]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .mlstm.cell import MLSTMState, check_form, mlstm_sequence
 from .mlstm.layer import MLSTM
-from .model import ModelConfig
+from .model import ModelConfig, SequenceModel
 from .reads.base import Read, check_read
 
 
@@ -31,7 +31,7 @@ class StockModel(nn.Module):
 
     Args:
         config: sizes; of the mixer neither read nor write nor form are looked at, the stock layer has its own.
-        context_length: length of the causal mask that the stock layer keeps; sequences may be shorter or longer.
+        context_length: length of the causal mask that the stock layer keeps; sequences may be shorter, not longer.
 
     Raises:
         ValueError: the mixer is no `MLSTM`.
@@ -62,7 +62,12 @@ class StockModel(nn.Module):
         self.head = nn.Linear(width, config.vocab_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, S, V) for tokens (B, S), int64."""
+        """Logits (B, S, V) for tokens (B, S), int64; ValueError if they are longer than the context."""
+        longest = self.layer.config.context_length
+        if tokens.shape[1] > longest:
+            raise ValueError(
+                f"tokens: {tokens.shape[1]} positions are more than the stock layer's context of {longest}"
+            )
         x = self.embedding(tokens)
         return self.head(self.post_norm(x + self.layer(self.norm(x))))
 
@@ -195,15 +200,21 @@ def state_dict_from_xlstm(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         The same tensors under other names, and head.bias (V,).
 
     Raises:
-        ValueError: naming what has no place, such as a second block.
+        ValueError: naming what has no place, such as a second block, a bias or an sLSTM, or what is missing.
     """
+    sizes = ModelConfig(mixer=MLSTM(num_heads=1), embedding_dim=8, vocab_size=2)
+    smallest = SequenceModel(sizes, generator=torch.Generator())
+    wanted = {name for name, _ in smallest.named_parameters()} - {"head.bias"}
     mapped = {}
     for name, tensor in state_dict.items():
-        start = next((start for start in _NAMES if name.startswith(start)), None)
-        if start is None:
-            raise ValueError(f"state_dict: {name} has no place in a model of one mLSTM block")
-        mapped[_NAMES[start] + name.removeprefix(start)] = tensor
-    if "head.weight" not in mapped:
-        raise ValueError("state_dict must be that of an xLSTMLMModel, and has no lm_head.weight")
+        start = next((start for start in _NAMES if name.startswith(start)), "")
+        place = _NAMES.get(start, "") + name.removeprefix(start)
+        if not start or place not in wanted:
+            raise ValueError(f"state_dict: {name} has no place in a model of one mLSTM block without biases")
+        mapped[place] = tensor
+    if missing := sorted(wanted - mapped.keys()):
+        theirs = next(name for name, ours in _NAMES.items() if missing[0].startswith(ours))
+        there = theirs + missing[0].removeprefix(_NAMES[theirs])
+        raise ValueError(f"state_dict must be that of an xLSTMLMModel of one mLSTM block, and has no {there}")
     head = mapped["head.weight"]
     return mapped | {"head.bias": torch.zeros(len(head), dtype=head.dtype, device=head.device)}

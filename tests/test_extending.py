@@ -120,6 +120,25 @@ def test_one_class_is_enough(own):
     assert row["identity"] == config.identity and row["ended"] in ENDINGS, "and it is in the tables"
 
 
+def test_settings_of_projections_want_a_layer_that_has_them():
+    for setting in ({"frozen_keys": True}, {"qk_lr_factor": 2.0}):
+        config = RunConfig(mixer=Mean(), **MODEL, vocab_size=16, seq_len=16, noise_vocab_size=4, **setting)
+        with pytest.raises(ValueError, match=f"^{next(iter(setting))}: the layer of Mean"):
+            train(config)
+
+
+def test_a_validation_set_that_scores_nothing_is_refused_before_the_first_step():
+    @settings
+    class Silent(Counting):
+        def validation_set(self, *args):
+            return [(tokens, torch.full_like(targets, -100)) for tokens, targets in super().validation_set(*args)]
+
+    steps = []
+    with pytest.raises(ValueError, match="^validation_sequences: no position is scored in the 2 of .*Silent"):
+        train(RunConfig(task=Silent(), **MODEL), lambda *line: steps.append(line))
+    assert not steps
+
+
 def test_what_is_learnable_is_learnt():
     config = RunConfig(task=Counting(), mixer=Mean(), optimizer=SGD(), **MODEL | {"steps": 300, "eval_every": 300})
     assert train(config).accuracy > 0.9

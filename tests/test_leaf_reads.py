@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.oracle import assert_accurate, hostile_inputs, mlstm_by_hand, relative_errors, run_with_grads
-from orthonar import BlendRead, MLSTMState, RawRead, mlstm_sequence
+from orthonar import BlendRead, MLSTMState, NewtonSchulzRead, RawRead, mlstm_sequence
 from orthonar.reads.base import LeafRead, Read
 from orthonar.settings import variant_from_settings, variant_settings
 
@@ -124,3 +124,27 @@ class ScaledByCellRead(LeafRead):
         namespaces.append({"__name__": "notebook"})
         exec(code, namespaces[-1])
     assert type(variant_from_settings("read", Read, {"name": "ScaledByCellRead"})) is namespaces[-1]["ScaledByCellRead"]
+
+
+def test_a_normaliser_of_ones_own_holds_in_every_form():
+    """A fast form that is inherited knows of n alone."""
+
+    @dataclass(frozen=True)
+    class WiderRead(NewtonSchulzRead):
+        def normaliser_state(self, memory, n_state):
+            return 2 * n_state
+
+    inputs = hostile_inputs("random", batch=1, length=20, size=5)
+    plain, *others = (cell(WiderRead(), form)(*inputs) for form in ("parallel", "recurrent", "chunkwise"))
+    for other in others:
+        torch.testing.assert_close(other, plain, rtol=2e-5, atol=2e-5)
+    assert (cell(NewtonSchulzRead())(*inputs) - plain).abs().max() > 0.01
+
+
+def test_what_a_leaf_must_not_say_is_named():
+    with pytest.raises(TypeError, match="keys must be None, 'gated' or 'ungated', not 'both'"):
+        type("BothRead", (LeafRead,), {"keys": "both", "matrix": lambda self, memory: memory})
+    narrow = dataclass(frozen=True)(type("NarrowRead", (LeafRead,), {"matrix": lambda self, memory: memory[..., :2]}))
+    for form in ("parallel", "recurrent", "chunkwise"):
+        with pytest.raises(ValueError, match=r"^read: the matrix of NarrowRead\(\) must be \(..., 5, 5\), not"):
+            cell(narrow(), form)(*hostile_inputs("random", batch=1, length=9, size=5))

@@ -28,7 +28,7 @@ from benchmarks.oracle import (
     run_with_grads,
     saved_elements,
 )
-from orthonar import MLSTMState, NewtonSchulzRead, RawRead, mlstm_sequence
+from orthonar import MesaRead, MLSTMState, NewtonSchulzRead, RawRead, RLSRead, mlstm_sequence
 
 READS = {"raw": RawRead(), "two_steps": NewtonSchulzRead(steps=2), "five_steps": NewtonSchulzRead(steps=5)}
 STEPS = {"raw": None, "two_steps": 2, "five_steps": 5}
@@ -662,3 +662,17 @@ def test_defaults():
     inputs = inputs_of("random", LENGTH)
     assert torch.equal(mlstm_sequence(*inputs), cell("raw", "chunkwise")(*inputs))
     assert CHUNK == chunkwise_module._CHUNK_FOR_FILTER  # or the straddling families would not straddle
+
+
+@pytest.mark.parametrize("form", ["chunkwise", "recurrent"])
+@pytest.mark.parametrize("read", [RawRead(), NewtonSchulzRead(), MesaRead(), RLSRead()], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize(("of_keys", "of_values"), [(1e20, 1e-12), (1e-22, 1e18), (1e9, 1e-9)])
+def test_keys_whose_squares_leave_float32_are_read_in_float64(of_keys, of_values, read, form):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 9, 4, generator=generator).unbind()
+    gates = torch.zeros(1, 2, 9), torch.zeros(1, 2, 9)
+    inputs = q, k * of_keys, v * of_values, *gates
+    exact = mlstm_sequence(*(x.double() for x in inputs), read=read, form="parallel")
+    found = mlstm_sequence(*inputs, read=read, form=form)
+    # What of it is below float32's smallest number is 0.
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=max(1e-44, 1e-5 * exact.abs().max().item()))

@@ -133,7 +133,8 @@ def test_validation_set_and_sample_are_of_one_shape_and_reproducible():
     ("name", "sizes"),
     [("seq_len", {"seq_len": 15}), ("seq_len", {"seq_len": 14, "num_kv_pairs": 4}), ("vocab_size", {"vocab_size": 3}),
      ("seq_len", {"num_passes": 8}), ("num_kv_pairs", {"vocab_size": 8}), ("power_a", {"power_a": 0}),
-     ("random_non_queries", {"random_non_queries": 1}), ("num_kv_pairs", {"num_kv_pairs": 0})],
+     ("random_non_queries", {"random_non_queries": 1}), ("num_kv_pairs", {"num_kv_pairs": 0}),
+     ("power_a", {"power_a": 100, "num_kv_pairs": 2000, "seq_len": 8000})],
 )  # fmt: skip
 def test_impossible_settings_are_named(name, sizes):
     with pytest.raises(ValueError, match=name):

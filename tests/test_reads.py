@@ -13,8 +13,10 @@ from orthonar import (
     PolarRead,
     RawRead,
     RidgeRead,
+    RunConfig,
     ShortNewtonSchulzRead,
     SteepRead,
+    mlstm_sequence,
     newton_schulz,
 )
 from orthonar.reads.base import FilterRead, Read, check_read
@@ -184,3 +186,28 @@ def test_tolerance_chooses_the_number_of_terms():
 def test_impossible_settings_are_named(name, value):
     with pytest.raises(ValueError, match=f"^{name} must"):
         NewtonSchulzRead(**{name: value})
+
+
+def read_of(scalar_map) -> FilterRead:
+    kind = type("OwnRead", (FilterRead,), {"scalar_map": lambda self, s: scalar_map(s)})
+    return dataclasses.dataclass(frozen=True)(kind)()
+
+
+@pytest.mark.parametrize(
+    ("scalar_map", "said"),
+    [
+        (lambda s: s**2, "must be odd"), (lambda s: s.clamp(min=0), "must be odd"), (torch.ones_like, "must be odd"),
+        (torch.sign, "not smooth enough"), (lambda s: torch.tanh(1000 * s), "not smooth enough"),
+        (lambda s: s / s.abs(), "not a finite number at 0"), (lambda s: s.float(), "float64 of its argument's shape"),
+        (lambda s: s[:3], "float64 of its argument's shape"), (lambda s: 0.5, "not float"),
+    ],
+)  # fmt: skip
+def test_a_map_of_which_no_filter_can_be_made_is_refused(scalar_map, said):
+    """The even part of a map has no place in a series of odd terms, and was once left out without a word."""
+    read = read_of(scalar_map)
+    for refusing in (read.check, lambda: RunConfig(read=read), lambda: mlstm_sequence(*3 * [T4], T3, T3, read=read)):
+        with pytest.raises(ValueError, match=f"^read: the map of .*{said}"):
+            refusing()
+
+
+T4, T3 = torch.ones(1, 1, 3, 4), torch.ones(1, 1, 3)

@@ -364,3 +364,10 @@ def test_the_first_step_is_no_escape():
     early = record()
     early.trace[0] = Evaluation(1, 0.95, 1.0, 1.0, 1.0)
     assert early.escape_step == 300
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "folder/runs", "../runs"])
+def test_a_name_under_which_no_record_would_be_found_again_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="^name must be that of a file in the folder"):
+        RunStore(tmp_path / "store").add(record(), name)
+    assert not list(tmp_path.rglob("*.jsonl"))

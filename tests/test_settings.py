@@ -137,8 +137,34 @@ def test_settings_that_no_record_could_hold_are_refused_before_any_run():
 
     config = RunConfig(mixer=Averaging())
     assert config.read == "mean" and settings_fault(config.settings()) is None
-    with pytest.raises(ValueError, match="anything"):
-        RunConfig(mixer=Averaging(anything=object()))
+    for value in (object(), (1, 2), {1: 2}):  # a tuple comes back as a list, a number among keys as a word
+        with pytest.raises(ValueError, match="anything"):
+            RunConfig(mixer=Averaging(anything=value))
+
+
+@pytest.mark.parametrize("name", ["eval_batches", "outcome", "identity"])
+def test_names_that_records_and_tables_have_for_something_else_are_refused(name):
+    own = settings_class(type("OwnTask", (NoisyRecall,), {"__annotations__": {name: int}, name: integer(1, least=1)}))
+    with pytest.raises(ValueError, match=f"^{name}: no setting may be called so"):
+        RunConfig(task=own())
+
+
+def test_settings_that_plain_data_would_lose_are_refused_where_they_are_declared():
+    """A setting called "name" took the place of its class; an undecorated class had none of those it declares."""
+    with pytest.raises(TypeError, match="OwnRead: a setting must not be called 'name'"):
+        settings_class(type("OwnRead", (RawRead,), {"__annotations__": {"name": str}, "name": choice("x", ("x", "y"))}))
+
+    class Undecorated(NoisyRecall):
+        gap: int = integer(3, least=1)
+
+    with pytest.raises(TypeError, match="Undecorated must be decorated with orthonar.settings.settings to have gap"):
+        Undecorated()
+
+
+@pytest.mark.parametrize("data", [{}, None, [], {"embedding_dim": 8}, RunConfig().settings() | {"embedding_dim": "8"}])
+def test_what_are_no_settings_of_a_run_is_said_in_words(data):
+    with pytest.raises(ValueError, match="settings"):
+        RunConfig.from_settings(data)
 
 
 def test_a_setting_is_that_of_the_part_that_has_it():

@@ -6,6 +6,7 @@ Axes: N chunks, L positions in a chunk, D head size.
 import functools
 import importlib
 import pkgutil
+import warnings
 
 import pytest
 import torch
@@ -498,3 +499,10 @@ def test_second_derivatives_of_graphs_are_refused():
     (grad,) = torch.autograd.grad(loss, inputs[1], create_graph=True)
     with pytest.raises(RuntimeError, match=TWICE):
         torch.autograd.grad(grad.sum(), inputs[2])
+
+
+def test_traces_of_torch_jit_are_refused():
+    """They would hold for all inputs what is decided by the numbers of one, such as which writes cancel."""
+    with pytest.raises(RuntimeError, match="cannot be traced by torch.jit"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        torch.jit.trace(cell("five_steps"), inputs_of())

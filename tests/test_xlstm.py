@@ -19,7 +19,7 @@ from xlstm import (
 )
 
 from orthonar import MesaRead, MLSTMConfig, MLSTMModel, NewtonSchulzRead, RawRead
-from orthonar.xlstm import put_read, state_dict_from_xlstm, take_out
+from orthonar.xlstm import StockModel, put_read, state_dict_from_xlstm, take_out
 
 LENGTH = 40
 CELLS = ["blocks.0.xlstm.mlstm_cell", "blocks.2.xlstm.mlstm_cell"]
@@ -141,5 +141,19 @@ def test_a_language_models_weights_load_and_mean_the_same():
 def test_weights_without_a_place_are_named():
     with pytest.raises(ValueError, match="^state_dict: xlstm_block_stack.blocks.1.xlstm_norm.weight has no place"):
         state_dict_from_xlstm(language_model(blocks=2).state_dict())
-    with pytest.raises(ValueError, match="has no lm_head.weight"):
+    whole = language_model().state_dict()
+    for extra in ("xlstm.q_proj.bias", "xlstm.slstm_cell._bias_"):
+        name = f"xlstm_block_stack.blocks.0.{extra}"
+        with pytest.raises(ValueError, match=f"^state_dict: {name} has no place"):
+            state_dict_from_xlstm(whole | {name: torch.zeros(2)})
+    with pytest.raises(ValueError, match=r"and has no xlstm_block_stack.post_blocks_norm.weight$"):
+        state_dict_from_xlstm({n: x for n, x in whole.items() if "post_blocks_norm" not in n})
+    with pytest.raises(ValueError, match="and has no "):
         state_dict_from_xlstm({})
+
+
+def test_the_stock_layer_takes_no_more_than_its_context():
+    model = StockModel(MLSTMConfig(vocab_size=11, embedding_dim=24, num_heads=2), 8)
+    assert model(torch.zeros(1, 5, dtype=torch.int64)).shape == (1, 5, 11)
+    with pytest.raises(ValueError, match="^tokens: 9 positions are more than the stock layer's context of 8"):
+        model(torch.zeros(1, 9, dtype=torch.int64))

@@ -75,6 +75,11 @@ class MQAR(Task):
             raise ValueError(
                 f"seq_len must be at least {least} to hold the pairs and their queries, not {self.seq_len}"
             )
+        if np.count_nonzero(self.place_probabilities()) < self.num_kv_pairs:
+            raise ValueError(
+                f"power_a: with {self.power_a:g} fewer than num_kv_pairs, {self.num_kv_pairs}, of {self.num_places} "
+                "places have a probability above 0"
+            )
 
     @property
     def keys(self) -> range:

@@ -67,6 +67,10 @@ class HandWritten(torch.autograd.Function):
     @classmethod
     def of(cls, *args) -> Any:
         """What `apply` returns, in whatever way suits the moment."""
+        if torch.jit.is_tracing():
+            raise RuntimeError(
+                f"orthonar: {_WHERE} cannot be traced by torch.jit; torch.export and torch.compile take them"
+            )
         exported = torch.compiler.is_exporting()  # made of PyTorch's own operators, to be run without this package
         traced = torch.compiler.is_dynamo_compiling() or not exported and _is_traced(args)
         return cls._operator(*args) if cls.operator is not None and traced else cls.apply(*args)

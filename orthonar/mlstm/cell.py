@@ -36,6 +36,8 @@ FORMS = ("chunkwise", "fused", "parallel", "recurrent")
 _NARROW = (torch.bfloat16, torch.float16)
 # Entries of a memory beyond which their squares, summed, might overflow float32.
 _LARGEST_IN_FLOAT32 = 1e12
+# Of keys and values whose largest entry lies between this and 1 over it, float32 holds sums of squares.
+_LEAST_SQUARED = 1e-15
 
 
 class MLSTMState(NamedTuple):
@@ -99,8 +101,11 @@ def mlstm_sequence(
     A forget gate pre-activation of -inf at a position empties the memory before that position is written, m included:
     the way to mark where an episode or a document starts. What follows is read as if the sequence began there with that
     gate. Finite masks of -10,000 and below do the same. (Keys that a read has kept whatever the gates, as `RLSRead`
-    does, stay.) An input gate pre-activation of -inf writes nothing. What is not a number at one position spoils no
-    position before it; on a GPU, where nothing looks for it, it spoils its chunk.
+    does, stay.) An input gate pre-activation of -inf writes nothing; but `FullDeltaWrite` erases under that key all the
+    same, `RLSRead` counts it, and `WriteBack` the position: zero keys are what leaves these as they are. Beside input
+    gate pre-activations beyond 1e9 the chunkwise form loses digits of what else it knows in their logarithms. What is
+    not a number at one position spoils no position before it; on a GPU, where nothing looks for it, it spoils its
+    chunk.
 
     The chunkwise and fused forms can be differentiated once, in reverse, `torch.func` and `torch.vmap` included; they
     say so where more is asked for. `torch.export` takes any form, for inference: what it exports has no gradients.
@@ -110,7 +115,7 @@ def mlstm_sequence(
 
     Numbers are float32 inside, or float64 if q is, and autocast is off; bfloat16 and float16 are converted on the way
     in and out, so that their results are float32's, rounded once. Where entries of the memory might pass 1e12 it is
-    float64 all through, on a CPU and not in a graph.
+    float64 all through, on a CPU and not in a graph; likewise where squares of keys or values leave float32's range.
 
     Args:
         q: queries, (B, NH, S, DH), float32, float64, bfloat16 or float16.
@@ -163,7 +168,7 @@ def _run(
         state = MLSTMState(*(x.to(_inside(q.dtype)) for x in initial_state))
         if torch.compiler.is_exporting():
             tensors = [x.detach() for x in tensors]  # what is exported has no gradients
-        tensors, state = _safe(tensors, state, form)
+        tensors, state = _safe(tensors, state, form, read.keys is not None)
         parts = []
         for start, stop in _segments(q.shape[2], position, write.period):
             here = (x[:, :, start:stop] for x in tensors)
@@ -211,13 +216,18 @@ def _autocast(q: Tensor) -> bool:
     return autocast_is_on(q.device) and q.dtype != torch.float64
 
 
-def _safe(tensors: list[Tensor], state: MLSTMState, form: str) -> tuple[list[Tensor], MLSTMState]:
-    """The five tensors and the state, such that what is extreme at one position does no harm at others."""
+def _safe(tensors: list[Tensor], state: MLSTMState, form: str, keeps_keys: bool) -> tuple[list[Tensor], MLSTMState]:
+    """The five tensors and the state, such that what is extreme at one position does no harm at others.
+
+    keeps_keys: whether the memory holds products of keys with keys, too.
+    """
     q, k, v, igate_preact, fgate_preact = tensors
     of_k, of_v, of_state = largest(k), largest(v), largest(state.c_state)
     looked = of_k is not None and of_v is not None
     if of_k is not None and of_v is not None:
-        if of_state is not None and max(of_k * of_v, of_state) > _LARGEST_IN_FLOAT32:
+        written = of_k * max(of_k, of_v) if keeps_keys else of_k * of_v
+        extreme = any(math.isfinite(x) and x > 0 and not _LEAST_SQUARED < x < 1 / _LEAST_SQUARED for x in (of_k, of_v))
+        if of_state is not None and (max(written, of_state) > _LARGEST_IN_FLOAT32 or extreme):
             tensors, state = [x.double() for x in tensors], MLSTMState(*(x.double() for x in state))
             q, k, v, igate_preact, fgate_preact = tensors
         if math.isfinite(of_k) and math.isfinite(of_v):

@@ -64,6 +64,8 @@ class MLSTM(Mixer):
     def __post_init__(self):
         super().__post_init__()
         check_write("write", self.write, self.read)
+        for leaf in self.read.leaves:
+            leaf.check()
 
     def inner_dim(self, width: int) -> int:
         """Inner width I: proj_factor times the width, rounded up to a multiple of 64 as `xlstm` does."""

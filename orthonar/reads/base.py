@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -89,6 +89,14 @@ class LeafRead(Read):
     #: Whether `torch.compile` can trace `read_chunk` and `vector`; else it calls the cell between two graphs.
     traceable: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if cls.keys not in (None, "gated", "ungated"):
+            raise TypeError(f"{cls.__name__}.keys must be None, 'gated' or 'ungated', not {cls.keys!r}")
+        if "normaliser_state" in vars(cls) and "read_chunk" not in vars(cls):
+            made: Any = cls
+            made.read_chunk = LeafRead.read_chunk  # an inherited one knows of n alone
+
     @property
     def leaves(self) -> tuple["LeafRead", ...]:
         return (self,)
@@ -101,10 +109,11 @@ class LeafRead(Read):
         """The matrix in the place of C, by the definition: the oracle of all other forms.
 
         Args:
-            memory: C, (..., DH, DH), or [C, K], (..., DH, 2 DH), for reads that want keys.
+            memory: C, (..., DH, DH), or [C, K], (..., DH, 2 DH), for reads that want keys; in float64 where chunks are
+                read by it, whatever the dtype of the queries.
 
         Returns:
-            (..., DH, DH).
+            (..., DH, DH), of the memory's dtype.
         """
 
     def normaliser_state(self, memory: Tensor, n_state: Tensor) -> Tensor:
@@ -129,7 +138,14 @@ class LeafRead(Read):
         Returns:
             (..., DH).
         """
-        return transpose_matvec(self.matrix(memory), q)
+        return transpose_matvec(self._checked_matrix(memory), q)
+
+    def _checked_matrix(self, memory: Tensor) -> Tensor:
+        """`matrix`, with an error in the place of a result of another size where a subclass gives another."""
+        matrix, size = self.matrix(memory), memory.shape[-2]
+        if tuple(matrix.shape[-2:]) != (size, size):
+            raise ValueError(f"read: the matrix of {self} must be (..., {size}, {size}), not {tuple(matrix.shape)}")
+        return matrix
 
     def read_plainly(self, memory: Tensor, n_state: Tensor, q: Tensor) -> Reading:
         """The reading by `matrix`: the plain form.
@@ -144,7 +160,7 @@ class LeafRead(Read):
         """
         memory = self.memory_part(memory)
         n_read = self.normaliser_state(memory, n_state)
-        return Reading(transpose_matvec(self.matrix(memory), q), (n_read * q).sum(-1))
+        return Reading(transpose_matvec(self._checked_matrix(memory), q), (n_read * q).sum(-1))
 
     def read_token(self, memory: Tensor, n_state: Tensor, q: Tensor) -> Reading:
         """The reading of one memory by one query, by `vector`; arguments and result as of `read_plainly`."""
@@ -164,6 +180,13 @@ class LeafRead(Read):
         """
         numerator, n_dot_q = chunk.read_by_matrices(self.read_plainly)
         return Reading(numerator.to(chunk.q.dtype), n_dot_q)
+
+    def check(self) -> None:
+        """Whether it can be computed at all, asked where settings are made; nothing here.
+
+        Raises:
+            ValueError: it cannot; it says why.
+        """
 
     def memory_part(self, memory: Tensor) -> Tensor:
         """The part of the cell's memory that this leaf reads: a composite's may be wider.
@@ -199,7 +222,8 @@ class FilterRead(LeafRead):
     """A read g(A) z, with A = X^T X, z = X^T q and X = C / max(||C||_F, eps).
 
     The function f(s) = s g(s^2) says what the read does to the singular values s of X; a subclass gives it as
-    `scalar_map` and need give no more.
+    `scalar_map` and need give no more. One that gives `matrix` too gives the same map in another way, as an oracle;
+    what is no map of singular values derives from `LeafRead`.
 
     Args:
         eps: smallest Frobenius norm divided by.
@@ -221,7 +245,7 @@ class FilterRead(LeafRead):
 
     @abstractmethod
     def scalar_map(self, s: Tensor) -> Tensor:
-        """f(s), element by element; odd and smooth in s.
+        """f(s), element by element; odd and smooth in s, or it is refused before anything is read.
 
         Args:
             s: singular values of X, in [-1, 1], float64, of any shape.
@@ -229,6 +253,9 @@ class FilterRead(LeafRead):
         Returns:
             float64, of the same shape.
         """
+
+    def check(self) -> None:
+        self.coefficients(torch.float32)
 
     def matrix(self, memory: Tensor) -> Tensor:
         """U f(S) V^T for X = U S V^T, (..., DH, DH), in float64 inside."""
@@ -289,6 +316,9 @@ class FilterRead(LeafRead):
 
         Returns:
             From degree 0 up, one more than the degree of the series.
+
+        Raises:
+            ValueError: the map is not odd, not a number somewhere, or not smooth enough for a series of that error.
         """
         return _coefficients(self, 4 * torch.finfo(dtype).eps if self.tolerance is None else self.tolerance)
 
@@ -326,6 +356,7 @@ def _prepared_of(
 @lru_cache(maxsize=256)
 def _magnifies_rounding(read: FilterRead) -> bool:
     def magnifies() -> bool:
+        _check_map(read)
         s = torch.linspace(0, 1, 4097, dtype=torch.float64, device="cpu")[1:]
         gain = read.scalar_map(s) / s
         sensitivity = gain.diff() / s.diff() / 2
@@ -336,7 +367,28 @@ def _magnifies_rounding(read: FilterRead) -> bool:
 
 @lru_cache(maxsize=256)
 def _coefficients(read: FilterRead, tolerance: float) -> tuple[float, ...]:
-    return _apart(lambda: odd_chebyshev(lambda s: read.scalar_map(torch.from_numpy(s)).numpy(), tolerance))
+    def made() -> tuple[float, ...]:
+        _check_map(read)
+        try:
+            return odd_chebyshev(lambda s: read.scalar_map(torch.from_numpy(s)).numpy(), tolerance)
+        except ValueError as error:
+            raise ValueError(f"read: the map of {read} is not smooth enough: {error}") from None
+
+    return _apart(made)
+
+
+def _check_map(read: FilterRead) -> None:
+    """Raise a ValueError if a map is not what a filter can be made of: its even part would be lost without a word."""
+    s = torch.linspace(-1, 1, 65, dtype=torch.float64, device="cpu")
+    values = read.scalar_map(s)
+    of = f"read: the map of {read}"
+    if not isinstance(values, Tensor) or values.shape != s.shape or values.dtype != s.dtype:
+        got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"{of} must give float64 of its argument's shape, not {got}")
+    if not values.isfinite().all():
+        raise ValueError(f"{of} is not a finite number at {s[~values.isfinite()][0].item():g}")
+    if (values + values.flip(0)).abs().max() > 1e-9 * values.abs().max().clamp_min(1):
+        raise ValueError(f"{of} must be odd, f(-s) = -f(s)")
 
 
 def _apart(function: Callable):

@@ -81,7 +81,7 @@ class RidgeRead(FilterRead):
     (Hoerl and Kennard 1970) on the memory itself; f(s) = s (1 + ridge) / (s^2 + ridge). It leaves a singular value of
     1 alone, lifts the others up to (1 + ridge) / (2 sqrt(ridge)) at s = sqrt(ridge), and lets smaller ones fall to 0.
     The recursive least squares of `orthonar.MesaRead`, on the keys, is another thing. The degree in A goes as
-    1 / sqrt(ridge): at float32 accuracy 25 for 0.1, 36 for 0.05, 58 for 0.02, 84 for 0.01. Below 0.034 the map is so
+    1 / sqrt(ridge): at float32 accuracy 25 for 0.1, 36 for 0.05, 58 for 0.02, 84 for 0.01. Below 1 / 29 the map is so
     steep that the chunkwise form computes in float64.
 
     Args:

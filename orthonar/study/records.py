@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..paths import results_dir
-from ..training.record import Evaluation, RunRecord, complete_settings
+from ..training.record import OUTCOME_COLUMNS, Evaluation, RunRecord, complete_settings
 from .jsonl import Damage, append_line, check_writable, files_in, folder_lock, read_lines
 
 
@@ -45,7 +45,12 @@ class RunStore:
 
         Args:
             name: its name without .jsonl.
+
+        Raises:
+            ValueError: it is no name of a file of this folder that is read again.
         """
+        if not name or name.startswith(".") or name != os.path.basename(name) or "\\" in name:
+            raise ValueError(f"name must be that of a file in the folder, not hidden and without folders, not {name!r}")
         return self.folder / f"{name}.jsonl"
 
     def records(self) -> list[RunRecord]:
@@ -102,7 +107,7 @@ class RunStore:
 
         Raises:
             OSError: it cannot be written; nothing of it is left in the file.
-            ValueError: it is no valid record, and would be skipped when it is read.
+            ValueError: it is no valid record, and would be skipped when it is read, or the name is none.
         """
         line = record.to_json()
         RunRecord.from_json(line)
@@ -138,8 +143,8 @@ def run_table(records: Iterable[RunRecord]) -> pd.DataFrame:
             settings |= _columns(name, value) if isinstance(value, dict) else {name: value}
         where = (r.device, r.versions.get("torch"), r.revision, r.started, r.identity)
         outcome = (r.accuracy, r.escape_step, r.outcome == "solved", r.outcome, r.wall_seconds, *where)
-        rows.append(settings | dict(zip(_OUTCOME, outcome, strict=True)))
-    columns = None if rows else ["read", *_OUTCOME]
+        rows.append(settings | dict(zip(OUTCOME_COLUMNS, outcome, strict=True)))
+    columns = None if rows else ["read", *OUTCOME_COLUMNS]
     return pd.DataFrame(rows, columns=columns).astype({"accuracy": float, "escape_step": float, "solved": bool})
 
 
@@ -150,12 +155,6 @@ def _columns(prefix: str, variant: dict) -> dict:
         column = prefix if name == "name" else f"{prefix}.{name}"
         columns |= _columns(column, value) if isinstance(value, dict) else {column: value}
     return columns
-
-
-_OUTCOME = (
-    "accuracy", "escape_step", "solved", "outcome", "wall_seconds",
-    "device_name", "torch", "revision", "started", "identity",
-)  # fmt: skip
 
 
 def trace_table(records: Iterable[RunRecord]) -> pd.DataFrame:

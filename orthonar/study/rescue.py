@@ -85,7 +85,7 @@ def adopt(file: str | os.PathLike, store: RunStore, name: str | None = None) -> 
     Args:
         file: the file, which is only read.
         store: where the records belong.
-        name: the file in the store, without .jsonl; None for the same name.
+        name: the file in the store, without .jsonl; None for the same name, not hidden.
 
     Raises:
         OSError: the file cannot be read, or something cannot be written; what was added by then stays.
@@ -104,5 +104,5 @@ def adopt(file: str | os.PathLike, store: RunStore, name: str | None = None) -> 
         with store.alone():  # weights and record are of one training
             if kept.is_file():
                 weights += save_weights(store, record, kept.read_bytes())
-            added += store.add(record, name or file.stem)
+            added += store.add(record, name or file.stem.lstrip("."))
     return Adopted(added, len(records) - added, weights, damaged)

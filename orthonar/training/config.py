@@ -10,11 +10,22 @@ from ..data.noisy_recall import NoisyRecall
 from ..mlstm.layer import MLSTM
 from ..model import ModelConfig
 from ..reads.base import RawRead
-from ..settings import Settings, check_names, choice, flag, flat_settings, integer, number, part, settings
+from ..settings import (
+    Settings,
+    check_names,
+    choice,
+    flag,
+    flat_settings,
+    integer,
+    number,
+    part,
+    setting_names,
+    settings,
+)
 from .anneals import Anneal, FixedAnneal, GatedAnneal, NoAnneal
 from .decoding import LEAST_SEQUENCES
 from .optimizers import AdamW, Optimizer
-from .record import RunRecord, complete_settings, identity, settings_fault
+from .record import TAKEN_NAMES, RunRecord, complete_settings, identity, settings_fault
 from .schedules import Constant, Cosine, Schedule
 
 #: Batches of the study's validation set, each as large as a training batch.
@@ -75,6 +86,10 @@ class RunConfig(Settings):
     def __post_init__(self):
         super().__post_init__()
         check_names(self, shared=["vocab_size"])  # the task's is the model's
+        if taken := TAKEN_NAMES.intersection(setting_names(self, {})):
+            raise ValueError(
+                f"{min(taken)}: no setting may be called so, which means something else in records and tables"
+            )
         if isinstance(self.device, torch.device):
             object.__setattr__(self, "device", str(self.device))
         if not isinstance(self.device, str):
@@ -102,9 +117,11 @@ class RunConfig(Settings):
             raise ValueError(fault)
         for name, value in self.settings().items():
             try:
-                json.dumps(value, allow_nan=False)
+                read_back = json.loads(json.dumps(value, allow_nan=False))
             except (TypeError, ValueError):
-                raise ValueError(f"{name}: {value!r} is no plain data, which a record could hold") from None
+                read_back = None
+            if read_back != value:
+                raise ValueError(f"{name}: {value!r} is no plain data, which a record could hold and give back")
 
     def _check_anneal(self) -> None:
         if self.anneal == NoAnneal():
@@ -138,6 +155,10 @@ class RunConfig(Settings):
         Raises:
             ValueError: naming the setting that is unknown or impossible.
         """
+        if not isinstance(settings, dict):
+            raise ValueError(f"settings must be a dictionary, not {settings!r}")
+        if fault := settings_fault(settings):
+            raise ValueError(fault)
         return cls(**complete_settings(settings))
 
     @classmethod

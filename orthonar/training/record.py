@@ -284,6 +284,15 @@ def _implied(settings: dict) -> dict:
     return implied
 
 
+#: What tables call what came out of a run and where.
+OUTCOME_COLUMNS = (
+    "accuracy", "escape_step", "solved", "outcome", "wall_seconds",
+    "device_name", "torch", "revision", "started", "identity",
+)  # fmt: skip
+#: Names that no setting of a run may have: those, and one that older records have for another.
+TAKEN_NAMES = frozenset({*OUTCOME_COLUMNS, "eval_batches"})
+
+
 def complete_settings(settings: dict) -> dict:
     """A record's settings, with what older ones do not have at the value that was theirs.
 

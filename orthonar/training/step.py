@@ -47,6 +47,9 @@ class TrainingStep:
     def _make_optimizer(self) -> torch.optim.Optimizer:
         config, projections = self.config, []
         if config.frozen_keys or config.qk_lr_factor != 1:
+            if not (hasattr(self.model.layer, "q_proj") and hasattr(self.model.layer, "k_proj")):
+                name = "frozen_keys" if config.frozen_keys else "qk_lr_factor"
+                raise ValueError(f"{name}: the layer of {config.model.mixer!r} has no projections of queries and keys")
             projections = [self.model.layer.q_proj.weight, self.model.layer.k_proj.weight]
         if config.frozen_keys:
             projections.pop().requires_grad_(False)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import torch
 
+from ..data.base import IGNORE_INDEX
 from ..data.noisy_recall import NoisyRecall
 from ..model import SequenceModel
 from .config import RunConfig, usable_device
@@ -106,6 +107,9 @@ class Run:
         with self._step.on_its_stream():  # where they are used
             sizes = config.validation_sequences, config.batch_size
             self._validation = config.task.validation_set(config.seed, *sizes, device)
+            if not any((targets != IGNORE_INDEX).any() for _, targets in self._validation):
+                what = f"{config.validation_sequences} of {config.task!r} and seed {config.seed}"
+                raise ValueError(f"validation_sequences: no position is scored in the {what}")
             self._probe_draws = generator(config.seed, "probes", device)
         self.trace: list[Evaluation] = []
         self.seconds = 0.0
