@@ -67,6 +67,9 @@ def test_the_cheapest_that_keeps_the_effect_is_found():
     assert np.isnan(table.loc["baseline", "ratio"]) and table.loc["baseline", "escaped"] == 0
     assert table.loc["degree1", "ratio"] < 0.7
     assert table["slope"].loc["ns1"] == pytest.approx(1.5) and np.isnan(table.loc["baseline", "slope"])
+    # of (3 s - s^3) / 2 at 0.3
+    assert table["ripple_slope"].loc["ns1"] == pytest.approx(1.5 * (1 - 0.3**2), rel=1e-4)
+    assert table["ripple_slope"].loc["degree12"] > 70 and np.isnan(table.loc["baseline", "ripple_slope"])
     assert "No read has a hazard relative to five steps' with a lower 95 % bound above 0.7" in tables.answer(table)
     sooner = tables.frontier(STUDY, records(slow | {"degree12": -50, "degree3": -50}), PACE)
     assert "is 3 products (3 products instead of 23)" in tables.answer(sooner)
@@ -167,6 +170,13 @@ def test_the_pace_is_measured_and_read(tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         command.main(["--sides", "degree5", "--results", str(tmp_path)])
     assert len((tmp_path / pace.FILE).read_text().splitlines()) == 2
+
+
+def test_names_with_numbers_are_words():
+    names = ["ns1", "ns3", "degree1", "degree12", "muon1", "muon3", "muon", "nsx"]
+    said = ["1 step", "3 steps", "1 product", "12 products"]
+    said += ["1 step of Muon's polynomial", "3 steps of Muon's polynomial", "muon", "nsx"]
+    assert [title(name) for name in names] == said
 
 
 def test_maps_of_every_degree():

@@ -75,7 +75,6 @@ class Side:
 #: What readers see of names that are short for something, or would break a sentence.
 _TITLES = {
     "ns0_normalise_only": "normalised, no step",
-    "muon3": "3 steps of Muon's polynomial",
     "qk_lr_x4": "queries, keys at 4x rate",
     "rls_read": "recursive least squares",
     "baseline, Muon": "baseline with Muon",
@@ -91,9 +90,9 @@ _TITLES = {
 
 def title(name: str) -> str:
     """A side's name as readers are shown it: "ns3" is "3 steps", "degree4" "4 products"; other names pass."""
-    for short, one in (("ns", "step"), ("degree", "product")):
+    for short, one, of in (("ns", "step", ""), ("degree", "product", ""), ("muon", "step", " of Muon's polynomial")):
         if (count := name.removeprefix(short)).isdigit() and name.startswith(short):
-            return f"{count} {one}{'s'[: count != '1']}"
+            return f"{count} {one}{'s'[: count != '1']}{of}"
     return _TITLES.get(name, name.replace("_", " "))
 
 
@@ -246,8 +245,17 @@ DEGREES = by_name(
         for n, marker, color in zip((1, 2, 3, 4, 6, 8, 12, 23), "osDvPX*h", _PRODUCTS)
     )
 )
-#: The study's read, against which the others are held, the raw one, fewer steps, and every degree.
-FRONTIER = by_name(ORTHOGONALIZED, BASELINE, ELIMINATION["ns1"], VARIANTS["ns2"], ELIMINATION["ns3"], *DEGREES.values())
+#: As steep at 0 as some of those, and far flatter at 1, where the steepest polynomials of a degree ripple most: by that
+#: slope a gradient through the read is multiplied.
+MUON_STEPS = by_name(
+    _reading("muon1", "1 step of Muon's polynomial", Look(_PURPLE, "<", "--"), MuonRead(steps=1)),
+    _reading("muon2", "2 steps of Muon's polynomial", Look(_PURPLE, ">", "-."), MuonRead(steps=2)),
+)
+#: The study's read, against which the others are held, the raw one, fewer steps, every degree, and Muon's polynomial.
+FRONTIER = by_name(
+    ORTHOGONALIZED, BASELINE, ELIMINATION["ns1"], VARIANTS["ns2"], ELIMINATION["ns3"], *DEGREES.values(),
+    *MUON_STEPS.values(),
+)  # fmt: skip
 
 #: Both reads from an embedding as small as the layer's projections, which is not the study's.
 SMALL_EMBEDDING = _reading(

@@ -38,7 +38,7 @@ def singular_value_maps(s: np.ndarray, maps: Mapping[str, np.ndarray], sides: Ma
         ax.plot(s[:top], values[:top], linewidth=width, **look)
         ax.plot(s[top - 1 :], values[top - 1 :], color=sides[name].look.color, linewidth=width / 3, alpha=0.35)
     ax.set(xlabel="singular value $s$ of the normalised memory", ylabel="what the read makes of it", xscale="log")
-    ax.set(xlim=(s.min(), s.max()), ylim=(0, 1.04))
+    ax.set(xlim=(s.min(), s.max()), ylim=(0, 1.04 * max(1.0, *(values.max() for values in maps.values()))))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.spines[["top", "right"]].set_visible(False)
     return ax

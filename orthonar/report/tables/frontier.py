@@ -18,6 +18,8 @@ from .probed import probed_runs
 
 #: A read keeps the effect if the lower bound of its hazard of escape, relative to the study's read, is above this.
 KEEPS = 0.7
+#: Singular values from here on are far from 0: what a map's slope is there says how it ripples.
+ALREADY_LARGE = 0.3
 
 
 def products(read) -> int:
@@ -49,7 +51,8 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
         pace: seconds per step of each side, as of `orthonar.report.tables.pace.seconds_per_step`.
 
     Returns:
-        One row per side, by its name: products; slope (of the map at 0); runs, solved and escaped (counts);
+        One row per side, by its name: products; slope (of the map at 0) and ripple_slope (the largest of its slopes, up
+        or down, at singular values above `ALREADY_LARGE`); runs, solved and escaped (counts);
         run_intervals, see `orthonar.report.hazards.run_intervals`; ratio, low and high, the hazard of escape relative
         to the study's read on the seeds that both have, with its 95 % interval, NaN without one or with fewer than
         `orthonar.report.stats.LEAST_FOR_INTERVAL` such seeds; median_step and median_seconds to escape; step_ms, a
@@ -71,6 +74,7 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
         rows[name] = {
             "products": products(read),
             "slope": np.nan if near is None else float(near[0]) / 1e-6,
+            "ripple_slope": np.nan if near is None else _ripple_slope(side),
             "runs": len(runs),
             "solved": int(runs["solved"].sum()),
             "escaped": int(runs["escape_step"].notna().sum()),
@@ -86,12 +90,18 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("read")
 
 
+def _ripple_slope(side: Side) -> float:
+    s = np.linspace(ALREADY_LARGE, 1, 100_001)
+    values = maps({side.name: side}, s)[side.name]
+    return float(np.abs(np.diff(values) / np.diff(s)).max())
+
+
 def frontier_text(table: pd.DataFrame) -> pd.DataFrame:
     """The numbers of `frontier` as text, the cheapest read first; what it costs in time: `pace_text`."""
     rows = []
     for name, row in table.sort_values("products", kind="stable").iterrows():
-        slope = "" if np.isnan(row["slope"]) else f"{row['slope']:.1f}"
-        shown = {"read": name, "products": f"{row['products']:.0f}", "slope": slope}
+        slopes = [f"{row[slope]:.1f}" for slope in ("slope", "ripple_slope") if not np.isnan(row[slope])]
+        shown = {"read": name, "products": f"{row['products']:.0f}", "slopes": ", ".join(slopes)}
         if not row["runs"]:
             rows.append(shown | {"solved": NOT_RUN})
             continue
@@ -108,7 +118,7 @@ def frontier_text(table: pd.DataFrame) -> pd.DataFrame:
                 "early rank": "" if np.isnan(row["early_rank"]) else f"{row['early_rank']:.1f}",
             }
         )
-    columns = ["read", "products", "slope", "solved", "escaped", "relative hazard", "early rank"]
+    columns = ["read", "products", "slopes", "solved", "escaped", "relative hazard", "early rank"]
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("read")
 
 
