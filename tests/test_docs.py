@@ -10,7 +10,7 @@ import yaml
 from orthonar.report import stats
 from orthonar.report.tables import cost, headline, memory, pace
 from orthonar.report.tables.escape import equal_time_answer, longer_schedule
-from orthonar.report.tables.findings import PICKED_ON, as_markdown, findings
+from orthonar.report.tables.findings import as_markdown, findings
 from orthonar.report.tables.runs import with_all_seeds
 from orthonar.study.contents import answer_table
 from orthonar.study.presets import PRESETS, find_study, preset_names
@@ -92,7 +92,8 @@ def test_what_the_readme_says_first_is_what_was_counted():
     compared = [*headline.cells(PRESETS["headline"]["pocket"], records), *headline.cells(recipe, records)]
     for first, other in zip(compared[::2], compared[1::2], strict=True):
         assert f"{other.solved} of {len(other.runs)} runs against {first.solved}" in opening, first.task
-    held = findings(records).set_index(["recipe", "compared"])["p"]
+    table = findings(records).set_index(["recipe", "compared"])
+    held = table["p"]
     small = held["pocket", "raw, orthogonalized read, vocabulary 56"]
     assert ("too weak to stay once it is corrected for all comparisons below" in opening) == ("**" not in small)
     assert ("too weak likewise" in opening) == ("**" not in held["pocket, MQAR", "raw, orthogonalized read, attention"])
@@ -102,17 +103,25 @@ def test_what_the_readme_says_first_is_what_was_counted():
     assert f"Muon instead of AdamW solves {muon.solved} of {len(muon.runs)} runs" in opening
     soon = int((longer.runs["escape_step"] <= 2000).sum())
     assert f"twice the steps {longer.solved} of {len(longer.runs)}, of which {soon} had reached 80 %" in opening
-    squares = PRESETS["least-squares"]["pocket"].only(tasks=1)
-    fresh = squares.only(["baseline", "rls_read"]).without_seeds(PICKED_ON)
-    first, found = headline.cells(fresh, records)
-    least = (
-        f"by recursive least squares, solves {found.solved} of {len(found.runs)} runs against {first.solved}, on seeds"
-    )
-    assert least in opening
-    paces = pace.seconds_per_step(squares, pace.newest(squares, pace.read_records(cost.folder())))
-    [told] = equal_time_answer(headline.study_runs(squares, records), paces, ("baseline", "rls_read"))
-    assert "and 0 of 24 runs of recursive" in told and "(in equal time none: a step" in opening
-    assert f"with it takes {paces['rls_read'] / paces['baseline']:.1f} times as long" in opening
+    measured = pace.read_records(cost.folder())
+    for name, side, compared, wanted in (
+        (
+            "least-squares",
+            "rls_read",
+            "recursive least squares, vocabulary 56",
+            "squares {} of {} runs against {} with",
+        ),
+        ("muon-read", "muon3", "3 steps of Muon's polynomial", "Muon's polynomial, a steeper map, {} of {} against {}"),
+    ):
+        solved = table.loc[("pocket", f"raw read, {compared}"), "solved"]
+        first, found, runs = re.fullmatch(r"(\d+), (\d+) of (\d+)", solved).groups()
+        assert wanted.format(found, runs, first) in opening
+        study = PRESETS[name]["pocket"].only(["baseline", side], 1)
+        paces = pace.seconds_per_step(study, pace.newest(study, measured))
+        [told] = equal_time_answer(headline.study_runs(study, records), paces, ("baseline", side))
+        assert f"and 0 of {len(headline.study_runs(study.only([side]), records))} runs of" in told
+        assert f"{paces[side] / paces['baseline']:.1f}" in re.search(r"a step takes (.*) times as long", opening)[1]
+    assert "In equal time neither has reached 80 % in any run" in opening
     paces = pace.seconds_per_step(pocket, pace.newest(pocket, pace.read_records(cost.folder())))
     [told] = equal_time_answer(headline.study_runs(pocket, records), paces)
     raw, read = re.search(r"then (\d+) of 24 runs of baseline and (\d+) of 24 runs of", told).groups()
@@ -138,10 +147,11 @@ def test_the_readme_says_which_runs_still_need_their_read():
     opening = " ".join((ROOT / "README.md").read_text(encoding="utf-8").partition("![")[0].split())
     told = []
     for scale in ("paper", "pocket"):
-        study = PRESETS["ablation"][scale]
+        study = PRESETS["ablation"][scale].beside(PRESETS["variants"][scale].sides)
         study = study if scale == "paper" else with_all_seeds(study, records)
         told.append(" ".join(memory.swap_answers(study, records, kept)))
     still = [re.search(r"(\d+ of \d+) runs solved with the orthogonalized read are still", text)[1] for text in told]
     assert f"{still[0]} at its recipe, {still[1]} on the small task" in opening
-    needed = re.search(r"(\d+ of \d+) runs solved with recursive least squares are still", told[1])[1]
-    assert f"read raw, {needed} stay solved" in opening
+    titles = ("recursive least squares", "3 steps of Muon's polynomial")
+    needed = [re.search(rf"(\d+ of \d+) runs solved with {title} are still", told[1])[1] for title in titles]
+    assert "read raw, {} and {} of their solved runs stay solved".format(*needed) in opening

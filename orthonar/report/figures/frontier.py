@@ -58,7 +58,7 @@ def frontier(
 
     Returns:
         The figure: left the hazard of escape relative to the study's read, with its 95 % interval, over the products
-        with the memory; right the share of runs that have escaped over wall seconds.
+        with the memory; right the share of runs that have escaped over wall seconds, in brackets how many there are.
     """
     if axes is None:
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), layout="constrained")
@@ -82,7 +82,8 @@ def frontier(
     for name, curve in curves.items():
         width = 2.4 if name in (ORTHOGONALIZED.name, BASELINE.name) else 1.2
         style = {**sides[name].look.of_line, "markevery": max(1, len(curve) // 3), "markersize": 5, "linewidth": width}
-        waiting.step(curve["step"], 1 - curve["waiting"], where="post", **style, label=sides[name].title)
+        label = f"{sides[name].title} ({table.loc[name, 'runs']:.0f})"
+        waiting.step(curve["step"], 1 - curve["waiting"], where="post", **style, label=label)
     waiting.set(xlabel="wall seconds of training", ylabel="share of runs that have escaped", ylim=(0, 1.03))
     for ax, there in ((hazards, len(drawn)), (waiting, len(curves))):
         ax.spines[["top", "right"]].set_visible(False)

@@ -180,18 +180,18 @@ def at_levels(study: Study, records: Iterable[RunRecord], levels: Sequence[float
         side alone brings there; and the two-sided p-value of `tested`, blank without runs of both.
     """
     ((_, first, second),) = _against_first(study, records)
-    rows = []
+    titles, rows = [side.title for side in study.sides.values()], []
     for level in levels:
         there = [side.assign(solved=stats.accuracies(side) >= level) for side in (first, second)]
         row = {"accuracy from": f"{100 * level:g} %"}
-        row |= {name: f"{of['solved'].sum()} of {len(of)}" for name, of in zip(study.sides, there)}
+        row |= {name: f"{of['solved'].sum()} of {len(of)}" for name, of in zip(titles, there)}
         if len(first) and len(second):
             test = tested(*there)
             counts = stats.pairs(*there)
             row["p"] = p_text(test.p)
             row["alone"] = f"{counts.first_only}, {counts.second_only}" if test.paired else ""
         rows.append(row)
-    columns = ["accuracy from", *study.sides, "alone", "p"]
+    columns = ["accuracy from", *titles, "alone", "p"]
     return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("accuracy from")
 
 
