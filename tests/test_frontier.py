@@ -134,7 +134,8 @@ def test_tables_and_figures_of_some_runs():
     hazards, waiting = figure.axes
     assert hazards.get_xlabel() == "products with $X^T X$"
     assert len(hazards.containers) == table["ratio"].notna().sum()
-    assert len([line for line in waiting.lines if line.get_label() in map(title, STUDY.sides)]) == len(curves) == 6
+    labels = [f"{title(name)} ({table.loc[name, 'runs']})" for name in curves]
+    assert [line.get_label() for line in waiting.lines] == labels and len(labels) == 6
 
 
 def test_steps_become_seconds_at_the_measured_pace():
