@@ -19,7 +19,8 @@ from orthonar import (
     mlstm_sequence,
     newton_schulz,
 )
-from orthonar.reads.base import FilterRead, Read, check_read
+from orthonar.reads.base import Read, check_read
+from orthonar.reads.filter_read import FilterRead
 from orthonar.reads.newton_schulz import newton_schulz_scalar
 
 STEPS = [0, 1, 2, 3, 5, 8]

@@ -1,6 +1,8 @@
 """Looking at numbers on the way: what cannot be done where tensors only stand for others, traced or under `vmap`."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +15,15 @@ def called_while_traced(function: Callable) -> Callable:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def computed_apart(function: Callable) -> Any:
+    """The result of a function that is to compute with numbers whatever the caller traces, exports or differentiates.
+
+    All that PyTorch puts in the way of numbers belongs to a thread. What is kept of a read must not hold any of it.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(torch.no_grad()(function)).result()
 
 
 def known(flag: Tensor) -> bool | None:

@@ -1,7 +1,8 @@
 """Reads: what an mLSTM makes of its memory and a query. One kind of read a file."""
 
-from .base import FilterRead, LeafRead, RawRead, Read
+from .base import LeafRead, RawRead, Read
 from .composites import BlendRead, CompositeRead, MatrixStraightThroughRead, StraightThroughRead
+from .filter_read import FilterRead
 from .filters import MuonRead, PolarRead, RidgeRead
 from .low_degree import ShortNewtonSchulzRead, SteepRead
 from .mesa import MesaRead

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..settings import integer, number, settings
-from .base import FilterRead
+from .filter_read import FilterRead
 
 #: Muon's a, b, c in X <- a X + b X (X^T X) + c X (X^T X)^2.
 MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..engine.looking import computed_apart
 from ..settings import choice, integer, number, settings
-from .base import FilterRead, _apart
 from .best_polynomials import best_odd, odd_series, steepest_odd, truncated_series
+from .filter_read import FilterRead
 from .newton_schulz import newton_schulz_scalar
 
 
@@ -36,7 +37,7 @@ class PolynomialRead(FilterRead):
     @cached_property
     def series(self) -> tuple[float, ...]:
         """What `polynomial` gives, computed once."""
-        return tuple(map(float, _apart(self.polynomial)))
+        return tuple(map(float, computed_apart(self.polynomial)))
 
     def scalar_map(self, s):
         return odd_series(self.series, s)

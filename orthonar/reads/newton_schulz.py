@@ -10,7 +10,7 @@ from torch import Tensor
 from ..engine.by_hand import without_autocast
 from ..engine.keys import LEAST_EPS
 from ..settings import checked_integer, checked_number, integer, settings
-from .base import FilterRead, normalised
+from .filter_read import FilterRead, normalised
 
 
 @settings

@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 from scipy import stats as distributions
 
-from ...reads.base import FilterRead, RawRead
+from ...reads.base import RawRead
+from ...reads.filter_read import FilterRead
 from ...study.presets import Study
 from ...study.sides import ORTHOGONALIZED, Side, title
 from ...training.record import RunRecord
