@@ -19,6 +19,12 @@ from orthonar.study.sides import COSINE_4000, HEADLINE, MUON
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "results" / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+#: The reads besides the study's that the README opens with: the preset, the side, and what the findings call them.
+OTHER_READS = (
+    ("least-squares", "rls_read", "raw read, recursive least squares, vocabulary 56"),
+    ("muon-read", "muon3", "raw read, 3 steps of Muon's polynomial"),
+    ("frontier", "degree8", "raw read, a read of 8 products"),
+)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
@@ -103,25 +109,27 @@ def test_what_the_readme_says_first_is_what_was_counted():
     assert f"Muon instead of AdamW solves {muon.solved} of {len(muon.runs)} runs" in opening
     soon = int((longer.runs["escape_step"] <= 2000).sum())
     assert f"twice the steps {longer.solved} of {len(longer.runs)}, of which {soon} had reached 80 %" in opening
-    measured = pace.read_records(cost.folder())
-    for name, side, compared, wanted in (
-        (
-            "least-squares",
-            "rls_read",
-            "recursive least squares, vocabulary 56",
-            "squares {} of {} runs against {} with",
-        ),
-        ("muon-read", "muon3", "3 steps of Muon's polynomial", "Muon's polynomial, a steeper map, {} of {} against {}"),
-    ):
-        solved = table.loc[("pocket", f"raw read, {compared}"), "solved"]
-        first, found, runs = re.fullmatch(r"(\d+), (\d+) of (\d+)", solved).groups()
-        assert wanted.format(found, runs, first) in opening
+    measured, reads = pace.read_records(cost.folder()), []
+    for name, side, compared in OTHER_READS:
+        first, found, runs = re.fullmatch(r"(\d+), (\d+) of (\d+)", table.loc[("pocket", compared), "solved"]).groups()
+        assert first == "1", "what the raw read solves is told once"
         study = PRESETS[name]["pocket"].only(["baseline", side], 1)
         paces = pace.seconds_per_step(study, pace.newest(study, measured))
         [told] = equal_time_answer(headline.study_runs(study, records), paces, ("baseline", side))
-        assert f"and 0 of {len(headline.study_runs(study.only([side]), records))} runs of" in told
-        assert f"{paces[side] / paces['baseline']:.1f}" in re.search(r"a step takes (.*) times as long", opening)[1]
-    assert "In equal time neither has reached 80 % in any run" in opening
+        counts = re.search(r"then (\d+) of \d+ runs of baseline and (\d+) of (\d+) runs of", told).groups()
+        kept = "**" in held["pocket", compared]
+        reads.append((f"{found} of {runs}", f"{paces[side] / paces['baseline']:.1f}", counts, kept))
+    solved, times, counts, kept = zip(*reads, strict=True)
+    wanted = (
+        "than the raw read's 1 run: recursive least squares {}, a read of 3 steps of Muon's polynomial, a steeper map, "
+    )
+    wanted += "{}, and one of 8 products with the memory instead of 23, {};"
+    assert wanted.format(*solved) in opening
+    assert ("the first and the last are too weak likewise" in opening) == (kept == (False, True, False))
+    assert "A step with them takes {}, {} and {} times as long as with the raw read".format(*times) in opening
+    assert [read for _, read, _ in counts[:2]] == ["0", "0"]
+    raw, read, runs = counts[2]
+    assert f"the first two have reached 80 % in no run, the third in {read} of {runs}, the raw read in {raw}" in opening
     paces = pace.seconds_per_step(pocket, pace.newest(pocket, pace.read_records(cost.folder())))
     [told] = equal_time_answer(headline.study_runs(pocket, records), paces)
     raw, read = re.search(r"then (\d+) of 24 runs of baseline and (\d+) of 24 runs of", told).groups()
@@ -152,6 +160,7 @@ def test_the_readme_says_which_runs_still_need_their_read():
         told.append(" ".join(memory.swap_answers(study, records, kept)))
     still = [re.search(r"(\d+ of \d+) runs solved with the orthogonalized read are still", text)[1] for text in told]
     assert f"{still[0]} at its recipe, {still[1]} on the small task" in opening
-    titles = ("recursive least squares", "3 steps of Muon's polynomial")
+    told[1] += " ".join(memory.swap_answers(PRESETS["frontier"]["pocket"], records, kept))
+    titles = ("recursive least squares", "3 steps of Muon's polynomial", "8 products")
     needed = [re.search(rf"(\d+ of \d+) runs solved with {title} are still", told[1])[1] for title in titles]
-    assert "read raw, {} and {} of their solved runs stay solved".format(*needed) in opening
+    assert "read raw, {}, {} and {} of their solved runs stay solved".format(*needed) in opening

@@ -138,6 +138,8 @@ def test_escapes_in_equal_time():
     assert "8 of 8 runs of constant orthogonalized" in told and told.endswith("p = 0.12)."), "nothing is cut short"
     [told] = escape.equal_time_answer(runs, {"baseline": 2.0, "orthogonalized": 5.0})
     assert "step 1: by then 4 of 8 runs of baseline and 0 of 8" in told, "at the first step no run is judged"
+    swapped = escape.equal_time_answer(runs, {"baseline": 2.0, "orthogonalized": 5.0}, ("orthogonalized", "baseline"))
+    assert swapped == [told], "no run is said to go on beyond its budget"
     assert escape.equal_time_answer(runs, {"baseline": 2.0}) == escape.equal_time_answer(runs[:8], {}) == []
 
 

@@ -167,7 +167,12 @@ def test_the_pace_is_measured_and_read(tmp_path, monkeypatch):
     seconds = pace.seconds_per_step(of_two, last)
     assert set(seconds) == {"baseline", "degree1"} and all(0 < s < 60 for s in seconds.values())
     assert "1 thread" in pace.caption(last) and pace.caption(None) == words.NOT_RUN
-    assert pace.seconds_per_step(WHOLE, None) == {}
+    assert pace.seconds_per_step(WHOLE, None) == {} and pace.told(WHOLE, None) == []
+    [sentence] = pace.told(of_two, last)
+    milliseconds = {of_two.sides[side].title: f"{1e3 * seconds[side]:.0f}" for side in seconds}
+    for title_of_it, said in milliseconds.items():
+        assert f"{title_of_it} {said} ms" in sentence
+    assert sentence.endswith(f"({pace.caption(last)}).")
     with pytest.raises(SystemExit):
         command.main(["--sides", "degree5", "--results", str(tmp_path)])
     assert len((tmp_path / pace.FILE).read_text().splitlines()) == 2

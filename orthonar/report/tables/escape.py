@@ -90,29 +90,30 @@ def same_recipe(runs: pd.DataFrame) -> pd.DataFrame:
 def equal_time_answer(
     runs: pd.DataFrame, paces: Mapping[str, float], sides: tuple[str, str] = (BASELINE.name, ORTHOGONALIZED.name)
 ) -> list[str]:
-    """How many runs of two sides have escaped in the seconds that the first side's whole budget takes, in a sentence.
+    """How many runs of two sides have escaped in the seconds that the cheaper one's whole budget takes, in a sentence.
 
     Args:
         runs: as of `orthonar.report.tables.runs.study_runs`, of a study with both sides and one task.
         paces: seconds a step of each side, by its name, as of `orthonar.report.tables.pace.seconds_per_step`.
-        sides: their names, the one with the cheaper step first.
+        sides: their names; the one with the cheaper step is told of first.
 
     Returns:
         None without the runs or the seconds of a step.
     """
-    first, other = (runs[runs["side"] == name] for name in sides)
-    if not (len(first) and len(other) and set(sides) <= set(paces)):
+    if not set(sides) <= set(paces) & set(runs["side"]):
         return []
+    cheap, dear = sorted(sides, key=lambda name: paces[name])
+    first, other = (runs[runs["side"] == name] for name in (cheap, dear))
     budget = int(first["steps"].max())
-    seconds = paces[sides[0]] * budget
-    step = int(seconds / paces[sides[1]])
+    seconds = paces[cheap] * budget
+    step = int(seconds / paces[dear])
     there = [of.assign(solved=of["escape_step"] <= last) for of, last in ((first, budget), (other, step))]
     test = tested(*there)
-    one, two = (f"{of['solved'].sum()} of {len(of)} runs of {title(name)}" for name, of in zip(sides, there))
+    one, two = (f"{of['solved'].sum()} of {len(of)} runs of {title(name)}" for name, of in zip((cheap, dear), there))
     # A constant rate is the same wherever a run is stopped.
     cut = "" if set(other["schedule"]) == {"constant"} else "; the cosine of the latter goes on after it"
     return [
-        f"In the {seconds:.0f} seconds that {budget:,} steps of {title(sides[0])} take, {title(sides[1])} comes to "
+        f"In the {seconds:.0f} seconds that {budget:,} steps of {title(cheap)} take, {title(dear)} comes to "
         f"step {step:,}: by then {one} and {two} have reached 80 % ({test.name}, p = {p_text(test.p)}{cut})."
     ]
 

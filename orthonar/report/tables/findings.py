@@ -33,9 +33,9 @@ from .runs import with_all_seeds
 #: Columns of `findings`.
 COLUMNS = ("recipe", "compared", "seeds", "solved", "published", "p")
 
-#: Seeds of the pocket elimination on which the variants that solve most were picked for a question of their own: a test
-#: on these would flatter them.
-PICKED_ON = range(8)
+#: Seeds of the pocket elimination and of the frontier on which a read was picked, by what came out there, for a
+#: question of its own: a test on these would flatter it.
+PICKED_ON = {"rls_read": range(8), "muon3": range(8), "degree8": range(9)}
 
 #: What a reader of the table has to know.
 LEGEND = (
@@ -48,7 +48,8 @@ LEGEND = (
     "vocabulary 96, batch 64. *Pocket*: vocabulary 56 where none is said, length 320, batch 4, width 64; sizes of the "
     "two other tasks are in their notebooks. *Embedding std* is the standard deviation that the embedding starts from; "
     "a *cosine* is how the learning rate falls, from its peak to 0 over so many steps; a read is *taken down* by "
-    "blending it into the raw one in training. What each variant does is in notebook 07."
+    "blending it into the raw one in training; a read of 8 *products* is a polynomial that takes so many with the "
+    "memory (notebook 10). What each variant does is in notebook 07."
 )
 
 
@@ -100,6 +101,7 @@ def questions() -> list[Question]:
     initialisation, sweep = paper["initialisation"], pocket["initialisation"]
     stds = ", ".join(f"{task['embedding_std']:g}" for task in sweep.tasks)
     squares, steepest = pocket["least-squares"].sides["rls_read"], pocket["muon-read"].sides["muon3"]
+    cheap = pocket["frontier"].sides["degree8"]
     elimination = pocket["ablation"].without(ORTHOGONALIZED.name, squares.name)  # which have rows of their own
     _, *eliminated = elimination.sides.values()
     return [
@@ -128,11 +130,17 @@ def questions() -> list[Question]:
                 "pocket",
                 f"raw read, {squares.title}, vocabulary {task['vocab_size']}",
                 replace(_of(pocket["least-squares"], BASELINE, squares), tasks=(task,)),
-                PICKED_ON if task in elimination.tasks else (),
+                PICKED_ON[squares.name] if task in elimination.tasks else (),
             )
             for task in pocket["least-squares"].tasks
         ),
-        Question("pocket", f"raw read, {steepest.title}", _of(pocket["muon-read"], BASELINE, steepest), PICKED_ON),
+        *(
+            Question("pocket", f"raw read, {what}", _of(pocket[preset], BASELINE, read), PICKED_ON[read.name])
+            for what, preset, read in (
+                (steepest.title, "muon-read", steepest),
+                (f"a read of {cheap.title}", "frontier", cheap),
+            )
+        ),
         Question("pocket", "; ".join(["raw read", *(side.title for side in eliminated)]), elimination),
         Question(
             "pocket, constant rate",

@@ -60,6 +60,20 @@ def seconds_per_step(study: Study, record: dict | None) -> dict[str, float]:
     return {side: medians[identity] for side, identity in _identities(study).items()}
 
 
+def told(study: Study, record: dict | None) -> list[str]:
+    """One sentence: what a training step of each side takes, and where it was timed; none without a record.
+
+    Args:
+        study: of whose first task.
+        record: as of `newest`.
+    """
+    steps = seconds_per_step(study, record)
+    if not steps:
+        return []
+    each = ", ".join(f"{study.sides[side].title} {1e3 * seconds:.0f} ms" for side, seconds in steps.items())
+    return [f"A training step, evaluations left out: {each} ({caption(record)})."]
+
+
 def _identities(study: Study) -> dict[str, str]:
     return {side: study.run(task, side, study.rates[0], SEED).identity for task, side in study.only(tasks=1).cells()}
 
