@@ -308,8 +308,11 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
             range(8), {**HEADLINE, **{name: side for name, side in VARIANTS.items() if name != "write_back"}}
         ),
     },
-    # As the ablation, with enough seeds to compare hazards of escape.
-    "frontier": {"pocket": _pocket(range(24), FRONTIER)},
+    # As the ablation, with enough seeds to compare hazards of escape. At the follow-up's recipe the one that is ahead.
+    "frontier": {
+        "paper": _follow_up(80, 512, by_name(*HEADLINE.values(), FRONTIER["degree8"])),
+        "pocket": _pocket(range(24), FRONTIER),
+    },
     # The variant that solves most of the elimination, on the headline's tasks and seeds.
     "least-squares": {
         "pocket": _pocket(
