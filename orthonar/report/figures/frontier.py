@@ -1,4 +1,4 @@
-"""Figures of the cheapest read: what each makes of a singular value, and how soon runs escape for what it costs."""
+"""Figures of the cheapest read: what each makes of a singular value, how many runs that solves, and what it costs."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...study.sides import BASELINE, ORTHOGONALIZED, Side
-from ..style import GREY, WIDTH, write_in_the_middle
+from ..style import GREY, SMALLEST, WIDTH, write_in_the_middle
 
 
 def singular_value_maps(s: np.ndarray, maps: Mapping[str, np.ndarray], sides: Mapping[str, Side], ax=None) -> Axes:
@@ -92,3 +92,38 @@ def frontier(
     if curves:
         hazards.figure.legend(loc="outside lower center", ncols=5, frameon=False)
     return hazards.figure
+
+
+def solved_by_slope(table: pd.DataFrame, sides: Mapping[str, Side], ax=None) -> Axes:
+    """Draw the share of solved runs against the slope of the read's map at 0.
+
+    Args:
+        table: as of `orthonar.report.tables.slopes.by_slope`.
+        sides: by name.
+        ax: the axes to draw on; None for new ones.
+
+    Returns:
+        The axes: a mark per read, hollow and without an interval where it has too few runs for one.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
+    ax.set_title("Solved runs by the slope of the read's map at 0")
+    for name, row in table.iterrows():
+        look, few = sides[name].look, np.isnan(row["low"])
+        bars = None if few else [[max(0.0, row["share"] - row["low"])], [max(0.0, row["high"] - row["share"])]]
+        label = f"{sides[name].title} ({row['solved']:.0f} of {row['runs']:.0f})"
+        face = {"markerfacecolor": "none"} if few else {}
+        size = {"markersize": 7 if name == ORTHOGONALIZED.name else 5, "elinewidth": 1, "capsize": 2}
+        ax.errorbar(
+            row["slope"], row["share"], yerr=bars, fmt=look.marker, color=look.color, label=label, **size, **face
+        )
+    ax.set(xscale="log", xlabel="slope of the map at 0", ylabel="share of solved runs", ylim=(-0.03, 1.03))
+    ticks = [1, 2, 5, 10, 20, 40]
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
+    ax.spines[["top", "right"]].set_visible(False)
+    if len(table):
+        ax.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=SMALLEST)
+    else:
+        write_in_the_middle(ax)
+    return ax

@@ -109,6 +109,7 @@ def questions() -> list[Question]:
         Question("follow-up's", "raw read: embedding std 1, 0.065", _of(initialisation, BASELINE, SMALL_EMBEDDING)),
         Question("follow-up's", "raw read: cosine over 2,000, 4,000 steps", longer_schedule()),
         Question("follow-up's", "raw read: AdamW, Muon", _of(paper["muon"], BASELINE, MUON)),
+        Question("follow-up's", f"raw read, a read of {cheap.title}", _of(paper["frontier"], BASELINE, cheap)),
         *(
             Question("post's", f"{reads}, length {task['seq_len']:,}", replace(paper["headline"], tasks=(task,)))
             for task in paper["headline"].tasks[1:]

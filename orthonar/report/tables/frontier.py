@@ -36,6 +36,14 @@ def products(read) -> int:
     return read.products(torch.float32)
 
 
+def slope_at_zero(read) -> float:
+    """Slope of a read's map of singular values at 0; NaN for the raw read, which has no map."""
+    if not isinstance(read, FilterRead):
+        return math.nan
+    near = torch.tensor([1e-6], dtype=torch.float64)
+    return float(read.scalar_map(near) / near)
+
+
 def maps(sides: Mapping[str, Side], s: np.ndarray) -> dict[str, np.ndarray]:
     """What becomes of singular values s under each side's read; the raw read, which does not normalise, has no map."""
     reads = {name: side.settings["read"] for name, side in sides.items()}
@@ -65,7 +73,6 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
     rows = {}
     for name, side in study.sides.items():
         read, runs = side.settings["read"], table[table["side"] == name]
-        near = maps({name: side}, np.array([1e-6])).get(name)
         pairs = stats.shared_seeds(reference, runs)
         enough = len(pairs[0]) >= stats.LEAST_FOR_INTERVAL
         ratio = hazards.hazard_ratio(*pairs) if enough else stats.Interval(*3 * [np.nan])
@@ -74,8 +81,8 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
         there, seconds = len(runs) > 0, pace.get(name, np.nan)
         rows[name] = {
             "products": products(read),
-            "slope": np.nan if near is None else float(near[0]) / 1e-6,
-            "ripple_slope": np.nan if near is None else _ripple_slope(side),
+            "slope": slope_at_zero(read),
+            "ripple_slope": _ripple_slope(side) if isinstance(read, FilterRead) else np.nan,
             "runs": len(runs),
             "solved": int(runs["solved"].sum()),
             "escaped": int(runs["escape_step"].notna().sum()),
