@@ -11,7 +11,7 @@ from .model import MLSTMConfig, MLSTMModel, ModelConfig, SequenceModel
 from .reads.base import RawRead
 from .reads.composites import BlendRead, MatrixStraightThroughRead, StraightThroughRead
 from .reads.filters import MuonRead, PolarRead, RidgeRead
-from .reads.low_degree import ShortNewtonSchulzRead, SteepRead
+from .reads.low_degree import ShortMuonRead, ShortNewtonSchulzRead, SteepRead
 from .reads.mesa import MesaRead
 from .reads.newton_schulz import NewtonSchulzRead, newton_schulz
 from .reads.rls import RLSRead
@@ -60,6 +60,7 @@ __all__ = [
     "RunConfig",
     "RunRecord",
     "SequenceModel",
+    "ShortMuonRead",
     "ShortNewtonSchulzRead",
     "SteepRead",
     "StraightThroughRead",

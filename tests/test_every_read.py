@@ -36,6 +36,7 @@ from orthonar import (
     RidgeRead,
     RLSRead,
     RunConfig,
+    ShortMuonRead,
     ShortNewtonSchulzRead,
     SteepRead,
     StraightThroughRead,
@@ -58,6 +59,7 @@ READS = {
     "ridge": RidgeRead(),
     "steep": SteepRead(6),
     "short": ShortNewtonSchulzRead(3),
+    "short_muon": ShortMuonRead(9, 2),
     "mesa": MesaRead(),
     "blend": BlendRead(alpha=0.3),
     "blend_with_mesa": BlendRead(alpha=0.5, one=MesaRead(), other=NewtonSchulzRead(steps=0)),
@@ -137,6 +139,7 @@ MAPS = {
     "ridge": lambda s: 1.05 * s / (s**2 + 0.05),
     "steep": lambda s: series(s, READS["steep"].series),
     "short": lambda s: series(s, READS["short"].series),
+    "short_muon": lambda s: series(s, READS["short_muon"].series),
     "raw": None,
 }
 

@@ -8,7 +8,7 @@ import torch
 from numpy.polynomial.chebyshev import chebval
 from scipy.optimize import linprog
 
-from orthonar import NewtonSchulzRead, ShortNewtonSchulzRead, SteepRead
+from orthonar import MuonRead, NewtonSchulzRead, ShortMuonRead, ShortNewtonSchulzRead, SteepRead
 from orthonar.reads.best_polynomials import odd_series, steepest_odd
 from orthonar.reads.newton_schulz import newton_schulz_scalar
 
@@ -144,10 +144,50 @@ def test_enough_products_give_the_steps_themselves(fit):
     torch.testing.assert_close(ShortNewtonSchulzRead(4, 2, fit).matrix(c), wanted, rtol=0, atol=1e-9)
 
 
+# Muon's polynomial, cut
+
+
+def quintic(s, steps):
+    """The iteration by powers, as its source has it."""
+    for _ in range(steps):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return s
+
+
+@pytest.mark.parametrize(("degree", "steps"), [(2, 1), (5, 2), (21, 3), (40, 5)])
+def test_muons_steps_are_cut_nearest_in_the_mean_square(degree, steps):
+    s = np.cos((np.arange(4000) + 0.5) * np.pi / 8000)
+    fitted = np.linalg.lstsq(basis(degree, s), quintic(s, steps))[0]
+    fine = np.sin(np.linspace(0, np.pi / 2, 200_001))
+    c = np.array(ShortMuonRead(degree, steps).series)
+    np.testing.assert_allclose(c, fitted / max(1, values(fitted, fine).max()), atol=1e-6)
+
+
+def test_enough_products_give_muons_steps_over_their_largest_value():
+    c = torch.randn(3, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    largest = quintic(np.linspace(0, 1, 1_000_001), 2).max()
+    wanted = MuonRead(steps=2).matrix(c) / largest
+    torch.testing.assert_close(ShortMuonRead(12, 2).matrix(c), wanted, rtol=0, atol=1e-9)
+
+
+def test_what_is_told_of_the_cut():
+    s = np.linspace(0, 1, 100_001)
+    steepest, cut = quintic(s, 3), values(ShortMuonRead().series, s)
+    assert steepest[1] / s[1] == pytest.approx(40.9, abs=0.1) and steepest[1] / s[1] / steepest.max() > 33.5
+    assert cut[1] / s[1] == pytest.approx(24.3, abs=0.1) and np.abs(cut).max() <= 1 + 1e-9
+    rippling = values(SteepRead(20).series, s)
+    ripples = [np.abs(np.gradient(f, s)[s > 0.3]).max() for f in (cut, rippling)]
+    assert ripples[0] < 42 and ripples[1] > 190
+    assert ShortMuonRead(21).working_dtype(torch.float32) == torch.float32
+    assert ShortMuonRead(22).working_dtype(torch.float32) == torch.float64
+
+
 # All of them
 
 
-@pytest.mark.parametrize("read", [SteepRead(7), ShortNewtonSchulzRead(7), ShortNewtonSchulzRead(23)], ids=str)
+@pytest.mark.parametrize(
+    "read", [SteepRead(7), ShortNewtonSchulzRead(7), ShortNewtonSchulzRead(23), ShortMuonRead()], ids=str
+)
 def test_degree_is_the_number_of_products(read):
     for dtype in (torch.float32, torch.float64):
         assert read.coefficients(dtype) == read.series and len(read.series) == read.degree + 1
@@ -175,6 +215,7 @@ def test_matrix_is_the_polynomial_of_the_matrix():
         (SteepRead, "ripple", math.nan),
         (ShortNewtonSchulzRead, "steps", 0),
         (ShortNewtonSchulzRead, "fit", "best"),
+        (ShortMuonRead, "steps", 6),
     ],
     ids=str,
 )

@@ -14,6 +14,7 @@ from orthonar import (
     RawRead,
     RidgeRead,
     RunConfig,
+    ShortMuonRead,
     ShortNewtonSchulzRead,
     SteepRead,
     mlstm_sequence,
@@ -50,7 +51,7 @@ class SineRead(FilterRead):
 READS = {"raw": RawRead(), "halved": HalvedRead(), "sine": SineRead()}
 READS |= {f"ns{n}": NewtonSchulzRead(steps=n) for n in STEPS}
 READS |= {"polar": PolarRead(), "muon2": MuonRead(steps=2), "muon3": MuonRead(steps=3), "ridge": RidgeRead()}
-READS |= {"steep6": SteepRead(6), "short": ShortNewtonSchulzRead(5)}
+READS |= {"steep6": SteepRead(6), "short": ShortNewtonSchulzRead(5), "short_muon": ShortMuonRead()}
 
 
 def memories(dtype=torch.float64, size: int = 6) -> tuple[torch.Tensor, torch.Tensor]:

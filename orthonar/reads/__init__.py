@@ -4,7 +4,7 @@ from .base import LeafRead, RawRead, Read
 from .composites import BlendRead, CompositeRead, MatrixStraightThroughRead, StraightThroughRead
 from .filter_read import FilterRead
 from .filters import MuonRead, PolarRead, RidgeRead
-from .low_degree import ShortNewtonSchulzRead, SteepRead
+from .low_degree import ShortMuonRead, ShortNewtonSchulzRead, SteepRead
 from .mesa import MesaRead
 from .newton_schulz import NewtonSchulzRead, newton_schulz
 from .rls import RLSRead
@@ -23,6 +23,7 @@ __all__ = [
     "RawRead",
     "Read",
     "RidgeRead",
+    "ShortMuonRead",
     "ShortNewtonSchulzRead",
     "SteepRead",
     "StraightThroughRead",

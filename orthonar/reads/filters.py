@@ -13,6 +13,20 @@ from .filter_read import FilterRead
 #: Muon's a, b, c in X <- a X + b X (X^T X) + c X (X^T X)^2.
 MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
+
+def muon_scalar(s, steps: int):
+    """The map of singular values that so many of Muon's steps are, s <- a s + b s^3 + c s^5 each.
+
+    Args:
+        s: singular values, array or tensor.
+        steps: number of iterations.
+    """
+    a, b, c = MUON_COEFFICIENTS
+    for _ in range(steps):
+        s = s * (a + s**2 * (b + c * s**2))
+    return s
+
+
 # 1 - erf(3.5) = 7e-7: at the cut-off the polar factor is reached to about float32 accuracy.
 _AT_CUTOFF = 3.5
 
@@ -59,10 +73,7 @@ class MuonRead(FilterRead):
     steps: int = integer(5, least=0, most=5)
 
     def scalar_map(self, s):
-        a, b, c = MUON_COEFFICIENTS
-        for _ in range(self.steps):
-            s = s * (a + s**2 * (b + c * s**2))
-        return s
+        return muon_scalar(s, self.steps)
 
     def matrix(self, memory: Tensor) -> Tensor:
         a, b, c = MUON_COEFFICIENTS

@@ -29,6 +29,7 @@ from .sides import (
     POCKET_FIXED_ANNEAL,
     ROTARY_ATTENTION,
     SMALL_EMBEDDING,
+    STEEP,
     VARIANTS,
     Side,
     by_name,
@@ -321,6 +322,8 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
     },
     # The further variant that solved most of the screen, on seeds that it was not picked on.
     "muon-read": {"pocket": _pocket(range(8, 24), by_name(*HEADLINE.values(), VARIANTS["muon3"]))},
+    # Does it hurt to ripple? Of two maps equally steep at 0 one ripples five times as steeply near 1.
+    "steep": {"pocket": _pocket(range(24), by_name(*HEADLINE.values(), *STEEP.values()))},
     # Beside the study: attention, how much noise there is, the optimizer, and two other tasks.
     "attention": {"pocket": _pocket(range(12), by_name(*HEADLINE.values(), ATTENTION, ROTARY_ATTENTION))},
     "noise": {"pocket": _pocket(range(12), HEADLINE, tuple(_POCKET_TASKS[0] | {"frac_noise": f} for f in _NOISE))},

@@ -14,7 +14,7 @@ from ..mlstm.writes import DeltaWrite, FullDeltaWrite, WriteBack
 from ..reads.base import RawRead
 from ..reads.composites import BlendRead, MatrixStraightThroughRead, StraightThroughRead
 from ..reads.filters import MuonRead, PolarRead, RidgeRead
-from ..reads.low_degree import SteepRead
+from ..reads.low_degree import ShortMuonRead, SteepRead
 from ..reads.mesa import MesaRead
 from ..reads.newton_schulz import NewtonSchulzRead
 from ..reads.rls import RLSRead
@@ -77,6 +77,7 @@ _TITLES = {
     "ns0_normalise_only": "normalised, no step",
     "qk_lr_x4": "queries, keys at 4x rate",
     "rls_read": "recursive least squares",
+    "short_muon3": "3 steps of Muon's polynomial in 21 products",
     "baseline, Muon": "baseline with Muon",
     "orthogonalized, Muon": "orthogonalized with Muon",
     "baseline, 4,000 steps": "baseline over 4,000 steps",
@@ -250,6 +251,12 @@ DEGREES = by_name(
 MUON_STEPS = by_name(
     _reading("muon1", "1 step of Muon's polynomial", Look(_PURPLE, "<", "--"), MuonRead(steps=1)),
     _reading("muon2", "2 steps of Muon's polynomial", Look(_PURPLE, ">", "-."), MuonRead(steps=2)),
+)
+#: Two maps of one cost, both about as steep at 0 as float32 allows: the steepest polynomial, which has slopes of 200
+#: near 1, and Muon's, which has slopes of 40 there.
+STEEP = by_name(
+    _reading("degree20", "steepest read with 20 products", Look(_GREEN, "d", "-"), SteepRead(degree=20)),
+    _reading("short_muon3", "3 steps of Muon's polynomial in 21 products", Look(_PURPLE, "D", "-"), ShortMuonRead()),
 )
 #: The study's read, against which the others are held, the raw one, fewer steps, every degree, and Muon's polynomial.
 FRONTIER = by_name(
