@@ -130,6 +130,16 @@ def test_what_the_readme_says_first_is_what_was_counted():
     assert [read for _, read, _ in counts[:2]] == ["0", "0"]
     raw, read, runs = counts[2]
     assert f"the first two have reached 80 % in no run, the third in {read} of {runs}, the raw read in {raw}" in opening
+    of_recipe = {cell.side: cell.runs for cell in headline.cells(PRESETS["frontier"]["paper"], records)}
+    seeds = set(of_recipe["degree8"]["seed"])
+    first, five, eight = (
+        int(runs.loc[runs["seed"].isin(seeds), "solved"].sum())
+        for runs in (of_recipe[side] for side in ("baseline", "orthogonalized", "degree8"))
+    )
+    wanted = (
+        f"the read of 8 products solves {eight} of {len(seeds)} runs, on whose seeds the raw read solves {first} and "
+    )
+    assert f"{wanted}the orthogonalized read {five}" in opening
     paces = pace.seconds_per_step(pocket, pace.newest(pocket, pace.read_records(cost.folder())))
     [told] = equal_time_answer(headline.study_runs(pocket, records), paces)
     raw, read = re.search(r"then (\d+) of 24 runs of baseline and (\d+) of 24 runs of", told).groups()
