@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
@@ -11,6 +12,13 @@ from packaging.version import Version
 # Without a GPU, Triton's interpreter runs the fused kernels; it must be told before they are first imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture
+def figures_closed():
+    """Closes all figures after a test."""
+    yield
+    sys.modules["matplotlib.pyplot"].close("all")  # of those that draw
 
 
 def why_no_triton() -> str | None:

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,10 +28,7 @@ NOISE = replace(
 STUDY = replace(NOISE, tasks=TINY.tasks[:1])
 
 
-@pytest.fixture(autouse=True)
-def closed_afterwards():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("figures_closed")
 
 
 def noisy_records():

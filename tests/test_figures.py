@@ -17,10 +17,7 @@ TOKENS = np.array([0, 9, 3, 10, 12, 13, 15, 14, 0, 9, 5, 8, 3, 10])
 SPECTRA = {steps: newton_schulz_scalar(np.linspace(1, 0.01, 24), steps) for steps in (0, 1, 3, 5, 8)}
 
 
-@pytest.fixture(autouse=True)
-def closed_afterwards():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("figures_closed")
 
 
 def labels(ax) -> list[str]:

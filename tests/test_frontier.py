@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,10 +43,7 @@ def records(later):
     return made
 
 
-@pytest.fixture(autouse=True)
-def closed_afterwards():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("figures_closed")
 
 
 def test_every_degree_is_a_side():

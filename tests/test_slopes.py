@@ -1,17 +1,14 @@
 """The slope of a map at 0 against how soon runs escape: from simulated runs whose hazard is known."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from test_frontier import escaping
 
 from orthonar.report.figures import frontier as plots
 from orthonar.report.tables import slopes
-from orthonar.study.presets import PRESETS
 from orthonar.study.sides import ORTHOGONALIZED
 
-POCKET = {name: PRESETS[name]["pocket"] for name in ("frontier", "ablation", "variants")}
-STUDY = slopes.filters(POCKET["frontier"], {**POCKET["ablation"].sides, **POCKET["variants"].sides})
+STUDY = slopes.every_map()
 CHOSEN = ["orthogonalized", "ns1", "degree1", "degree4", "degree8", "muon2"]
 #: Slopes at 0 by arithmetic: of five steps x -> 1.5 x - 0.5 x^3, of one, and of two of Muon's 3.4445 x.
 KNOWN = {"ns1": 1.5, "orthogonalized": 1.5**5, "muon2": 3.4445**2}
@@ -29,15 +26,12 @@ def simulated(power, sides=CHOSEN, seeds=range(24)):
     return made
 
 
-@pytest.fixture(autouse=True)
-def closed_afterwards():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("figures_closed")
 
 
 def test_what_differs_in_more_than_the_read_or_is_no_map_is_left_out():
     kept = set(STUDY.sides)
-    assert {"orthogonalized", "ns0_normalise_only", "degree8", "muon3", "polar", "ridge"} <= kept
+    assert {"orthogonalized", "ns0_normalise_only", "degree8", "muon3", "polar", "ridge", "degree20"} <= kept
     assert not kept & {"baseline", "rls_read", "qk_lr_x4", "frozen_random_keys", "mesa_read", "delta_write"}
     assert all(set(side.settings) == {"read"} for side in STUDY.sides.values())
 

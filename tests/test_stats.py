@@ -31,7 +31,7 @@ def test_wilson_by_its_formula():
 @pytest.mark.parametrize(("solved", "of"), [(0, 12), (12, 12)])
 def test_wilson_stays_within_0_and_1_and_is_no_point(solved, of):
     share = stats.solved_share(solved, of)
-    assert 0 <= share.low < share.high <= 1
+    assert 0 <= share.low < share.high <= 1 and share.low <= share.value <= share.high
 
 
 @pytest.mark.parametrize(("solved", "of"), [(-1, 3), (4, 3), (0, 0)])

@@ -19,10 +19,7 @@ NOISE = replace(
 SETTING = "frac_noise", "share of noise"
 
 
-@pytest.fixture(autouse=True)
-def closed_afterwards():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("figures_closed")
 
 
 def records(seeds=NOISE.seeds):

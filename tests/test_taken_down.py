@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,10 +18,7 @@ STUDY = PRESETS["anneal"]["pocket"]
 NOTHING = pd.DataFrame(columns=STOCK.numbers)
 
 
-@pytest.fixture(autouse=True)
-def closed_afterwards():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("figures_closed")
 
 
 def record(side, seed, accuracies):

@@ -62,7 +62,8 @@ def solved_share(solved: int, runs: int) -> Interval:
     if not 0 <= solved <= runs or runs < 1:
         raise ValueError(f"solved must lie between 0 and runs, at least 1, not {solved} of {runs}")
     low, high = proportion_confint(solved, runs, alpha=1 - CONFIDENCE, method="wilson")
-    return Interval(solved / runs, float(low), float(high))
+    share = solved / runs  # which rounding may put outside where it is 0 or 1
+    return Interval(share, min(float(low), share), max(float(high), share))
 
 
 def at_chance(accuracy: float, scored: float, values: int) -> bool:

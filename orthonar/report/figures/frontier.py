@@ -110,7 +110,7 @@ def solved_by_slope(table: pd.DataFrame, sides: Mapping[str, Side], ax=None) -> 
     ax.set_title("Solved runs by the slope of the read's map at 0")
     for name, row in table.iterrows():
         look, few = sides[name].look, np.isnan(row["low"])
-        bars = None if few else [[max(0.0, row["share"] - row["low"])], [max(0.0, row["high"] - row["share"])]]
+        bars = None if few else [[row["share"] - row["low"]], [row["high"] - row["share"]]]
         label = f"{sides[name].title} ({row['solved']:.0f} of {row['runs']:.0f})"
         face = {"markerfacecolor": "none"} if few else {}
         size = {"markersize": 7 if name == ORTHOGONALIZED.name else 5, "elinewidth": 1, "capsize": 2}

@@ -135,12 +135,14 @@ def questions() -> list[Question]:
             )
             for task in pocket["least-squares"].tasks
         ),
-        *(
-            Question("pocket", f"raw read, {what}", _of(pocket[preset], BASELINE, read), PICKED_ON[read.name])
-            for what, preset, read in (
-                (steepest.title, "muon-read", steepest),
-                (f"a read of {cheap.title}", "frontier", cheap),
-            )
+        Question(
+            "pocket", f"raw read, {steepest.title}", _of(pocket["muon-read"], BASELINE, steepest), PICKED_ON["muon3"]
+        ),
+        Question(
+            "pocket",
+            f"raw read, a read of {cheap.title}",
+            _of(pocket["frontier"], BASELINE, cheap),
+            PICKED_ON["degree8"],
         ),
         Question("pocket", "; ".join(["raw read", *(side.title for side in eliminated)]), elimination),
         Question(

@@ -1,12 +1,12 @@
 """Whether the slope of a read's map at 0 decides how soon runs escape: all reads that map singular values together."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from ...reads.filter_read import FilterRead
-from ...study.presets import Study
+from ...study.presets import PRESETS, Study
 from ...study.sides import ORTHOGONALIZED, Side, title
 from ...training.record import RunRecord
 from .. import hazards, stats
@@ -19,27 +19,23 @@ _TERM = "np.log(slope)"
 _SHARE = {"share": "value", "low": "low", "high": "high"}
 
 
-def filters(study: Study, further: Mapping[str, Side]) -> Study:
-    """The reads of a study that map singular values, and those among further sides that differ in nothing else.
+def every_map() -> Study:
+    """The pocket frontier's reads that map singular values, and those of other presets that differ in nothing else."""
+    study = PRESETS["frontier"]["pocket"]
+    for name in ("ablation", "variants", "steep"):
+        study = study.beside(PRESETS[name]["pocket"].sides)
+    return study.only([name for name, side in study.sides.items() if _is_a_map(side)])
 
-    Args:
-        study: of one task.
-        further: sides of other studies of the same task, by name.
-    """
-    sides = {**study.sides, **further}
-    kept = [
-        name
-        for name, side in sides.items()
-        if set(side.settings) == {"read"} and isinstance(side.settings["read"], FilterRead)
-    ]
-    return study.beside(further).only(kept)
+
+def _is_a_map(side: Side) -> bool:
+    return set(side.settings) == {"read"} and isinstance(side.settings["read"], FilterRead)
 
 
 def by_slope(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     """How many runs each map solves, the flattest at 0 first, as numbers.
 
     Args:
-        study: as of `filters`, with the study's own read.
+        study: as of `every_map`, or some of its sides.
         records: run records.
 
     Returns:
