@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("figures_closed")
 
 
 def test_every_degree_is_a_side():
-    assert [tables.products(side.settings["read"]) for side in DEGREES.values()] == [1, 2, 3, 4, 6, 8, 12, 23]
+    assert [tables.products(side.settings["read"]) for side in DEGREES.values()] == [1, 2, 3, 4, 6, 8, 10, 12, 23]
     assert [tables.products(read) for read in (RawRead(), NewtonSchulzRead(1), NewtonSchulzRead(5))] == [0, 1, 23]
     with pytest.raises(ValueError, match="MesaRead"):
         tables.products(MesaRead())

@@ -27,7 +27,7 @@ _BLUE, _VERMILLION, _PURPLE, _GREY = "#0072B2", "#D55E00", "#CC79A7", "#777777"
 # Fewer and more Newton-Schulz steps than the orthogonalized read's five: lighter and darker than its blue.
 _STEPS = {0: "#BFC9D1", 1: "#9CC3DE", 2: "#6FAAD2", 3: "#3C90C3", 8: "#003A5C"}
 # Few products to many: light green to dark.
-_PRODUCTS = ("#C3E6B5", "#A1D99B", "#7CC87C", "#57B668", "#389F55", "#228245", "#0E6533", "#004322")
+_PRODUCTS = ("#C3E6B5", "#A1D99B", "#7CC87C", "#57B668", "#389F55", "#228245", "#18743C", "#0E6533", "#004322")
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ DEGREES = by_name(
             Look(color, marker, "-"),
             SteepRead(degree=n),
         )
-        for n, marker, color in zip((1, 2, 3, 4, 6, 8, 12, 23), "osDvPX*h", _PRODUCTS)
+        for n, marker, color in zip((1, 2, 3, 4, 6, 8, 10, 12, 23), "osDvPX^*h", _PRODUCTS)
     )
 )
 #: As steep at 0 as some of those, and far flatter at 1, where the steepest polynomials of a degree ripple most: by that
