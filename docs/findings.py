@@ -1,25 +1,41 @@
-"""Writes the table of what came out so far into the README, between its two marks: `make findings`."""
+"""Writes the tables of what came out so far into the README, between their marks: `make findings`."""
 
 import textwrap
 from pathlib import Path
 
 from orthonar import paths
+from orthonar.report.tables import cost, other_reads, pace
 from orthonar.report.tables.findings import as_markdown, findings
+from orthonar.study.contents import answer_table
 from orthonar.study.records import RunStore
 
-START, END = "<!-- findings: written by `make findings` -->", "<!-- end of findings -->"
+
+def sections() -> dict[str, str]:
+    """Each table of the recorded runs and what belongs to it, by the name that its marks have."""
+    folder = paths.results_dir()
+    records, timed = RunStore(folder).records(), pace.read_records(cost.folder())
+    others = other_reads.other_reads(records, timed, answer_table(folder, []))
+    return {"findings": as_markdown(findings(records)), "other reads": other_reads.as_markdown(others)}
 
 
-def section() -> str:
-    """The table of the recorded runs and what belongs to it, in lines of the README's length."""
-    paragraphs = as_markdown(findings(RunStore(paths.results_dir()).records())).split("\n\n")
-    return "\n\n".join(text if text.startswith("|") else textwrap.fill(text, 127) for text in paragraphs)
+def put(text: str, name: str, section: str) -> str:
+    """A page with a section between its marks, in lines of the README's length.
+
+    Raises:
+        SystemExit: the page has no such marks.
+    """
+    start, end = f"<!-- {name}: written by `make findings` -->", f"<!-- end of {name} -->"
+    before, _, rest = text.partition(start)
+    _, _, after = rest.partition(end)
+    if not (rest and after):
+        raise SystemExit(f"the README needs {start} and, after it, {end}")
+    lines = "\n\n".join(p if p.startswith("|") else textwrap.fill(p, 127) for p in section.split("\n\n"))
+    return f"{before}{start}\n{lines}\n\n{end}{after}"
 
 
 if __name__ == "__main__":
     readme = Path(__file__).parents[1] / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(START)
-    _, _, after = rest.partition(END)
-    if not (rest and after):
-        raise SystemExit(f"{readme}: it needs {START} and, after it, {END}")
-    readme.write_text(f"{before}{START}\n{section()}\n\n{END}{after}", encoding="utf-8")
+    text = readme.read_text(encoding="utf-8")
+    for name, section in sections().items():
+        text = put(text, name, section)
+    readme.write_text(text, encoding="utf-8")

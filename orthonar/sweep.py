@@ -27,7 +27,7 @@ from . import paths
 from .study.presets import Study, find_study, preset_names
 from .study.records import RunStore
 from .study.rescue import adopt
-from .study.runs import describe, describe_end, estimate
+from .study.runs import Estimates, describe, describe_end
 from .study.sweep import Progress, check_arguments, run_preset
 from .study.weights import weights_path
 
@@ -37,13 +37,13 @@ def print_list(study: Study, store: RunStore, device: str) -> None:
     records = store.records()
     recorded = {r.identity: r for r in records}
     runs = study.runs(records)
-    estimates = []
+    finished, estimates = Estimates(records, device), []
     for config in runs:
         record = recorded.get(config.identity)
         if record is not None:
             state = describe_end(record)
         else:
-            estimates.append(seconds := estimate(config, records, device))
+            estimates.append(seconds := finished.seconds(config))
             state = "missing" + (f", about {seconds:.0f} s" if seconds else "")
         print(f"{describe(config):70s}  {state}")
     for damage in store.damaged:

@@ -1,6 +1,7 @@
 """What stands beside the study goes together: another task, mixer, optimizer and noise, in one trainer."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from orthonar import (
 )
 from orthonar.study.presets import PRESETS
 from orthonar.study.records import run_table
-from orthonar.study.runs import describe, estimate
+from orthonar.study.runs import Estimates, describe
 from orthonar.training.record import RunRecord
 from orthonar.training.streaming import recall_by_delay
 
@@ -78,9 +79,12 @@ def test_durations_are_told_from_runs_of_the_same_mixer_and_optimizer():
     asked = RunConfig(task=doors, mixer=Attention(num_heads=2), **TINY)
     others = [RunConfig(task=TASK, mixer=Attention(num_heads=2), **TINY | {"steps": steps}) for steps in (4, 8)]
     records = [record_of(config, seconds=config.steps * 1.0) for config in others]
-    assert estimate(asked, records) == pytest.approx(asked.steps * doors.seq_len / TASK.seq_len)
-    assert estimate(RunConfig(task=doors, num_heads=2, **TINY), records) is None
-    assert estimate(RunConfig(task=doors, mixer=Attention(num_heads=2), optimizer=Muon(), **TINY), records) is None
+    assert Estimates(records).seconds(asked) == pytest.approx(asked.steps * doors.seq_len / TASK.seq_len)
+    assert Estimates(records).seconds(RunConfig(task=doors, num_heads=2, **TINY)) is None
+    of_doors = [record_of(replace(asked, seed=seed), seconds=seed) for seed in (3, 9, 4)]
+    assert Estimates(records + of_doors).seconds(asked) == 4, "runs of its own, where there are any"
+    by_muon = RunConfig(task=doors, mixer=Attention(num_heads=2), optimizer=Muon(), **TINY)
+    assert Estimates(records).seconds(by_muon) is None
 
 
 def test_recall_over_delays_of_a_model_with_a_cache():

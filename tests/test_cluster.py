@@ -46,6 +46,7 @@ def test_a_worker_killed_in_mid_sweep_loses_nothing(local, tmp_path):
     assert not progress.failed and not progress.missing
     assert len(progress.done) == STUDY.size() == len((tmp_path / "tiny.jsonl").read_text().splitlines())
     assert len(RunStore(tmp_path).records()) == STUDY.size()
+    assert not local.scheduler.clients.keys() - {"fire-and-forget"}, "no client is left at the scheduler"
 
 
 def test_a_client_that_gives_its_scheduler_up_in_mid_sweep_loses_nothing(local, tmp_path):

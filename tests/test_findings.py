@@ -96,7 +96,7 @@ def test_what_was_trained_on_different_kinds_of_devices_is_named():
     on_gpus = [replace(r, settings=r.settings | {"device": "cuda"}) if orthogonalized_record(r) else r for r in records]
     assert answer(REPLICATION, records)["devices"] == ""
     table = findings(on_gpus, [REPLICATION])
-    assert "same kind: two reads (follow-up's: CPUs, GPUs)." in as_markdown(table)
+    assert "different kinds: two reads (follow-up's): CPUs against GPUs." in as_markdown(table)
 
 
 def test_few_runs_get_no_p_and_none_no_counts():

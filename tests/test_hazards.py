@@ -144,3 +144,18 @@ def test_a_run_that_is_over_does_not_wait():
     with_it, without = (hazards.hazard_ratio(runs([20, 30, None]), side) for side in (over, over.iloc[1:]))
     assert with_it == pytest.approx(without)
     assert len(hazards.run_intervals(runs([30, None, 100]))) == 3 + 10 + 10
+
+
+def test_what_separates_two_sides_is_no_estimate_in_either_direction():
+    """All of one side escape by an evaluation at which the other's do not: cloglog flattens before its b is large."""
+    some, every = runs(4 * [200] + 2 * [400] + 6 * [None], 1000, 200), runs(12 * [200], 1000, 200)
+    for pair in ((some, every), (every, some)):
+        assert np.isnan(hazards.hazard_ratio(*pair)).all()
+    far = hazards.hazard_ratio(runs([200] + 11 * [None], 1000, 200), runs(11 * [200] + [None], 1000, 200))
+    assert far.low > 1 and math.isfinite(far.high), "as far apart as twelve runs get without that"
+
+
+def test_an_evaluation_is_one_time_for_all_runs():
+    both = pd.concat([runs([100, None], every=10), runs([100, None], every=20)]).assign(side=[0, 0, 1, 1])
+    with pytest.raises(ValueError, match="evaluated every 10, 20 steps"):
+        hazards.fit(both, "side")

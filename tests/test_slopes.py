@@ -48,12 +48,25 @@ def test_slopes_are_those_at_zero_in_order():
 
 @pytest.mark.parametrize("power", [0.0, 1.0])
 def test_the_power_that_runs_were_made_with_is_found(power):
-    found = slopes.power(STUDY.only(CHOSEN), simulated(power))
-    low, high = np.log([found["low"], found["high"]])
-    assert low < power < high and high - low < 1
+    found = slopes.powers(STUDY.only(CHOSEN), simulated(power))
+    every = found.loc["all"]
+    assert every["low"] < power < every["high"] and every["high"] - every["low"] < 1
+    assert (found["maps"].tolist(), found["runs"].tolist()) == ([6, 5, 3], [144, 120, 72])
     told = slopes.answer(STUDY.only(CHOSEN), simulated(power))
     assert told.startswith("Over 6 maps of singular values and 144 runs the hazard of escape goes with the slope")
-    assert ("not told from 0" in told) == (power == 0)
+    assert ("not told from 0" in told.partition(" It rests")[0]) == (power == 0)
+
+
+def test_the_map_that_the_power_rests_on_is_named():
+    """Five maps whose runs escape as often whatever their slope, and a steep one whose runs all do at once."""
+    made = simulated(0.0, CHOSEN[:-1])
+    made += [escaping(STUDY.run(STUDY.tasks[0], "muon3", 3e-3, seed), 250) for seed in range(24)]
+    found = slopes.powers(STUDY, made)
+    assert found.loc["all", "low"] > 0.3 and found.loc["without one", "left_out"] == "muon3"
+    assert found.loc["without one", "low"] < 0 < found.loc["without one", "high"]
+    told = slopes.answer(STUDY, made)
+    assert "It rests most on 3 steps of Muon's polynomial: without it the power is" in told
+    assert "over the 2 other maps at least as steep as five steps (48 runs)" in told and "not told from 0" in told
 
 
 def test_steep_maps_of_few_runs_are_named():

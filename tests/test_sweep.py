@@ -23,7 +23,7 @@ from orthonar.study.executors import local_executor
 from orthonar.study.presets import PRESETS, RATES, find_study
 from orthonar.study.recorder import Recorder
 from orthonar.study.records import RunStore
-from orthonar.study.runs import describe_end, estimate
+from orthonar.study.runs import Estimates, describe_end
 from orthonar.study.sweep import Sweep
 from orthonar.study.weights import save_weights, weights_path
 from orthonar.study.worker import train_group
@@ -244,14 +244,18 @@ def test_estimates():
         record_of(TINY.run(task, "baseline", lr, s), seconds=t)
         for lr, s, t in ((1e-3, 0, 5), (1e-2, 1, 7), (1e-3, 2, 9))
     ]
-    assert estimate(mine, []) is None
-    assert estimate(mine, alike) == 7
-    assert estimate(replace(mine, steps=12), alike) == 21, "by tokens where no run has these settings"
-    assert estimate(replace(mine, read=NewtonSchulzRead()), alike) is None
-    assert estimate(mine, [record_of(TINY.run(task, "baseline", 1e-3, 9), None, seconds=0.1)]) is None
+    assert Estimates([]).seconds(mine) is None
+    assert Estimates(alike).seconds(mine) == 7
+    assert Estimates(alike).seconds(replace(mine, steps=12)) == 21, "by tokens where no run has these settings"
+    assert Estimates(alike).seconds(replace(mine, read=NewtonSchulzRead())) is None
+    assert Estimates([record_of(TINY.run(task, "baseline", 1e-3, 9), None, seconds=0.1)]).seconds(mine) is None
     elsewhere = [replace(record, settings=record.settings | {"device": "cuda:1"}) for record in alike[:1]]
-    assert estimate(mine, elsewhere) is None, "a GPU's time says nothing about this machine's"
-    assert estimate(mine, elsewhere + alike[1:], "cuda") == 5
+    assert Estimates(elsewhere).seconds(mine) is None, "a GPU's time says nothing about this machine's"
+    assert Estimates(elsewhere + alike[1:], "cuda").seconds(mine) == 5
+    ours = TINY.run(task, "orthogonalized", 1e-3, 5)
+    read = dict(sorted(ours.settings()["read"].items()))
+    stored = [replace(record_of(ours, seconds=3), settings=ours.settings() | {"read": read})]
+    assert Estimates(stored).seconds(ours) == 3, "in whatever order its settings were stored"
 
 
 def test_a_run_below_80_percent_is_called_not_solved():

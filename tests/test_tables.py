@@ -14,8 +14,8 @@ from orthonar.report.figures import cost as cost_plots
 from orthonar.report.figures import headline as plots
 from orthonar.report.published import HEADLINE, POOLED_FISHER_P, REPLICATION, published_cells
 from orthonar.report.seeds import seeds_text
+from orthonar.report.tables import compared, rates
 from orthonar.report.tables import headline as tables
-from orthonar.report.tables import rates
 from orthonar.report.tables import runs as run_tables
 from orthonar.report.words import NOT_RUN
 from orthonar.study import sides
@@ -251,9 +251,11 @@ def test_the_best_rates_in_a_sentence():
     )
     alike = all_records(TINY, lambda c: 0.9 if c.lr == 1e-3 else 0.1)
     assert rates.answer(TINY, alike).endswith(
-        "; for each of them 0.001 has the highest mean accuracy: as far as 2 runs a rate can tell, they do not want "
-        "different ones."
+        "; for each of them 0.001 has the highest mean accuracy: no difference of rates is shown by 2 runs a rate."
     )
+    never = all_records(TINY, lambda c: 0.9 if c.lr == 1e-3 and type(c.read).__name__ != "RawRead" else 0.1 + c.lr)
+    never = [r for r in never if r.settings["lr"] == 1e-3] + [r for r in alike if r.settings["lr"] != 1e-3]
+    assert rates.answer(TINY, never).endswith("a rate, and little is told of baseline, which solves none.")
     assert rates.answer(TINY, []).endswith(
         "not told yet of baseline (0 of 4 runs are recorded), orthogonalized (0 of 4 runs are recorded)."
     )
@@ -273,6 +275,18 @@ def test_comparison_is_of_all_runs_and_in_pairs_of_those_that_have_a_partner():
     assert (row["solved"], row["pairs"], row["alone"]) == ("0 of 3, 2 of 2", "2", "0, 2")
     assert row["McNemar p"] == "0.5"
     assert row["Fisher p"] == "0.1"
+
+
+def test_the_direction_is_of_the_runs_that_are_tested():
+    """The second side's share is higher over all runs, and lower in every pair that differs."""
+    first = pd.DataFrame({"seed": range(40), "solved": [seed < 8 for seed in range(40)], "device": "cpu"})
+    second = pd.DataFrame({"seed": range(8), "solved": [seed < 2 for seed in range(8)], "device": "cpu"})
+    test = compared.tested(first, second)
+    assert second["solved"].mean() > first["solved"].mean()
+    assert (test.p, test.paired, test.more) == (2 / 2**6, True, -1)
+    assert test.verdict == "fewer than chance explains, taken by itself"
+    strangers = compared.tested(first, second.assign(seed=second["seed"] + 40))
+    assert not strangers.paired and strangers.more == 1 and strangers.verdict == "no difference is shown"
 
 
 def test_one_run_tests_nothing():
@@ -333,7 +347,7 @@ def test_the_answer_of_some_seeds_says_what_all_of_them_say():
     wide = replace(TINY, seeds=tuple(range(12)), tasks=TASKS[:1])
     records = all_records(wide, lambda c: 0.9 if c.read != TINY.sides["baseline"].settings["read"] else 0.1)
     [answer] = tables.answers(replace(wide, seeds=(0, 1, 2)), records)
-    assert "solves 3 of 3" in answer and answer.endswith("; of all recorded seeds 0 of 12 and 12 of 12 (p = 0.00049).")
+    assert "solves 3 of 3" in answer and answer.endswith("; of all recorded seeds 0 of 12 and 12 of 12.")
     assert "all recorded" not in tables.answers(wide, records)[0], "the seeds that rates are chosen on do not count"
     one_side = [r for r in records if "RawRead" in str(r.settings["read"]) or not 3 <= r.settings["seed"] < 12]
     assert "all recorded" not in tables.answers(replace(wide, seeds=(0, 1, 2)), one_side)[0]

@@ -77,7 +77,7 @@ class Chunk:
 
     @property
     def raw(self) -> Reading:
-        """The raw reading, C_t^T q_t and n_t . q_t, (N, L, D) and (N, L) in float64."""
+        """The raw reading: C_t^T q_t, (N, L, D), in the queries' dtype or wider, and n_t . q_t, (N, L), in float64."""
         if "raw" not in self._found:
             operands = self.q, self.k, self.v, *self.gates, self.c_start, self.n_start
             reads = fused_reads(*operands, self.precision) if self.fused else chunk_reads(*operands)

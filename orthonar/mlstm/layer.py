@@ -24,7 +24,6 @@ from .parts import (
     BlockDiagonal,
     CausalConv,
     HeadwiseNorm,
-    LayerNorm,  # noqa: F401 (known by this name too)
     narrow,
     small_init_std,
     unset,

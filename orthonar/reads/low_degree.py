@@ -1,4 +1,4 @@
-"""Reads that cost a chosen number of products with the memory: polynomials of low degree in the place of an iteration.
+"""Reads of a chosen number of products with the memory's Gram matrix: polynomials of low degree for an iteration.
 
 Five Newton-Schulz steps are a polynomial of degree 121, of which float32 sees 23 products with A = X^T X. These reads
 have as many as they are told, n, and the best odd polynomial of degree 2 n + 1 in s for what they want, bounded by 1.
@@ -59,7 +59,7 @@ class PolynomialRead(FilterRead):
 
 @settings
 class SteepRead(PolynomialRead):
-    """The read that lifts small singular values as far as a number of products with the memory can, all others alike.
+    """The read that lifts small singular values as far as its number of products can, all others alike.
 
     f rises from 0 to 1 - ripple sooner than any other odd polynomial of degree 2 n + 1 that then stays within
     [1 - ripple, 1]; see `orthonar.reads.best_polynomials.steepest_odd`. Its slope at 0 is about 1.25 n + 0.7 for the
@@ -83,7 +83,7 @@ class SteepRead(PolynomialRead):
 
 @settings
 class ShortNewtonSchulzRead(PolynomialRead):
-    """Newton-Schulz steps, as well as a number of products with the memory can give them.
+    """Newton-Schulz steps, as well as a number of products with its Gram matrix can give them.
 
     f is the odd polynomial of degree 2 n + 1 nearest to NS_k on [0, 1] among those that stay below 1, in the largest
     error ("minimax") or, divided by its largest value, in the mean square ("series", the Chebyshev series that
@@ -108,7 +108,7 @@ class ShortNewtonSchulzRead(PolynomialRead):
 
 @settings
 class ShortMuonRead(PolynomialRead):
-    """Steps of Muon's polynomial, as well as a number of products with the memory can give them.
+    """Steps of Muon's polynomial, as well as a number of products with its Gram matrix can give them.
 
     f is the Chebyshev series of the map of `orthonar.MuonRead` cut at n, divided by its largest value. It hovers as
     that does, and is far flatter at 1 than a `SteepRead` as steep at 0. Three steps have a slope of 40.9 at 0, 34 times

@@ -38,7 +38,7 @@ from .tables.escape import runs_with_covariates
 from .tables.headline import cells
 from .tables.probed import EVALUATED_WITH, probed_runs
 from .tables.runs import study_runs
-from .words import devices, estimate_text, p_text, values_text
+from .words import alone, devices, estimate_text, p_text, values_text
 
 AGREES, DIFFERS, NOT_RUN = "agrees", "differs", "not run"
 #: What else may be said of a number: that its runs are too few to judge, that it cannot be compared, that nobody
@@ -316,7 +316,7 @@ def _of_costs(records: list[RunRecord]) -> Iterator[Claim]:
         for cell in cells(study, records):
             if cell.task != wanted:
                 continue
-            mine = cell.runs[cell.runs["device_name"].str.contains(rf"\b{other.device}\b")]
+            mine = cell.runs[cell.runs["device_name"].str.contains(rf"\b{other.device}\b") & alone(cell.runs)]
             claim = {"group": f"{name}: {cell.task}", "study": name, "scale": study.scale, "source": other.short}
             claim |= {"what": f"a run on one {other.device}, {cell.side}", "device": devices(mine)}
             value = f"{getattr(other, cell.side):g}"

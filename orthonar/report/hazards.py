@@ -85,11 +85,15 @@ def fit(table: pd.DataFrame, formula: str, link: str = "cloglog") -> pd.DataFram
         runs cannot tell, because a side has no escape or the term moves together with another, is NaN.
 
     Raises:
-        ValueError: there is no such link, or a term is not a finite number for every run.
+        ValueError: there is no such link, a term is not a finite number for every run, or runs are evaluated at
+            different steps, so that an evaluation's number is not one time.
     """
     if link not in LINKS:
         raise ValueError(f"link: there is no {link!r}, only {', '.join(LINKS)}")
     waits = run_intervals(table)
+    if table["eval_every"].nunique() > 1:
+        every = ", ".join(f"{steps:g}" for steps in sorted(table["eval_every"].unique()))
+        raise ValueError(f"table: its runs are evaluated every {every} steps; a model wants one of these")
     try:
         with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is named below
             terms = patsy.dmatrix(formula, waits, return_type="dataframe", NA_action="raise")
@@ -122,7 +126,9 @@ def _regress(waits: pd.DataFrame, terms: pd.DataFrame, link) -> pd.DataFrame:
             return unknown
     b, error = model.params[terms.columns], model.bse[terms.columns]
     span = (terms.max() - terms.min()).clip(lower=1e-12)
-    b = b.where(np.isfinite(error) & (b.abs() * span < math.log(_LARGEST_RATIO)))
+    # At one end of cloglog the likelihood flattens before b is large: there the error is what has no bound.
+    bound = math.log(_LARGEST_RATIO)
+    b = b.where(np.isfinite(error) & (b.abs() * span < bound) & (error * span < bound))
     half = distributions.norm.ppf((1 + CONFIDENCE) / 2) * error.where(b.notna())
     p = 2 * distributions.norm.sf((b / error).abs())
     found = {"effect": b, "ratio": np.exp(b), "low": np.exp(b - half), "high": np.exp(b + half), "p": p}

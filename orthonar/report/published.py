@@ -182,8 +182,8 @@ COSTS = (
 )
 
 
-#: The recipe of all that follows, the follow-up's; seeds 11 to 26 where there are 16, cosine to 2,000 steps.
-RECIPE = "vocabulary 80, length 512, batch 16, learning rate 3e-3, seeds 11 to 26"
+# The recipe of all that follows is the follow-up's: vocabulary 80, length 512, batch 16, learning rate 3e-3, cosine to
+# 2,000 steps, seeds 11 to 26 where there are 16.
 
 
 @dataclass(frozen=True)
@@ -195,14 +195,12 @@ class PublishedVariant:
         effective_rank: of the memory, mean of steps 200 and 600; None was not published.
         coherence: cosine between two batches' gradients by query and key projections, likewise.
         source: where it was published.
-        recipe: how the runs were made.
     """
 
     solved: PublishedCount
     effective_rank: float | None = None
     coherence: float | None = None
     source: str = FOLLOW_UP
-    recipe: str = RECIPE
 
 
 #: The follow-up's elimination, a number for each of `orthonar.study.sides.ELIMINATION`.
@@ -231,7 +229,6 @@ class PublishedSwap:
         after: their mean accuracy with the other read, percent; None likewise.
         gain: after less before, points, where only that was published.
         source: where it was published.
-        recipe: how the runs were made.
         recomputed: what its published runs give instead, in a few words.
     """
 
@@ -240,7 +237,6 @@ class PublishedSwap:
     after: float | None = None
     gain: float | None = None
     source: str = FOLLOW_UP
-    recipe: str = RECIPE
     recomputed: str = ""
 
 
@@ -266,7 +262,6 @@ class PublishedDecode:
         other_memory: not published but computed from its published models: with another sequence's memory, the decoder
             fitted anew.
         source: where it was published.
-        recipe: how the runs were made.
         recomputed: what its published runs give instead, in a few words.
     """
 
@@ -275,7 +270,6 @@ class PublishedDecode:
     wrong_key: float
     other_memory: float
     source: str = FOLLOW_UP
-    recipe: str = RECIPE
     recomputed: str = ""
 
 

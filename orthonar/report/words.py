@@ -26,14 +26,10 @@ def task_label(vocab_size: int, seq_len: int, batch_size: int) -> str:
     return f"vocabulary {vocab_size}, length {seq_len}, batch {batch_size}"
 
 
-def percent(interval: stats.Interval, unit: str = "") -> str:
+def percent(interval: stats.Interval) -> str:
     """A share and its interval in percent: "54.2 [43.0, 65.1]"; without an interval, the share alone."""
     value, low, high = (100 * x for x in interval)
-    if np.isnan(low):
-        return f"{value:.1f}"
-    if unit:
-        return f"{low:.0f} to {high:.0f} {unit}"
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+    return f"{value:.1f}" if np.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def mean_text(shares: Sequence[float] | np.ndarray, most: int = stats.LEAST_FOR_INTERVAL - 1) -> str:
@@ -55,17 +51,16 @@ def median_text(step: float) -> str:
     return NO_MEDIAN if np.isnan(step) else f"{step:.0f}"
 
 
-def values_text(values: pd.Series, digits: int, nothing: str = NOT_RUN, few: int = _FEW) -> str:
+def values_text(values: pd.Series, digits: int, few: int = _FEW) -> str:
     """One number per run in a narrow column: a few one by one, up to seven their range, else their mean.
 
     Args:
         values: one per run; where one is missing, the run was not asked, and it is left out.
         digits: digits after the point.
-        nothing: what to say without any run.
         few: at most so many are shown one by one.
     """
     if not len(values):
-        return nothing
+        return NOT_RUN
     known = np.sort(values.dropna().to_numpy(dtype=float))
     if not len(known):
         return NOT_KNOWN
@@ -79,7 +74,8 @@ def values_text(values: pd.Series, digits: int, nothing: str = NOT_RUN, few: int
 
 def solved_text(solved: int, runs: int) -> str:
     """Solved runs with Wilson's interval: "5 of 12 (19 to 68 %)"."""
-    return f"{solved} of {runs} ({percent(stats.solved_share(solved, runs), '%')})"
+    share = stats.solved_share(solved, runs)
+    return f"{solved} of {runs} ({100 * share.low:.0f} to {100 * share.high:.0f} %)"
 
 
 def significant(value: float, digits: int = 2) -> str:
@@ -109,13 +105,18 @@ def devices(runs: pd.DataFrame) -> str:
     return ", ".join(parts)
 
 
+def alone(runs: pd.DataFrame) -> pd.Series:
+    """Whether each run had its device for itself: the seconds of runs that train side by side are those of all."""
+    return ~runs["device_name"].str.contains(" runs at once")
+
+
 def device_kinds(runs: pd.DataFrame) -> str:
-    """The kinds of devices that runs were made on: "CPUs", "GPUs" or "CPUs and GPUs"."""
+    """The kinds of devices that runs were made on, such as "CPUs", "GPUs" or "CPUs and GPUs"."""
     return " and ".join(f"{kind}s" for kind in sorted(set(_kinds(runs))))
 
 
 def _kinds(runs: pd.DataFrame) -> pd.Series:
-    return runs["device"].str.split(":").str[0].map({"cuda": "GPU"}).fillna("CPU")
+    return runs["device"].str.split(":").str[0].map(lambda kind: {"cuda": "GPU"}.get(kind, kind.upper()))
 
 
 def model_name(device_name: str) -> str:

@@ -56,6 +56,7 @@ class _ClusterExecutor(Executor):
         except Exception:
             if self._client.status not in ("closing", "closed"):
                 raise
+        self._client.close()  # an executor made later connects anew
 
 
 def dask_executor(address: str, device: str = "cpu") -> tuple[Callable[[], Executor], int]:

@@ -125,7 +125,8 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Try whether lines can be appended to a file, before they are computed; the trial leaves nothing but its folder.
+    """Try whether lines can be appended to a file, before they are computed; the trial leaves its folder and, of a file
+    that is there, the lock.
 
     Args:
         path: the file, which need not be there.
@@ -159,12 +160,11 @@ class Damage(NamedTuple):
         return f"{where}: {self.reason}; skipped"
 
 
-def files_in(folder: str | os.PathLike, start: str = "") -> list[Path]:
+def files_in(folder: str | os.PathLike) -> list[Path]:
     """What lies in a folder under a name that ends in .jsonl, in the order of names; hidden files are left out.
 
     Args:
         folder: the folder; none is as good as an empty one.
-        start: what the names begin with.
 
     Raises:
         OSError: the folder is none, or may not be listed.
@@ -175,7 +175,7 @@ def files_in(folder: str | os.PathLike, start: str = "") -> list[Path]:
         return []
     except OSError as error:
         raise OSError(f"results: {folder} cannot be read ({error.strerror})") from error
-    return [Path(folder, n) for n in sorted(names) if n.startswith(start) and n.endswith(".jsonl") and n[0] != "."]
+    return [Path(folder, n) for n in sorted(names) if n.endswith(".jsonl") and n[0] != "."]
 
 
 def read_lines(path: str | os.PathLike, parse: Callable[[str], Any], damaged: list[Damage] | None = None) -> list:

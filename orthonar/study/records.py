@@ -4,7 +4,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +168,9 @@ def trace_table(records: Iterable[RunRecord]) -> pd.DataFrame:
     """
     rows = []
     for r in records:
+        identity = r.identity
         for e in r.trace:
-            row = {"identity": r.identity, **asdict(e)}
+            row = {"identity": identity, **vars(e)}
             rows.append(row | (row.pop("probes") or {}))
     columns = ["identity", *(f.name for f in fields(Evaluation) if f.name != "probes")]
     return pd.DataFrame(rows, columns=None if rows else columns)

@@ -1,7 +1,9 @@
 """A run in a few words, and how long it may take."""
 
 import dataclasses
+import json
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -72,32 +74,48 @@ def _in_words(part: Any) -> str:
     return name + (f" ({', '.join(inner)})" if inner else "")
 
 
-def estimate(config: RunConfig, records: Iterable[RunRecord], device: str = "cpu") -> float | None:
-    """Seconds that a run will take, from finished ones; None if there is nothing to go by.
-
-    The median of runs that differ in seed and learning rate alone; else of those with the same read and model, by the
-    number of tokens.
+class Estimates:
+    """How many seconds runs will take, from finished ones, at each of which is looked once.
 
     Args:
-        config: the run's settings.
         records: finished runs; those that another kind of device ran are left aside.
-        device: where it will run, as of `RunConfig`.
+        device: where runs will be, as of `RunConfig`.
     """
 
-    def kind(settings: dict) -> tuple:
-        return tuple(sorted((k, str(v)) for k, v in identifying_settings(settings).items() if k not in ("seed", "lr")))
+    def __init__(self, records: Iterable[RunRecord], device: str = "cpu") -> None:
+        self._same: dict[str, list[float]] = defaultdict(list)
+        self._per_token: dict[str, list[float]] = defaultdict(list)
+        where = device.partition(":")[0]
+        for r in records:
+            if r.outcome == "diverged" or r.settings.get("device", "cpu").partition(":")[0] != where:
+                continue
+            settings = identifying_settings(r.settings)
+            self._same[_kind(settings)].append(r.wall_seconds)
+            if {"steps", "batch_size", "seq_len"} <= {*r.settings}:  # some tasks have no such length
+                tokens = r.settings["steps"] * r.settings["batch_size"] * r.settings["seq_len"]
+                self._per_token[_alike(settings)].append(r.wall_seconds / tokens)
 
-    def tokens(settings: dict) -> int:
-        return settings["steps"] * settings["batch_size"] * settings["seq_len"]
+    def seconds(self, config: RunConfig) -> float | None:
+        """The median of runs that differ in seed and learning rate alone; else of those with the same read and model,
+        by the number of tokens; None if there is nothing to go by.
 
-    mine = identifying_settings(config.settings())
-    here = (r for r in records if r.settings.get("device", "cpu").partition(":")[0] == device.partition(":")[0])
-    complete = [r for r in here if r.outcome != "diverged" and {"steps", "batch_size", "seq_len"} <= {*r.settings}]
-    if same := [r.wall_seconds for r in complete if kind(r.settings) == kind(mine)]:
-        return statistics.median(same)
-    alike = ("mixer", "optimizer", "read", "write", "embedding_dim", "num_heads", "form")
-    near = [r for r in complete if all(identifying_settings(r.settings).get(k) == mine.get(k) for k in alike)]
-    if near:
-        per_token = statistics.median(r.wall_seconds / tokens(r.settings) for r in near)
-        return per_token * config.steps * config.batch_size * config.task.seq_len  # a setting of some tasks alone
-    return None
+        Args:
+            config: the run's settings.
+        """
+        settings = identifying_settings(config.settings())
+        if same := self._same.get(_kind(settings)):
+            return statistics.median(same)
+        if near := self._per_token.get(_alike(settings)):
+            return statistics.median(near) * config.steps * config.batch_size * config.task.seq_len
+        return None
+
+
+def _kind(settings: dict) -> str:
+    """What runs share that differ in seed and learning rate alone."""
+    return json.dumps({k: v for k, v in settings.items() if k not in ("seed", "lr")}, sort_keys=True)
+
+
+def _alike(settings: dict) -> str:
+    """What runs share whose time goes with their tokens."""
+    names = ("mixer", "optimizer", "read", "write", "embedding_dim", "num_heads", "form")
+    return json.dumps([settings.get(name) for name in names], sort_keys=True)

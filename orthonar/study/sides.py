@@ -26,6 +26,8 @@ _BLACK, _ORANGE, _GREEN = "#000000", "#E69F00", "#009E73"
 _BLUE, _VERMILLION, _PURPLE, _GREY = "#0072B2", "#D55E00", "#CC79A7", "#777777"
 # Fewer and more Newton-Schulz steps than the orthogonalized read's five: lighter and darker than its blue.
 _STEPS = {0: "#BFC9D1", 1: "#9CC3DE", 2: "#6FAAD2", 3: "#3C90C3", 8: "#003A5C"}
+# As many of Muon's polynomial.
+_MUON = {1: "#C9A3DB", 2: "#9E66BE", 3: "#6B2C91"}
 # Few products to many: light green to dark.
 _PRODUCTS = ("#C3E6B5", "#A1D99B", "#7CC87C", "#57B668", "#389F55", "#228245", "#18743C", "#0E6533", "#004322")
 
@@ -222,7 +224,7 @@ VARIANTS = by_name(
     _reading("ridge", "ridge regression's singular values", Look(_GREY, "D", "-"), RidgeRead()),
     _reading("polar", "polar factor: singular values become 1", Look(_GREY, "h", "--"), PolarRead()),
     _reading("ns8", "8 Newton-Schulz steps", Look(_STEPS[8], "X", ":"), NewtonSchulzRead(steps=8)),
-    _reading("muon3", "3 steps of Muon's polynomial, trained by AdamW", Look(_GREY, ">", "-."), MuonRead(steps=3)),
+    _reading("muon3", "3 steps of Muon's polynomial, trained by AdamW", Look(_MUON[3], ">", "-."), MuonRead(steps=3)),
     # Last, since every position waits for the one before: half an hour for what takes others minutes.
     _reading(
         "write_back",
@@ -233,8 +235,8 @@ VARIANTS = by_name(
     ),
 )
 
-#: How few products with the memory keep what five Newton-Schulz steps do. Of the polynomials of a degree the steepest,
-#: which lifts weak associations most for its cost.
+#: How few products with the memory's Gram matrix keep what five Newton-Schulz steps do. Of the polynomials of a degree
+#: the steepest, which lifts weak associations most for its cost.
 DEGREES = by_name(
     *(
         _reading(
@@ -249,14 +251,14 @@ DEGREES = by_name(
 #: As steep at 0 as some of those, and far flatter at 1, where the steepest polynomials of a degree ripple most: by that
 #: slope a gradient through the read is multiplied.
 MUON_STEPS = by_name(
-    _reading("muon1", "1 step of Muon's polynomial", Look(_PURPLE, "<", "--"), MuonRead(steps=1)),
-    _reading("muon2", "2 steps of Muon's polynomial", Look(_PURPLE, ">", "-."), MuonRead(steps=2)),
+    _reading("muon1", "1 step of Muon's polynomial", Look(_MUON[1], "<", "--"), MuonRead(steps=1)),
+    _reading("muon2", "2 steps of Muon's polynomial", Look(_MUON[2], ">", "-."), MuonRead(steps=2)),
 )
 #: Two maps of one cost, both about as steep at 0 as float32 allows: the steepest polynomial, which has slopes of 200
 #: near 1, and Muon's, which has slopes of 40 there.
 STEEP = by_name(
     _reading("degree20", "steepest read with 20 products", Look(_GREEN, "d", "-"), SteepRead(degree=20)),
-    _reading("short_muon3", "3 steps of Muon's polynomial in 21 products", Look(_PURPLE, "D", "-"), ShortMuonRead()),
+    _reading("short_muon3", "3 steps of Muon's polynomial in 21 products", Look(_MUON[3], "D", "-"), ShortMuonRead()),
 )
 #: The study's read, against which the others are held, the raw one, fewer steps, every degree, and Muon's polynomial.
 FRONTIER = by_name(

@@ -31,7 +31,7 @@ from .executors import (
 from .presets import Study, find_study
 from .recorder import Recorder
 from .records import RunStore
-from .runs import describe, describe_end, estimate
+from .runs import Estimates, describe, describe_end
 from .worker import train_group
 
 _MARGIN = 1.1  # a run is started if this many times its estimate fits
@@ -103,6 +103,7 @@ class Sweep:
         self.deadline = None if time_budget is None else time.monotonic() + time_budget
         self.progress = Progress()
         self.recorded: dict[str, RunRecord] = {}
+        self._known: list[RunConfig] = []  # runs that are asked for, as far as learning rates are chosen
         self._say = say
         self._recorder = Recorder(store, name, self.say, self.progress.rescued)
         self._settled: set[str] = set()  # runs that were trained here, whatever can be read of them
@@ -112,6 +113,8 @@ class Sweep:
         self._cancellations = 0
         self._running: dict[cf.Future, list[RunConfig]] = {}
         self._executor: cf.Executor | None = None
+        # How long runs take, and of how many finished ones that was learnt.
+        self._estimates: tuple[tuple[int, int], list[Estimates]] | None = None
 
     def say(self, text: str) -> None:
         """Pass on a line of text; a full disk or a closed pipe behind it costs the line and nothing else."""
@@ -128,9 +131,9 @@ class Sweep:
         """
         records = self.store.records()
         self.recorded = {r.identity: r for r in records}
-        known = self.study.runs(records, self.device)
+        self._known = self.study.runs(records, self.device)
         ended = self.recorded.keys() | self.progress.failed.keys() | self._settled
-        return [c for c in known if c.identity not in ended]
+        return [c for c in self._known if c.identity not in ended]
 
     def run(self) -> Progress:
         """Run until nothing is missing, the time is over, or there is no place for records or no worker any more.
@@ -143,8 +146,7 @@ class Sweep:
             self.say(f"damaged: {damage}")
         if missing:
             self.store.check_writable(self.name)
-        known = self.study.runs(self.recorded.values(), self.device)
-        have = sum(c.identity in self.recorded for c in known)
+        have = sum(c.identity in self.recorded for c in self._known)
         self.say(f"{self.name}: {have} of {self.study.size()} runs are recorded")
         bar = {"file": sys.stderr, "dynamic_ncols": True, "disable": not sys.stderr.isatty()}
         try:
@@ -236,9 +238,12 @@ class Sweep:
             return True
         left = self.deadline - time.monotonic()
         # What this sweep itself has run is the best guide: same machine, as many concurrent runs.
-        finished = self.progress.done, self.recorded.values()
-        found = ([estimate(config, records, self.device) for records in finished] for config in group)
-        estimates = (of_this_sweep or of_any for of_this_sweep, of_any in found)
+        known = len(self.progress.done), len(self.recorded)
+        if self._estimates is None or self._estimates[0] != known:
+            finished = self.progress.done, self.recorded.values()
+            self._estimates = known, [Estimates(records, self.device) for records in finished]
+        of_this_sweep, of_any = self._estimates[1]
+        estimates = (of_this_sweep.seconds(config) or of_any.seconds(config) for config in group)
         return left > 0 and all(seconds is None or _MARGIN * seconds < left for seconds in estimates)
 
     def _start(self, group: list[RunConfig]) -> None:

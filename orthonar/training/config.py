@@ -53,7 +53,8 @@ class RunConfig(Settings):
         orthogonal_keys: whether each block of the initial key projection is replaced by its polar factor, so that it
             only rotates; the follow-up's random keys are such ones, frozen.
         eval_every: training steps between evaluations; the last step is always evaluated.
-        validation_sequences: size of the validation set; None is 16 training batches, the study's.
+        validation_sequences: size of the validation set; None is 16 training batches, the study's, of the batch size
+            that it is built with: a copy with another batch size keeps it.
         probes: whether each evaluation asks for the `dynamics` of `orthonar.training.probes`, and the last one also
             the `questions` of `orthonar.training.evaluation`; training itself comes out the same.
         seed: of the initial weights, the training data and, plus 10,000, the validation set.

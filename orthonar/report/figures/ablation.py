@@ -230,7 +230,7 @@ def swaps(
         The figure: a panel for each read put in, a mark for each run, below the diagonal where the swap costs.
     """
     if axes is None:
-        _, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.2), sharex=True, sharey=True, layout="constrained")
+        _, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.6), sharex=True, sharey=True, layout="constrained")
     for ax, read in zip(axes, ("raw", "orthogonalized")):
         _marks(ax, runs, sides, 100 * runs["accuracy"], 100 * runs[f"accuracy_read_{read}"])
         for (name, _, other), swap in published.items():

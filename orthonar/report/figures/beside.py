@@ -51,7 +51,7 @@ def attention_cost(measured: pd.DataFrame, what: str, memory: str, axes=None) ->
     """
     if axes is None:
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2), layout="constrained")
-        figure.suptitle("What a training step costs" if what == "training" else "What one more token costs")
+        figure.suptitle("What a training pass costs" if what == "training" else "What one more token costs")
     rows = measured[measured["what"] == what]
     for side in (BASELINE, ORTHOGONALIZED, ATTENTION):
         of = rows[rows["contender"] == side.name].sort_values("length")

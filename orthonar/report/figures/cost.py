@@ -18,13 +18,13 @@ from ..style import WIDTH, write_in_the_middle
 from ..tables.cost import several_steps
 from ..words import NOT_RUN, model_name
 
-#: Contender: (colour, marker, line, label). The chunkwise ones are the sides of the comparison, the others other
+#: Contender: (colour, marker, line, label). The fast forms are the sides of the comparison, the others other
 #: programs for the same.
 _LOOKS = {
     "plain": ("#D55E00", "v", ":", "orthogonalized, plain form"),
-    "orthogonalized": (*astuple(ORTHOGONALIZED.look), "orthogonalized, chunkwise"),
+    "orthogonalized": (*astuple(ORTHOGONALIZED.look), "orthogonalized, fast form"),
     "stock": ("#000000", "^", "-.", "raw, package xlstm"),
-    "raw": (*astuple(BASELINE.look), "raw, chunkwise"),
+    "raw": (*astuple(BASELINE.look), "raw, fast form"),
 }
 _DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 

@@ -32,8 +32,9 @@ def singular_value_maps(s: np.ndarray, maps: Mapping[str, np.ndarray], sides: Ma
         # Marks of neighbours side by side, not on top of each other.
         every = (i * len(s) // (8 * len(maps)), len(s) // 8)
         width = 2.6 if own else 1.2
-        # What lifts a value is how a map rises; how it ripples afterwards stays faint.
-        top = 1 + int(np.argmax(values > 1 - 1e-3)) if (values > 1 - 1e-3).any() else len(s)
+        # What lifts a value is how a map rises; how it ripples afterwards, or stays where it is, is faint.
+        falls = np.diff(values) <= 1e-5
+        top = 1 + int(np.argmax(falls)) if falls.any() else len(s)
         look = {**sides[name].look.of_line, "markersize": 5, "markevery": every, "label": sides[name].title}
         ax.plot(s[:top], values[:top], linewidth=width, **look)
         ax.plot(s[top - 1 :], values[top - 1 :], color=sides[name].look.color, linewidth=width / 3, alpha=0.35)

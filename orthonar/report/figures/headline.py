@@ -127,7 +127,15 @@ def survival_curves(curves: Mapping[str, tuple[Side, pd.DataFrame]], title: str,
     crowded = len(curves) > 2
     for label, (side, curve) in curves.items():
         color, line = side.look.color, side.look.line
-        ax.step(curve["step"], curve["waiting"], where="post", color=color, linestyle=line, linewidth=2, label=label)
+        # Of several lines of one colour the mark at the end, and in the legend, tells which is which.
+        end: dict[str, Any] = {
+            "marker": side.look.marker,
+            "markevery": [len(curve) - 1],
+            "markersize": 5,
+            "clip_on": False,
+        }
+        look: dict[str, Any] = {"color": color, "linestyle": line, "linewidth": 2, **(end if crowded else {})}
+        ax.step(curve["step"], curve["waiting"], where="post", label=label, **look)
         if not crowded:
             band: dict[str, Any] = {"step": "post", "color": color, "alpha": 0.15, "linewidth": 0}
             ax.fill_between(curve["step"], curve["low"], curve["high"], **band)
@@ -138,7 +146,7 @@ def survival_curves(curves: Mapping[str, tuple[Side, pd.DataFrame]], title: str,
         if crowded:  # below the axis and its label, which take as many inches whatever the axes' height
             below = ScaledTranslation(0, -0.42, ax.figure.dpi_scale_trans)
             where = {"loc": "upper center", "bbox_to_anchor": (0.45, 0), "bbox_transform": ax.transAxes + below}
-        ax.legend(frameon=False, handlelength=3, **where)
+        ax.legend(frameon=False, handlelength=4, **where)
     else:
         write_in_the_middle(ax)
     ax.spines[["top", "right"]].set_visible(False)

@@ -78,7 +78,7 @@ def escapes_along(table: pd.DataFrame, setting: str, sides: Mapping[str, Side], 
         # Runs of one value stand beside each other in the order of their seeds.
         within = of.groupby(setting)["seed"].rank() - 0.5
         share = within / of.groupby(setting)["seed"].transform("size")
-        at = of[setting].map(values.index) + 0.4 * (number - len(sides) / 2 + share) * 2 / len(sides)
+        at = of[setting].map(values.index) + 0.3 * (number - len(sides) / 2 + share) * 2 / len(sides)
         escaped = of["escape_step"].notna()
         look: dict[str, Any] = {
             "color": side.look.color,

@@ -13,7 +13,7 @@ from ..published import ELIMINATION
 from ..words import NOT_RUN, mean_text, median_text, p_text, solved_text, values_text
 from .compared import tested
 from .probed import probed_runs
-from .runs import study_runs, with_all_seeds
+from .runs import study_runs
 
 
 def in_order(study: Study, runs: pd.DataFrame) -> list[str]:
@@ -93,13 +93,13 @@ def variant_answers(study: Study, records: Iterable[RunRecord]) -> list[str]:
         both sides have as many, then one that counts the others, if there are any.
     """
     records = list(records)
-    runs, of_all = (study_runs(s, records) for s in (study, with_all_seeds(study, records)))
+    runs = study_runs(study, records)
     references = [BASELINE.name, ORTHOGONALIZED.name]
     counts = runs["side"].value_counts().reindex(list(study.sides), fill_value=0)
     variants = counts.drop(references)
     few = counts < stats.LEAST_FOR_INTERVAL
     told = list(variants.index[~few[variants.index]]) if not few[references].any() else []
-    sentences = [_told(study, runs, of_all, told)] if told else []
+    sentences = [_told(study, runs, told)] if told else []
     if others := len(variants) - len(told):
         so_far = "Nothing can be said of the others yet" if told else "Nothing can be said of the variants yet"
         none = int((variants == 0).sum())
@@ -110,42 +110,38 @@ def variant_answers(study: Study, records: Iterable[RunRecord]) -> list[str]:
     return sentences
 
 
-def _told(study: Study, runs: pd.DataFrame, of_all: pd.DataFrame, variants: list[str]) -> str:
+def _told(study: Study, runs: pd.DataFrame, variants: list[str]) -> str:
     """The sentence of `variant_answers` on variants that have enough runs.
 
     Args:
         study: whose variants.
         runs: run table of its seeds.
-        of_all: run table of all recorded seeds.
         variants: which of them.
     """
 
-    def solved(name: str, table: pd.DataFrame) -> str:
-        of_side = table[table["side"] == name]
+    def solved(name: str) -> str:
+        of_side = runs[runs["side"] == name]
         return f"{of_side['solved'].sum()} of {len(of_side)}"
 
-    parts, tests = [], set()
+    parts, tests, apart = [], set(), set()
     for reference in (BASELINE.name, ORTHOGONALIZED.name):
         held = [tested(*(runs[runs["side"] == name] for name in (reference, variant))) for variant in variants]
         corrected = stats.holm([test.p for test in held])
         tests |= {test.name for test in held}
-        others = [
-            f"{study.sides[name].title} ({solved(name, runs)}, p = {p_text(p)})"
-            for name, p in zip(variants, corrected)
-            if stats.is_told(p)
-        ]
-        of_reference = [solved(reference, table) for table in (runs, of_all)]
-        seeds = f"; of all recorded seeds {of_reference[1]}" if of_reference[1] != of_reference[0] else ""
-        title = study.sides[reference].title
-        parts.append(f"from {title} ({of_reference[0]}{seeds}): {', '.join(others) or 'none'}")
+        others = {name: p for name, p in zip(variants, corrected) if stats.is_told(p)}
+        apart |= set(others)
+        named = [f"{study.sides[name].title} ({solved(name)}, p = {p_text(p)})" for name, p in others.items()]
+        parts.append(f"{', '.join(named) or 'none'} from {study.sides[reference].title} ({solved(reference)})")
     shares = {name: runs[runs["side"] == name]["solved"].mean() for name in variants}
     best = [name for name in variants if shares[name] == max(shares.values())]
-    most = f"most are solved with {' and '.join(f'{study.sides[name].title} ({solved(name, runs)})' for name in best)}"
+    most = f"; most are solved with {' and '.join(f'{study.sides[name].title} ({solved(name)})' for name in best)}"
     if max(shares.values()) == 0:
-        most = "none solves a run"
+        most = "; none solves a run"
+    elif apart.issuperset(best):
+        most = ""
     return (
-        f"Of {len(variants)} variants with at least {stats.LEAST_FOR_INTERVAL} runs, those that differ in solved runs "
-        f"{'; '.join(parts)}; {most} ({' or '.join(sorted(tests))}, Holm's correction over the variants)."
+        f"Of {len(variants)} variants with at least {stats.LEAST_FOR_INTERVAL} runs, told apart by their solved runs: "
+        f"{'; '.join(parts)}{most} ({' or '.join(sorted(tests))}, Holm's correction over the variants)."
     )
 
 

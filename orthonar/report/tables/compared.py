@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from .. import stats
@@ -44,26 +45,36 @@ class Tested(NamedTuple):
 
     p: float  #: two-sided.
     paired: bool  #: whether it is the exact McNemar test, of pairs; else it is Fisher's.
+    more: int  #: 1 where the second side solves more of the runs that were tested, -1 where fewer, else 0.
 
     @property
     def name(self) -> str:
         """The test, as sentences name it."""
         return "exact McNemar test in pairs" if self.paired else "Fisher's exact test"
 
+    @property
+    def verdict(self) -> str:
+        """What it says of the second side, in the words of every sentence."""
+        if not stats.is_told(self.p):
+            return "no difference is shown"
+        return f"{'more' if self.more > 0 else 'fewer'} than chance explains, taken by itself"
+
 
 def tested(first: pd.DataFrame, second: pd.DataFrame) -> Tested:
-    """The two-sided p-value that both sides solve runs at one rate.
+    """Whether both sides solve runs at one rate, two-sided.
 
     It is the exact McNemar test of the runs in pairs where every run of the side with fewer has a partner, else
-    Fisher's.
+    Fisher's of all runs.
 
     Args:
         first: run table of one side.
         second: run table of the other.
     """
     if min(len(first), len(second)) == len(stats.shared_seeds(first, second)[0]):
-        return Tested(stats.mcnemar(stats.pairs(first, second)), True)
-    return Tested(stats.fisher(*solved_counts(first, second)), False)
+        pairs = stats.pairs(first, second)
+        return Tested(stats.mcnemar(pairs), True, int(np.sign(pairs.second_only - pairs.first_only)))
+    solved, runs = solved_counts(first, second)
+    return Tested(stats.fisher(solved, runs), False, int(np.sign(solved[1] * runs[0] - solved[0] * runs[1])))
 
 
 def solved_counts(first: pd.DataFrame, second: pd.DataFrame) -> tuple[tuple[int, int], tuple[int, int]]:

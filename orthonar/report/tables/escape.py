@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,6 @@ _MAY_DIFFER = frozenset(
         "engine",
         "form",
         "probes",
-        "eval_every",
         "validation_sequences",
         "task",
     }
@@ -87,6 +87,31 @@ def same_recipe(runs: pd.DataFrame) -> pd.DataFrame:
     return same[cells >= stats.LEAST_FOR_INTERVAL].reset_index(drop=True)
 
 
+class EqualTime(NamedTuple):
+    """Two sides in the seconds that the whole budget of the one with the cheaper step takes."""
+
+    seconds: float
+    budget: int  #: steps of the cheaper side.
+    step: int  #: that the dearer side comes to.
+    cheap: pd.DataFrame  #: run table of the cheaper side, solved if it has reached 80 % by then.
+    dear: pd.DataFrame  #: the same of the dearer one.
+
+
+def in_equal_time(cheap: pd.DataFrame, dear: pd.DataFrame, paces: tuple[float, float]) -> EqualTime:
+    """Which runs of two sides have escaped when the cheaper one's budget is over.
+
+    Args:
+        cheap: run table of the side with the cheaper step, at least one run.
+        dear: run table of the other.
+        paces: seconds a step of each.
+    """
+    budget = int(cheap["steps"].max())
+    seconds = paces[0] * budget
+    step = int(seconds / paces[1])
+    there = [of.assign(solved=of["escape_step"] <= last) for of, last in ((cheap, budget), (dear, step))]
+    return EqualTime(seconds, budget, step, *there)
+
+
 def equal_time_answer(
     runs: pd.DataFrame, paces: Mapping[str, float], sides: tuple[str, str] = (BASELINE.name, ORTHOGONALIZED.name)
 ) -> list[str]:
@@ -103,18 +128,15 @@ def equal_time_answer(
     if not set(sides) <= set(paces) & set(runs["side"]):
         return []
     cheap, dear = sorted(sides, key=lambda name: paces[name])
-    first, other = (runs[runs["side"] == name] for name in (cheap, dear))
-    budget = int(first["steps"].max())
-    seconds = paces[cheap] * budget
-    step = int(seconds / paces[dear])
-    there = [of.assign(solved=of["escape_step"] <= last) for of, last in ((first, budget), (other, step))]
-    test = tested(*there)
-    one, two = (f"{of['solved'].sum()} of {len(of)} runs of {title(name)}" for name, of in zip((cheap, dear), there))
+    then = in_equal_time(*(runs[runs["side"] == name] for name in (cheap, dear)), (paces[cheap], paces[dear]))
+    test = tested(then.cheap, then.dear)
+    counts = [f"{of['solved'].sum()} of {len(of)} runs" for of in (then.cheap, then.dear)]
     # A constant rate is the same wherever a run is stopped.
-    cut = "" if set(other["schedule"]) == {"constant"} else "; the cosine of the latter goes on after it"
+    cut = "" if set(then.dear["schedule"]) == {"constant"} else "; the cosine of the latter goes on after it"
     return [
-        f"In the {seconds:.0f} seconds that {budget:,} steps of {title(cheap)} take, {title(dear)} comes to "
-        f"step {step:,}: by then {one} and {two} have reached 80 % ({test.name}, p = {p_text(test.p)}{cut})."
+        f"In the {then.seconds:.0f} seconds that {then.budget:,} steps of {title(cheap)} take, {title(dear)} comes to "
+        f"step {then.step:,}: by then {counts[0]} of {title(cheap)} and {counts[1]} of {title(dear)} have reached 80 % "
+        f"({test.name}, p = {p_text(test.p)}{cut})."
     ]
 
 

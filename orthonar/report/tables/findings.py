@@ -28,14 +28,11 @@ from ..words import NOT_RUN, device_kinds, p_text
 from .compared import tested
 from .escape import longer_schedule
 from .headline import CellResult, cells
+from .other_reads import PICKED_ON
 from .runs import with_all_seeds
 
 #: Columns of `findings`.
 COLUMNS = ("recipe", "compared", "seeds", "solved", "published", "p")
-
-#: Seeds of the pocket elimination and of the frontier on which a read was picked, by what came out there, for a
-#: question of its own: a test on these would flatter it.
-PICKED_ON = {"rls_read": range(8), "muon3": range(8), "degree8": range(9)}
 
 #: What a reader of the table has to know.
 LEGEND = (
@@ -49,7 +46,7 @@ LEGEND = (
     "two other tasks are in their notebooks. *Embedding std* is the standard deviation that the embedding starts from; "
     "a *cosine* is how the learning rate falls, from its peak to 0 over so many steps; a read is *taken down* by "
     "blending it into the raw one in training; a read of 8 *products* is a polynomial that takes so many with the "
-    "memory (notebook 10). What each variant does is in notebook 07."
+    "memory's Gram matrix (notebook 10). What each variant does is in notebook 07."
 )
 
 
@@ -147,7 +144,7 @@ def questions() -> list[Question]:
         Question("pocket", "; ".join(["raw read", *(side.title for side in eliminated)]), elimination),
         Question(
             "pocket, constant rate",
-            "raw read; orthogonalized, taken down after the escape, taken down from step 2,100 on, kept",
+            "raw; orthogonalized, taken down after the escape; taken down from step 2,100 on; kept",
             _of(pocket["anneal"], CONSTANT, GATED_ANNEAL, POCKET_FIXED_ANNEAL, ORTHOGONALIZED_CONSTANT),
         ),
         Question("pocket, MQAR", "raw, orthogonalized read, attention", pocket["mqar"]),
@@ -194,9 +191,9 @@ def as_markdown(table: pd.DataFrame) -> str:
             for row in missing.itertuples()
         ]
         paragraphs.append(f"{NOT_RUN.capitalize()}: {'; '.join(named)}.")
-    apart = [f"{row.compared} ({row.recipe}: {row.devices})" for row in recorded.itertuples() if row.devices]
+    apart = [f"{row.compared} ({row.recipe}): {row.devices}" for row in recorded.itertuples() if row.devices]
     if apart:
-        paragraphs.append(f"Not trained on devices of the same kind: {'; '.join(apart)}.")
+        paragraphs.append(f"Trained on devices of different kinds: {'; '.join(apart)}.")
     return "\n\n".join([*paragraphs, LEGEND])
 
 
@@ -231,7 +228,7 @@ def _smallest(first: pd.DataFrame, others: Sequence[pd.DataFrame]) -> dict[str, 
 def _devices(cells_runs: Sequence[pd.DataFrame]) -> str:
     """What each cell was trained on; nothing where it is the same for all."""
     kinds = [device_kinds(runs) for runs in cells_runs]
-    return "" if len(set(kinds)) == 1 else ", ".join(kinds)
+    return "" if len(set(kinds)) == 1 else " against ".join(kinds)
 
 
 def _published(found: Sequence[CellResult]) -> str:

@@ -1,4 +1,4 @@
-"""What the cheapest read is: how soon runs escape with each, against what it costs in products with the memory."""
+"""What the cheapest read is: how soon runs escape with each, against its products with the memory's Gram matrix."""
 
 import math
 from collections.abc import Iterable, Mapping

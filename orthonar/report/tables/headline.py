@@ -216,10 +216,10 @@ def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFram
 def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[str]:
     """What came out of each side of a study against its first, a sentence for each task that both have runs of.
 
-    A difference is said to be there where the two-sided p-value of a test is at most 0.05: the exact McNemar test of
-    the runs in pairs where every run has a partner, else Fisher's test. Every sentence names the seeds, says where the
-    sides were trained on different kinds of devices, and what all recorded seeds say where both sides have more of them
-    than the study asks for.
+    A difference is said to be there where the two-sided p-value of `orthonar.report.tables.compared.tested` is at most
+    0.05. Every sentence names the seeds, says where the sides were trained on different kinds of devices, and counts
+    all recorded seeds where both sides have more of them than the study asks for: without a test, since a side may have
+    been picked on those.
 
     Args:
         study: which runs to look for.
@@ -233,23 +233,19 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
             continue
         solved, runs = solved_counts(first, second)
         test = tested(first, second)
-        told = stats.is_told(test.p)
         names = (study.sides[next(iter(study.sides))].title, study.sides[key["read"]].title)
-        more = "more" if solved[1] / runs[1] > solved[0] / runs[0] else "fewer"
         counts = [f"{name} solves {s} of {n}" for name, s, n in zip(names, solved, runs)]
         seeds, task = [seeds_text(side["seed"]) for side in (first, second)], key["task"]
         if seeds[0] == seeds[1]:
             task = f"{task}, {seeds[0]}"
         else:
             counts = [f"{count} ({of_side})" for count, of_side in zip(counts, seeds)]
-        verdict = f"{more} than chance explains, taken by itself" if told else "no difference is shown"
-        said = f"{task}: {counts[0]}, {counts[1]}: {verdict} ({test.name}, p = {p_text(test.p)})"
+        said = f"{task}: {counts[0]}, {counts[1]}: {test.verdict} ({test.name}, p = {p_text(test.p)})"
         if device_kinds(first) != device_kinds(second):
             said += f"; the first trained on {device_kinds(first)}, the other on {device_kinds(second)}"
         if len(of_all[0]) > len(first) and len(of_all[1]) > len(second):
             (one, other), (all_one, all_other) = solved_counts(*of_all)
             said += f"; of all recorded seeds {one} of {all_one} and {other} of {all_other}"
-            said += f" (p = {p_text(tested(*of_all).p)})"
         sentences.append(f"{said}.")
     return sentences
 

@@ -7,7 +7,6 @@ import pandas as pd
 
 from ...study.presets import Study
 from ...training.record import RunRecord
-from .. import stats
 from ..words import p_text
 from .compared import tested
 from .escape import runs_with_covariates
@@ -77,13 +76,11 @@ def answer(study: Study, records: Iterable[RunRecord], setting: str) -> str:
     )
     one, other = (side.title for side in study.sides.values())
     test = tested(first, second)
-    more = "more" if second["solved"].mean() > first["solved"].mean() else "fewer"
-    verdict = f"{more} than chance explains, taken by itself" if stats.is_told(test.p) else "no difference is shown"
     all_there = len(complete) == len(by_place)
     which = f"all {len(complete)} cells" if all_there else f"the {len(complete)} complete cells of {len(by_place)}"
     said = (
         f"Over {which} {one} solves {first['solved'].sum()} of {len(first)} runs, {other} {second['solved'].sum()} of "
-        f"{len(second)}: {verdict} ({test.name}, p = {p_text(test.p)})"
+        f"{len(second)}: {test.verdict} ({test.name}, p = {p_text(test.p)})"
     )
     back = [_fallen(title, runs) for title, runs in ((one, first), (other, second))]
     return f"{said}; after an escape fall back: {', '.join(back)}."

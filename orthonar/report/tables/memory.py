@@ -22,6 +22,8 @@ from .probed import (
     probed_runs,
 )  # fmt: skip
 
+#: Below this accuracy a solved run that is read otherwise is close to the line of "solved".
+_HIGH = 0.9
 #: What a table says where a variant has runs, but none that ended so.
 NO_SUCH_RUN = "no such run"
 
@@ -79,7 +81,8 @@ def swap_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame 
         if len(mine) >= least:
             before, after = (100 * mine[c].mean() for c in ("accuracy", column))
             count = f"{int((mine[column] >= SOLVED_AT).sum())} of {len(mine)} run{'s'[: len(mine) != 1]}"
-            sentences.append(f"{count} {which} {ending} (mean {before:.1f} to {after:.1f} %).")
+            high = f"{int((mine[column] >= _HIGH).sum())} at {100 * _HIGH:g} % or more"
+            sentences.append(f"{count} {which} {ending} (mean {before:.1f} to {after:.1f} %; {high}).")
     return sentences
 
 
@@ -120,8 +123,8 @@ def decode_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFram
             sentences.append(
                 f"In the memories of {len(mine)} {end} run{'s'[: len(mine) != 1]}, raw and orthogonalized, a decoder "
                 f"finds {found:.1f} % of the values, and {other:.1f} % in another sequence's memory: the right one "
-                f"adds {found - other:.1f} points. Not all of it is memory: the key that it asks with has seen the "
-                f"value, and alone gives {alone:.0f} %; asked with the key from before the value, the decoder finds "
+                f"adds {found - other:.1f} points. It asks with the key at the value's position, which has seen the "
+                f"value itself and alone gives {alone:.0f} %; with the key of the position before, the decoder finds "
                 f"{before:.0f} %."
             )
     return sentences

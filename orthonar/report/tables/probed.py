@@ -48,9 +48,15 @@ def traces(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         escape_step.
     """
     records = list(records)
-    runs = study_runs(study, records)[["identity", "side", "seed", "escape_step"]]
-    lines = trace_table(records)
-    return lines.reindex(columns=list(dict.fromkeys([*lines, *PROBES]))).merge(runs, on="identity")
+    return _traces(study_runs(study, records), records)
+
+
+def _traces(runs: pd.DataFrame, records: Iterable[RunRecord]) -> pd.DataFrame:
+    """`traces` of the runs of a run table."""
+    wanted = set(runs["identity"])
+    lines = trace_table(record for record in records if record.identity in wanted)
+    lines = lines.reindex(columns=list(dict.fromkeys([*lines, *PROBES])))
+    return lines.merge(runs[["identity", "side", "seed", "escape_step"]], on="identity")
 
 
 def probed_runs(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -68,7 +74,8 @@ def probed_runs(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame |
         has no probes or diverged by then), `PROBES` at the end of the run, and asked: when the memory was decoded.
     """
     records = list(records)
-    runs, lines = study_runs(study, records), traces(study, records)
+    runs = study_runs(study, records)
+    lines = _traces(runs, records)
     lines = lines.merge(runs[["identity", "steps"]], on="identity")
     parts = []
     for share in EARLY:
@@ -91,7 +98,7 @@ def probed_runs(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame |
 
 
 def is_the_follow_ups(study: Study) -> bool:
-    """Whether a study's runs are made as `orthonar.report.published.RECIPE` says, so that numbers can be compared."""
+    """Whether a study's runs are made by the recipe of its elimination, so that numbers can be compared."""
     config = study.run(study.tasks[0], next(iter(study.sides)), study.rates[0], 11)
     theirs = RunConfig(task=NoisyRecall(80, 512), batch_size=16, lr=3e-3, seed=11)
     return len(study.tasks) == 1 and config.identity == theirs.identity and study.seeds == tuple(range(11, 27))

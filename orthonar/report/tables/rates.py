@@ -1,6 +1,6 @@
 """Learning rates: what came out at each, and which is chosen."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -92,13 +92,18 @@ def answer(study: Study, records: Iterable[RunRecord]) -> str:
     if missing:
         return f"{said}; {best[0]} {mean}; not told yet of {', '.join(missing)}."
     if len(best) == 1:
-        count = len(study.rate_seeds)
+        none = [sides[name].title for name in sides if not _solves_any(study, task, name, found)]
+        little = f", and little is told of {' and '.join(none)}, which solves none" if none else ""
         return (
-            f"{said}; for each of them {best[0]} {mean}: as far as {count} runs a rate can tell, they do not want "
-            "different ones."
+            f"{said}; for each of them {best[0]} {mean}: no difference of rates is shown by {len(study.rate_seeds)} "
+            f"runs a rate{little}."
         )
     ends = ", ".join(f"{lr:g} for {sides[name].title}" for name, lr in rates.items())
     return f"{said}; not one rate {mean} for all ({ends}): read and rate change together."
+
+
+def _solves_any(study: Study, task: Mapping, side: str, found: Mapping[str, RunRecord]) -> bool:
+    return any(found[config.identity].outcome == "solved" for config in study.rate_runs(task, side))
 
 
 def _rate_text(lr: float | None) -> str:

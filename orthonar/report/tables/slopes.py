@@ -31,6 +31,12 @@ def _is_a_map(side: Side) -> bool:
     return set(side.settings) == {"read"} and isinstance(side.settings["read"], FilterRead)
 
 
+def _power_text(row: pd.Series) -> str:
+    """A power and its interval, and whether it is told from 0."""
+    told = "" if row["low"] > 0 or row["high"] < 0 else ", which is not told from 0"
+    return f"{estimate_text(*row[['power', 'low', 'high']].astype(float))}{told}"
+
+
 def by_slope(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     """How many runs each map solves, the flattest at 0 first, as numbers.
 
@@ -68,42 +74,77 @@ def by_slope_text(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["read", "slope at 0", "products", "solved", "95 % interval"]).set_index("read")
 
 
-def power(study: Study, records: Iterable[RunRecord]) -> pd.Series:
-    """The power of the slope at 0 that the hazard of escape goes with, from all runs together.
+def powers(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
+    """The power of the slope at 0 that the hazard of escape goes with, over all maps, and how far it hangs on a few.
 
     Args:
         study, records: as of `by_slope`.
 
     Returns:
-        The row of `orthonar.report.hazards.fit` for the logarithm of the slope.
+        Three rows: "all"; "without one", without the map whose absence moves the estimate most; "steep", the maps at
+        least as steep at 0 as the study's read, without that map too. Columns left_out (the map's name, empty in the
+        first), maps and runs (how many), power with low and high (95 %), run_intervals and events. What the runs cannot
+        tell is NaN.
     """
     runs = probed_runs(study, records)
-    slope = by_slope(study, records)["slope"]
-    return hazards.fit(runs.assign(slope=runs["side"].map(slope)), _TERM).loc[_TERM]
+    runs = runs.assign(
+        slope=runs["side"].map({name: slope_at_zero(s.settings["read"]) for name, s in study.sides.items()})
+    )
+    names = list(dict.fromkeys(runs["side"]))
+    every = _power(runs)
+    rows = {"all": {**every, "left_out": ""}}
+    without = {name: _power(runs[runs["side"] != name]) for name in names if len(names) > 2}
+    moved = {name: abs(row["power"] - every["power"]) for name, row in without.items()}
+    moved = {name: by for name, by in moved.items() if not np.isnan(by)}
+    if moved:
+        most = max(moved, key=moved.__getitem__)
+        steep = runs[(runs["side"] != most) & (runs["slope"] >= slope_at_zero(ORTHOGONALIZED.settings["read"]))]
+        rows |= {"without one": {**without[most], "left_out": most}, "steep": {**_power(steep), "left_out": most}}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _power(runs: pd.DataFrame) -> dict[str, float]:
+    """A row of `powers` from the run table of its maps, which has a column slope."""
+    shown = {"maps": runs["side"].nunique(), "runs": len(runs)}
+    if shown["maps"] < 2:
+        return shown | dict.fromkeys(["power", "low", "high", "run_intervals", "events"], np.nan)
+    found = hazards.fit(runs, _TERM).loc[_TERM]
+    bounds = {"power": found["effect"], "low": np.log(found["low"]), "high": np.log(found["high"])}
+    return shown | bounds | {name: found[name] for name in ("run_intervals", "events")}
 
 
 def answer(study: Study, records: Iterable[RunRecord]) -> str:
-    """Whether the slope at 0 goes with how soon runs escape, and which steep maps have few runs, in sentences.
+    """Whether the slope at 0 goes with how soon runs escape, what that hangs on, and which steep maps have few runs.
 
     Args:
         study, records: as of `by_slope`.
+
+    Returns:
+        Some sentences.
     """
     records = list(records)
     table = by_slope(study, records)
     if len(table) < 2:
         return f"Whether the slope at 0 decides how soon runs escape: {NOT_RUN}."
-    found = power(study, records)
+    found = powers(study, records)
+    every = found.loc["all"]
     over = f"Over {len(table)} maps of singular values and {table['runs'].sum()} runs"
-    behind = f"{found['events']:.0f} escapes in {found['run_intervals']:,.0f} run-intervals"
-    if np.isnan(found["ratio"]):
+    behind = f"{every['events']:.0f} escapes in {every['run_intervals']:,.0f} run-intervals"
+    if np.isnan(every["power"]):
         sentences = [f"{over} it cannot be told how the hazard of escape goes with the slope at 0 ({behind})."]
     else:
-        text = estimate_text(*np.log(found[["ratio", "low", "high"]].astype(float)))
-        told = "" if found["low"] > 1 or found["high"] < 1 else ", which is not told from 0"
         sentences = [
-            f"{over} the hazard of escape goes with the slope at 0 to the power {text}{told} (95 % interval, as if "
-            f"runs of a seed were independent; {behind})."
+            f"{over} the hazard of escape goes with the slope at 0 to the power {_power_text(every)} (95 % interval, "
+            f"as if runs of a seed were independent; {behind})."
         ]
+    if "without one" in found.index:
+        one, steep = found.loc["without one"], found.loc["steep"]
+        sentences.append(f"It rests most on {title(one['left_out'])}: without it the power is {_power_text(one)}.")
+        if not np.isnan(steep["power"]):
+            sentences[-1] = sentences[-1].removesuffix(".") + (
+                f", and over the {steep['maps']} other maps at least as steep as five steps ({steep['runs']} runs) "
+                f"{_power_text(steep)}."
+            )
     own = table["slope"].get(ORTHOGONALIZED.name, np.nan)
     few = table[(table["slope"] > own) & (table["runs"] < stats.LEAST_FOR_INTERVAL)]
     if len(few):

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ...study.contents import DELAYS
 from ...study.jsonl import Damage
+from ...study.sides import title
 from ..words import model_name
 from .benchmark_records import read_benchmark
 
@@ -156,6 +157,6 @@ def delay_answer(table: pd.DataFrame, chance: float) -> str:
         shares = ", ".join(f"{100 * of[delay].mean():.0f}" for delay in far)
         solved = int(of["of"].iloc[0])
         which = f"{len(of)} of its {solved} solved run{'s'[: solved != 1]} asked"
-        parts.append(f"{side.replace('_', ' ')} ({which}) {shares} %")
+        parts.append(f"{title(side)} ({which}) {shares} %")
     after = f"{', '.join(f'{delay:,}' for delay in far[:-1])} and {far[-1]:,} distractors"
     return f"Recalled after {after}: {'; '.join(parts)} (guessing: {100 * chance:.0f} %)."

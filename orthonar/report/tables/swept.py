@@ -153,7 +153,7 @@ def sooner_answer(study: Study, records: Iterable[RunRecord], setting: str, word
 
 def _more_solved(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, float, str]:
     test = tested(first, second)
-    return second["solved"].mean() > first["solved"].mean(), test.p, test.name
+    return test.more > 0, test.p, test.name
 
 
 def _sooner(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, float, str]:
@@ -228,11 +228,7 @@ def value_answers(study: Study, records: Iterable[RunRecord], setting: str, word
         tests = {at: tested(first, runs) for at, runs in others}
         verdicts = []
         for which, sign in (("more", 1), ("fewer", -1)):
-            at = [
-                f"{at:g}"
-                for at, runs in others
-                if sign * (runs["solved"].mean() - first["solved"].mean()) > 0 and stats.is_told(tests[at].p)
-            ]
+            at = [f"{at:g}" for at, test in tests.items() if test.more == sign and stats.is_told(test.p)]
             verdicts += [f"{which} than chance explains at {', '.join(at)}"] if at else []
         used = ", ".join(dict.fromkeys(test.name for test in tests.values()))
         sentences.append(

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from ...study.contents import OCCURRENCES
+from ...study.sides import title
 from ..words import NOT_RUN
 
 #: Groups of occurrences, as readers are told of them.
@@ -55,7 +56,7 @@ def answer(table: pd.DataFrame) -> list[str]:
     rare, often = list(GROUPS)[0], list(GROUPS)[-1]
     sentences = []
     for side, of in table[table["solved"]].groupby("side", sort=False):
-        name, runs = side.replace("_", " "), f"{len(of)} solved run{'s'[: len(of) != 1]}"
+        name, runs = title(side), f"{len(of)} solved run{'s'[: len(of) != 1]}"
         shares = f"{100 * of[rare].mean():.1f} % of keys shown once before"
         shares += f" and {100 * of[often].mean():.1f} % of those shown {often} times"
         sentences.append(f"{name[0].upper()}{name[1:]}, {runs}: {shares} are recalled.")

@@ -1,0 +1,131 @@
+"""The reads that solve more than the raw one, a row each: on seeds of their own, in equal time, and read raw."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ...study.presets import PRESETS
+from ...study.sides import BASELINE, HEADLINE, ORTHOGONALIZED, title
+from ...training.record import SOLVED_AT, RunRecord
+from .. import stats
+from ..seeds import seeds_text
+from ..words import p_text
+from . import pace
+from .compared import tested
+from .escape import in_equal_time
+from .probed import EVALUATED_WITH, probed_runs
+from .runs import with_all_seeds
+
+#: Seeds of the pocket scale on which a read was picked, by what came out there, for a question of its own: a test on
+#: these would flatter it. The one in 21 products was made after the whole polynomial had been run on seeds 0 to 23,
+#: of which it is a shorter form; it was picked on those that the whole one was.
+PICKED_ON: Mapping[str, range] = {
+    "rls_read": range(8),
+    "muon3": range(8),
+    "degree8": range(9),
+    "short_muon3": range(8),
+}
+
+#: The presets at pocket scale and the side of each that has a row, the cheapest step first.
+_ROWS = (
+    ("headline", ORTHOGONALIZED.name),
+    ("frontier", "degree8"),
+    ("steep", "short_muon3"),
+    ("least-squares", "rls_read"),
+    ("muon-read", "muon3"),
+)
+
+#: Columns of `as_text`.
+COLUMNS = ("read", "seeds", "solved", "a step", "in a raw run's time", "solved, read raw")
+
+#: What a reader of the table has to know.
+LEGEND = (
+    "*Solved*: runs of the raw read, of the orthogonalized one and of this one, on the seeds that all three have and "
+    "that it was not picked on; *p* of the exact McNemar test against the orthogonalized read, each by itself. *A "
+    "step*: how long a training step takes on one CPU thread over the raw read's. *In a raw run's time*: runs of the "
+    "raw read and of this one, of all seeds, that have reached 80 % when a raw run ends. *Solved, read raw*: of its "
+    "solved runs, of all seeds, those that are at 80 % or more when they are read raw after training."
+)
+
+
+def other_reads(
+    records: Iterable[RunRecord],
+    timed: Iterable[dict],
+    kept: pd.DataFrame | None = None,
+    rows: Sequence[tuple[str, str]] = _ROWS,
+) -> pd.DataFrame:
+    """What came out of each read of which there are runs enough, as numbers.
+
+    Args:
+        records: run records.
+        timed: records of `python -m benchmarks.pace`, as of `orthonar.report.tables.pace.read_records`.
+        kept: as of `orthonar.report.tables.probed.probed_runs`.
+        rows: a preset at pocket scale and a side of it each.
+
+    Returns:
+        One row per read, by its side's name: seeds (a list) that all three reads have and that it was not picked on;
+        solved_raw, solved_five and solved of these; p against five steps (NaN for those themselves); step, seconds a
+        step over the raw read's, and raw_in_time and in_time, how many of raw_runs and runs have escaped when a raw run
+        ends (NaN where a step is not timed); read_raw of asked, how many of its solved runs stay solved read raw.
+    """
+    records, timed = list(records), list(timed)
+    found: dict[str, dict[str, Any]] = {}
+    for preset, name in rows:
+        study = PRESETS[preset]["pocket"].only(list(dict.fromkeys([*HEADLINE, name])), 1)
+        table = probed_runs(with_all_seeds(study, records), records, kept)
+        raw, five, own = (table[table["side"] == side] for side in (*HEADLINE, name))
+        shared = set(raw["seed"]) & set(five["seed"]) & set(own["seed"]) - set(PICKED_ON.get(name, ()))
+        if len(shared) < stats.LEAST_FOR_INTERVAL:
+            continue
+        fresh = [of[of["seed"].isin(shared)] for of in (raw, five, own)]
+        solved = [int(of["solved"].sum()) for of in fresh]
+        step = raw_in_time = in_time = np.nan
+        if paces := pace.seconds_per_step(study, pace.newest(study, timed)):
+            step = paces[name] / paces[BASELINE.name]
+            then = in_equal_time(raw, own, (paces[BASELINE.name], paces[name]))
+            raw_in_time, in_time = (int(of["solved"].sum()) for of in (then.cheap, then.dear))
+        read_raw = own.loc[own["solved"], EVALUATED_WITH["raw"]].dropna()
+        found[name] = {
+            "seeds": sorted(shared),
+            "solved_raw": solved[0],
+            "solved_five": solved[1],
+            "solved": solved[2],
+            "p": np.nan if name in HEADLINE else tested(*fresh[1:]).p,
+            "step": step,
+            "raw_in_time": raw_in_time,
+            "raw_runs": len(raw),
+            "in_time": in_time,
+            "runs": len(own),
+            "read_raw": int((read_raw >= SOLVED_AT).sum()),
+            "asked": len(read_raw),
+        }
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis("read")
+
+
+def as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of `other_reads` as text, with `COLUMNS`."""
+    rows = []
+    for name, row in table.iterrows():
+        solved = [row["solved_raw"], row["solved_five"], *([] if name in HEADLINE else [row["solved"]])]
+        p = "" if np.isnan(row["p"]) else f"; p = {p_text(row['p'])}"
+        timed = not np.isnan(row["step"])
+        in_time = f"{row['raw_in_time']:.0f} of {row['raw_runs']}, {row['in_time']:.0f} of {row['runs']}"
+        rows.append(
+            {
+                "read": title(name),
+                "seeds": seeds_text(row["seeds"]).partition(" ")[2],
+                "solved": f"{', '.join(map(str, solved))} of {len(row['seeds'])}{p}",
+                "a step": f"{row['step']:.1f}" if timed else "",
+                "in a raw run's time": in_time if timed else "",
+                "solved, read raw": f"{row['read_raw']} of {row['asked']}" if row["asked"] else "",
+            }
+        )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """The table of `as_text` in Markdown, and the legend below it."""
+    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *as_text(table).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{LEGEND}"
