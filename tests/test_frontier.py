@@ -159,7 +159,11 @@ def test_the_pace_is_measured_and_read(tmp_path, monkeypatch):
     command.main(options)
     first, last = pace.read_records(tmp_path)
     of_two = WHOLE.only(["baseline", "degree1"])
-    assert pace.newest(of_two, [last, first]) == last and pace.newest(WHOLE, [first, last]) is None
+    assert pace.newest(of_two, [last, first]) == last
+    of_one = last | {"rows": last["rows"][:1], "started": "2999-01-01T00:00:00+00:00"}
+    assert pace.newest(WHOLE, [first, last, of_one]) == last, "a newer one with fewer of the sides does not count"
+    assert set(pace.seconds_per_step(WHOLE, last)) == {"baseline", "degree1"}
+    assert pace.newest(of_two, [of_one]) is None and pace.newest(of_two, []) is None
     seconds = pace.seconds_per_step(of_two, last)
     assert set(seconds) == {"baseline", "degree1"} and all(0 < s < 60 for s in seconds.values())
     assert "1 thread" in pace.caption(last) and pace.caption(None) == words.NOT_RUN

@@ -14,7 +14,7 @@ from torch.serialization import add_safe_globals
 
 from ..mixer import Mixer, MixerLayer
 from ..mlstm.layer import MLSTM, CausalConv, small_init_std, unset
-from ..mlstm.rows import check_inputs, check_mask, in_front, moved
+from ..mlstm.rows import check_inputs, check_mask, check_part, in_front, moved
 from ..settings import flag, integer, number, settings
 
 
@@ -199,11 +199,7 @@ class AttentionLayer(MixerLayer):
         length = state.keys.shape[2] if state.keys.ndim == 4 else "T"
         kept = (len(x), heads, length, size)
         for name, wanted in (("conv", (len(x), taps, self.width)), ("keys", kept), ("values", kept)):
-            part = getattr(state, name)
-            if part.shape != wanted:
-                raise ValueError(f"state.{name} must have the shape {wanted}, not {tuple(part.shape)}")
-            if (exact and part.dtype != x.dtype) or part.device != x.device:
-                raise ValueError(f"state.{name} must be {x.dtype} on {x.device}, not {part.dtype} on {part.device}")
+            check_part(name, getattr(state, name), wanted, x, {x.dtype} if exact else None)
         check_mask("state.seen", state.seen, state.keys[:, 0])
         return state
 

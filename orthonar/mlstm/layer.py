@@ -29,7 +29,7 @@ from .parts import (
     unset,
     untouched,
 )
-from .rows import OPEN, check_inputs, check_mask, emptied, in_front, kind_of, moved, pieces
+from .rows import OPEN, check_inputs, check_mask, check_part, emptied, in_front, kind_of, moved, pieces
 from .writes import AdditiveWrite, Write, check_write
 
 
@@ -352,12 +352,7 @@ class MLSTMLayer(MixerLayer):
             "memory.m_state": (batch, heads),
         }
         for (name, shape), part in zip(shapes.items(), (conv, *parts)):
-            if part.shape != shape:
-                raise ValueError(f"state.{name} must have the shape {shape}, not {tuple(part.shape)}")
             # A memory may be kept more exactly than 16 bits.
             dtypes = {x.dtype} if name == "conv" or x.dtype.itemsize > 2 else {x.dtype, torch.float32}
-            if exact and part.dtype not in dtypes or part.device != x.device:
-                raise ValueError(
-                    f"state.{name} must be {x.dtype} on {x.device} like x, not {part.dtype} on {part.device}"
-                )
+            check_part(name, part, shape, x, dtypes if exact else None)
         return LayerState(conv, MLSTMState(*parts), checked_integer("state.position", position, 0))

@@ -3,7 +3,7 @@
 Axes: B batch, S sequence, E width of the residual stream, NH heads, DH head size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor
@@ -98,6 +98,22 @@ def check_inputs(x: Tensor, width: int, like: Tensor) -> bool:
     if x.device != like.device:
         raise ValueError(f"x must be on {like.device} like the layer's weights, not on {x.device}")
     return exact
+
+
+def check_part(name: str, part: Tensor, shape: tuple, x: Tensor, dtypes: Collection[torch.dtype] | None) -> None:
+    """Raise a ValueError if a part of a layer's state does not fit its inputs.
+
+    Args:
+        name: of the part, for the message.
+        part: the part.
+        shape: the shape that it has to have.
+        x: the inputs, whose device it has to be on.
+        dtypes: what it may be; None for any.
+    """
+    if part.shape != shape:
+        raise ValueError(f"state.{name} must have the shape {shape}, not {tuple(part.shape)}")
+    if (dtypes is not None and part.dtype not in dtypes) or part.device != x.device:
+        raise ValueError(f"state.{name} must be {x.dtype} on {x.device} like x, not {part.dtype} on {part.device}")
 
 
 def check_mask(name: str, mask: Tensor | None, like: Tensor) -> None:

@@ -22,6 +22,7 @@ WIDTH, SMALLEST = 6.75, 7
 plt.rcParams.update({
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "figure.titlesize": 9, "figure.labelsize": 8,
     "legend.fontsize": 7.5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
 })  # fmt: skip
 
 

@@ -79,7 +79,7 @@ _TITLES = {
     "ns0_normalise_only": "normalised, no step",
     "qk_lr_x4": "queries, keys at 4x rate",
     "rls_read": "recursive least squares",
-    "short_muon3": "3 steps of Muon's polynomial in 21 products",
+    "short_muon3": "Muon's 3 steps in 21 products",
     "baseline, Muon": "baseline with Muon",
     "orthogonalized, Muon": "orthogonalized with Muon",
     "baseline, 4,000 steps": "baseline over 4,000 steps",

@@ -64,7 +64,6 @@ def elimination(
     axes[1].set(xlabel="solved runs (%), with 95 % interval", xlim=(-2, 102))
     for ax in axes:
         ax.hlines(rows, -2, 102, color="#DDDDDD", linewidth=0.6, zorder=0)
-        ax.spines[["top", "right"]].set_visible(False)
     return _shares_legend(axes[0].figure, bool(published))
 
 
@@ -97,7 +96,6 @@ def dose_response(
     for ax, label in zip(axes, ("final accuracy (%)", "solved runs (%), with 95 % interval")):
         ax.set_xticks(range(len(doses)), doses.values())
         ax.set(xlabel="Newton-Schulz steps of the read", ylabel=label, ylim=(-3, 103), xlim=(-0.6, len(doses) - 0.4))
-        ax.spines[["top", "right"]].set_visible(False)
     return _shares_legend(axes[0].figure, bool(published))
 
 
@@ -143,7 +141,6 @@ def over_training(
             ax.axhline(published[name], color="black", linestyle=":", linewidth=1.2)
         seeds = mine["seed"].nunique()
         ax.set_title(f"{side.title} ({seeds} seed{'s'[: seeds != 1]})")
-        ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[len(sides) :]:
         ax.set_visible(False)
     for ax in axes[len(sides) - columns : len(sides)]:
@@ -157,7 +154,7 @@ def over_training(
     ]
     if published:
         handles.append(Line2D([], [], color="black", linestyle=":", label=f"early, {_THEIRS}"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
     return figure
 
 
@@ -203,7 +200,6 @@ def decoded(
                 ax.errorbar(behaviour.mean(), y, xerr=half, **_hollow(_look(sides, name)))
         ax.axhline(100 * chance, color=GREY, linestyle="--", linewidth=1)
         ax.set(xlim=(-2, 102), ylim=(-2, 102), title=shown)
-        ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[1]:
         ax.set_xlabel("accuracy of the model (%)")
     for ax in axes[:, 0]:
@@ -241,7 +237,6 @@ def swaps(
         ax.axvline(100 * SOLVED_AT, **_SOLVED)
         ax.set(xlim=(-2, 102), ylim=(-2, 102), aspect="equal", xlabel="accuracy with its own read (%)")
         ax.set_title(f"every model read {read}")
-        ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("accuracy with the read put in (%)")
     hollow = any(swap.before is not None for swap in published.values())
     return _marks_legend(axes[0].figure, runs, sides, Line2D([], [], label="solved", **_SOLVED), hollow=hollow)
@@ -319,7 +314,7 @@ def _shares_legend(figure: Figure, hollow: bool) -> Figure:
         *([Line2D([], [], label=_THEIRS, **{**mark, **_HOLLOW})] if hollow else []),
         Line2D([], [], label="solved", **_SOLVED),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2 if hollow else 3, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 if hollow else 3)
     return figure
 
 
@@ -335,5 +330,5 @@ def _marks_legend(figure: Figure, runs: pd.DataFrame, sides: Mapping[str, Side],
         look: dict[str, Any] = {"color": GREY, "marker": "o", **_HOLLOW}
         handles.append(Line2D([], [], label=f"hollow: mean, {_THEIRS}", **look))
     handles += more
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure

@@ -34,7 +34,6 @@ def _over_tokens(ax: Axes, tokens: Sequence[int], **labels) -> None:
         ax.set_xticks(few, [f"{n:,}" for n in few], rotation=30)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter("{x:,g}")
-    ax.spines[["top", "right"]].set_visible(False)
 
 
 def attention_cost(measured: pd.DataFrame, what: str, memory: str, axes=None) -> Figure:
@@ -65,7 +64,7 @@ def attention_cost(measured: pd.DataFrame, what: str, memory: str, axes=None) ->
         if not len(rows):
             write_in_the_middle(ax)
     if len(rows):
-        axes[0].figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        axes[0].figure.legend(loc="outside lower center", ncols=3)
     return axes[0].figure
 
 
@@ -92,14 +91,13 @@ def recall_of_the_tail(table: pd.DataFrame, sides: Mapping[str, Side], axes=None
                 ax.plot(at, mine.T, color=side.look.color, linewidth=0.6, alpha=0.5)
                 ax.plot(at, np.nanmean(mine, 0), **_line(side), linewidth=2, label=f"{side.title} ({len(mine)})")
         if len(of):
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
         else:
             write_in_the_middle(ax)
         ax.set_xticks(at, GROUPS)
         ax.set(
             xlabel="showings of the key before", ylim=(-2, 102), title="solved runs" if solved else "runs not solved"
         )
-        ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("recalled (%)")
     return axes[0].figure
 
@@ -123,7 +121,7 @@ def stream_memory(measured: pd.DataFrame, ax: Axes | None = None) -> Axes:
     _over_tokens(ax, measured["tokens"], xlabel="tokens read", ylabel="most resident memory (MiB)")
     ax.set(yscale="linear", ylim=(0, 1.1 * measured["mib"].max() if len(measured) else None))
     if len(measured):
-        ax.legend(frameon=False, loc="lower right")
+        ax.legend(loc="lower right")
     else:
         write_in_the_middle(ax)
     return ax
@@ -154,7 +152,7 @@ def recall_over_delay(table: pd.DataFrame, sides: Mapping[str, Side], chance: fl
     _over_tokens(ax, DELAYS, xlabel="distractors between pair and query", ylabel="recalled (%)")
     ax.set(yscale="linear", ylim=(-2, 102))
     ax.axhline(100 * chance, color=GREY, linestyle=":", linewidth=1, label="guessing")
-    ax.legend(frameon=False, loc="center left")
+    ax.legend(loc="center left")
     if not len(table):
         write_in_the_middle(ax)
     return ax

@@ -112,7 +112,7 @@ def against_newton_schulz(measured: pd.DataFrame, axes: Sequence[Axes] | None = 
             _logarithmic(scale)
         ax.set_xticks(sorted(set(several["steps"].astype(int))))
         right.set_ylabel("operations of a step (Gflop)")
-        right.spines["top"].set_visible(False)
+        right.spines["right"].set_visible(True)
         first = several.iloc[0]
         ax.set_title(f"{ax.get_title()}\nlength {first['length']}, batch {first['batch']}")
 
@@ -168,7 +168,6 @@ def _panels(
         rows = steps[steps["device"] == device]
         ax.set_title(f"{name}: {', '.join(dict.fromkeys(map(model_name, rows['device_name'])))}" if device else "")
         ax.set(xlabel=xlabel, ylabel=ylabel)
-        ax.spines[["top", "right"]].set_visible(False)
         if len(rows):
             draw(ax, rows)
             for drawn in ax.figure.axes:
@@ -178,5 +177,5 @@ def _panels(
     figure = axes[0].figure
     assert isinstance(figure, Figure)
     if handles:
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2, frameon=False)
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2)
     return figure

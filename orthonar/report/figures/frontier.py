@@ -40,8 +40,7 @@ def singular_value_maps(s: np.ndarray, maps: Mapping[str, np.ndarray], sides: Ma
         ax.plot(s[top - 1 :], values[top - 1 :], color=sides[name].look.color, linewidth=width / 3, alpha=0.35)
     ax.set(xlabel="singular value $s$ of the normalised memory", ylabel="what the read makes of it", xscale="log")
     ax.set(xlim=(s.min(), s.max()), ylim=(0, 1.04 * max(1.0, *(values.max() for values in maps.values()))))
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
 
 
@@ -87,44 +86,43 @@ def frontier(
         waiting.step(curve["step"], 1 - curve["waiting"], where="post", **style, label=label)
     waiting.set(xlabel="wall seconds of training", ylabel="share of runs that have escaped", ylim=(0, 1.03))
     for ax, there in ((hazards, len(drawn)), (waiting, len(curves))):
-        ax.spines[["top", "right"]].set_visible(False)
         if not there:
             write_in_the_middle(ax)
     if curves:
-        hazards.figure.legend(loc="outside lower center", ncols=5, frameon=False)
+        hazards.figure.legend(loc="outside lower center", ncols=5)
     return hazards.figure
 
 
-def solved_by_slope(table: pd.DataFrame, sides: Mapping[str, Side], ax=None) -> Axes:
-    """Draw the share of solved runs against the slope of the read's map at 0.
+def solved_by_map(table: pd.DataFrame, sides: Mapping[str, Side]) -> Figure:
+    """Draw the share of solved runs of each read against its map's slope at 0 and against the memory's early rank.
 
     Args:
         table: as of `orthonar.report.tables.slopes.by_slope`.
         sides: by name.
-        ax: the axes to draw on; None for new ones.
 
     Returns:
-        The axes: a mark per read, hollow and without an interval where it has too few runs for one.
+        The figure: two panels, in each a mark per read, hollow and without an interval where it has too few runs.
     """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
-    ax.set_title("Solved runs by the slope of the read's map at 0")
-    for name, row in table.iterrows():
-        look, few = sides[name].look, np.isnan(row["low"])
-        bars = None if few else [[row["share"] - row["low"]], [row["high"] - row["share"]]]
-        label = f"{sides[name].title} ({row['solved']:.0f} of {row['runs']:.0f})"
-        face = {"markerfacecolor": "none"} if few else {}
-        size = {"markersize": 7 if name == ORTHOGONALIZED.name else 5, "elinewidth": 1, "capsize": 2}
-        ax.errorbar(
-            row["slope"], row["share"], yerr=bars, fmt=look.marker, color=look.color, label=label, **size, **face
-        )
-    ax.set(xscale="log", xlabel="slope of the map at 0", ylabel="share of solved runs", ylim=(-0.03, 1.03))
+    figure, (slopes, ranks) = plt.subplots(1, 2, figsize=(WIDTH, 4.2), sharey=True, layout="constrained")
+    for ax, column in ((slopes, "slope"), (ranks, "rank")):
+        for name, row in table.iterrows():
+            look, few = sides[name].look, np.isnan(row["low"])
+            bars = None if few else [[row["share"] - row["low"]], [row["high"] - row["share"]]]
+            label = f"{sides[name].title} ({row['solved']:.0f} of {row['runs']:.0f})" if ax is slopes else None
+            face = {"markerfacecolor": "none"} if few else {}
+            size = {"markersize": 7 if name == ORTHOGONALIZED.name else 5, "elinewidth": 1, "capsize": 2}
+            ax.errorbar(
+                row[column], row["share"], yerr=bars, fmt=look.marker, color=look.color, label=label, **size, **face
+            )
+        if not len(table):
+            write_in_the_middle(ax)
+    slopes.set(xscale="log", xlabel="slope of the map at 0", ylabel="share of solved runs", ylim=(-0.03, 1.03))
     ticks = [1, 2, 5, 10, 20, 40]
-    ax.set_xticks(ticks, [str(tick) for tick in ticks])
-    ax.minorticks_off()
-    ax.spines[["top", "right"]].set_visible(False)
+    slopes.set_xticks(ticks, [str(tick) for tick in ticks])
+    slopes.minorticks_off()
+    slopes.set_title("Solved runs by the slope of the read's map")
+    ranks.set_xlabel("mean effective rank at a tenth of the training")
+    ranks.set_title("and by the memory's rank before runs escape")
     if len(table):
-        ax.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=SMALLEST)
-    else:
-        write_in_the_middle(ax)
-    return ax
+        figure.legend(loc="outside lower center", ncols=3, fontsize=SMALLEST)
+    return figure

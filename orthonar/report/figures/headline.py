@@ -64,7 +64,6 @@ def headline(
         ax.set(xlabel="", ylabel="", xlim=(-0.5, len(tasks) - 0.5), ylim=(-2, 102))
         ax.set_xticks(range(len(tasks)), labels)
         ax.set_title(f"{title}, solved:", pad=34 if narrow and len(published) else 24)
-        ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("final accuracy at scored positions (%)")
     drawn = {side.name: side for tasks in panels.values() for sides in tasks.values() for side in sides}
     handles = [
@@ -83,7 +82,7 @@ def headline(
     handles.append(Line2D([], [], color=GREY, linestyle=":", label="solved"))
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = 2 if 2 * longest < 18 * figure.get_size_inches()[0] - 8 else 1
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return figure
 
 
@@ -146,10 +145,9 @@ def survival_curves(curves: Mapping[str, tuple[Side, pd.DataFrame]], title: str,
         if crowded:  # below the axis and its label, which take as many inches whatever the axes' height
             below = ScaledTranslation(0, -0.42, ax.figure.dpi_scale_trans)
             where = {"loc": "upper center", "bbox_to_anchor": (0.45, 0), "bbox_transform": ax.transAxes + below}
-        ax.legend(frameon=False, handlelength=4, **where)
+        ax.legend(handlelength=4, **where)
     else:
         write_in_the_middle(ax)
-    ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
@@ -191,6 +189,5 @@ def learning_rates(
     ax.set_xlim(rates[0] / 1.5, rates[-1] * 1.5)
     ax.set_title(title)
     # Below: runs lie anywhere between chance and all.
-    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return ax

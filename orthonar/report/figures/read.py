@@ -45,8 +45,7 @@ def singular_values(spectra: Mapping[int, np.ndarray], ax: Axes | None = None) -
         ax.plot(np.arange(1, len(values) + 1), values, markevery=4, **_steps_style(steps))
     ax.set_title("Every step brings a memory's singular values closer together")
     ax.set(xlabel="singular value, from the largest", ylabel="its size", yscale="log", xlim=(0, None))
-    ax.legend(frameon=False, loc="lower left")
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(loc="lower left")
     return ax
 
 
@@ -70,8 +69,7 @@ def scalar_maps(s: np.ndarray, maps: Mapping[int, np.ndarray], ax: Axes | None =
         ax.plot(s, values, markevery=len(s) // 12, **_steps_style(steps))
     ax.set(xlabel="singular value $s$ before", ylabel=r"$\mathrm{NS}_k(s)$ after $k$ steps", xscale="log")
     ax.set(xlim=(s.min(), s.max()), ylim=(0, 1.04))
-    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.95))  # below the polar factor's line
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(loc="upper left", bbox_to_anchor=(0, 0.95))  # below the polar factor's line
     return ax
 
 
@@ -96,8 +94,7 @@ def series_errors(errors: pd.DataFrame, tolerance: float, ax: Axes | None = None
     ax.set_title("A polynomial of low degree does what the steps do, to rounding")
     ax.set(xlabel="degree, in products with $A$", ylabel="largest error on [0, 1]", yscale="log")
     ax.set(xlim=(-1, errors.index[-1]), ylim=(1e-13, 2))
-    ax.legend(frameon=False, loc="lower right")
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(loc="lower right")
     return ax
 
 
@@ -121,6 +118,5 @@ def read_cost(seconds: pd.DataFrame, title: str, ax: Axes | None = None) -> Axes
     ax.set_ylim(None, 8 * seconds.max(axis=None))  # room for the legend
     ax.minorticks_off()
     ax.set_title(f"What a read costs, forward and backward\n{title}", fontsize=9)
-    ax.legend(frameon=False, loc="upper left")
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(loc="upper left")
     return ax

@@ -48,9 +48,8 @@ def solved_along(
     ax.set_xticks(ticks, [f"{at:g}" for at in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set(ylabel="solved runs (%), with 95 % interval", ylim=(-3, 103), title=title)
-    ax.spines[["top", "right"]].set_visible(False)
     if len(ran):
-        ax.legend(frameon=False)
+        ax.legend()
     else:
         write_in_the_middle(ax)
     return ax
@@ -93,6 +92,5 @@ def escapes_along(table: pd.DataFrame, setting: str, sides: Mapping[str, Side], 
     ax.set_yticks([*ticks, 1.08 * budget], [*(f"{tick:,.0f}" for tick in ticks), "never"])
     ax.set_xticks(range(len(values)), [f"{at:g}" for at in values])
     ax.set(ylabel="first evaluation at 80 % (step)", ylim=(0, 1.13 * budget), title=title)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
+    ax.legend()
     return ax

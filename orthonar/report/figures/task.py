@@ -91,7 +91,7 @@ def token_strip(
     handles = [Patch(facecolor=_KINDS[kind][0], label=kind) for kind in kinds]
     handles.append(Patch(facecolor="none", edgecolor="black", linewidth=1.8, label="scored"))
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderpad": 0}
-    ax.legend(handles=handles, ncols=len(handles), frameon=False, **place)
+    ax.legend(handles=handles, ncols=len(handles), **place)
     return ax
 
 
@@ -129,6 +129,5 @@ def key_occupancy(tokens: np.ndarray, task: NoisyRecall, ax: Axes | None = None)
     ax.plot(2 * pairs, expected, color="black", linestyle="--", linewidth=1, label="expected")
     ax.axhline(len(task.keys), color=GREY, linestyle=":", label=f"all {len(task.keys)} keys")
     ax.set(xlabel="position (tokens)", ylabel="different keys shown", xlim=(0, task.seq_len), ylim=(0, None))
-    ax.legend(frameon=False, loc="lower right")
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(loc="lower right")
     return ax

@@ -47,7 +47,6 @@ def accuracy_curves(runs: Mapping[str, Sequence[RunRecord]], sides: Mapping[str,
         ax.set(xlabel="training step", ylim=(0, 102))
         ax.set_xlim(left=0)
         ax.tick_params(labelbottom=True)
-        ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[len(runs) :]:
         ax.set_visible(False)
     axes[0].set_ylabel("accuracy at scored positions (%)")
@@ -84,7 +83,6 @@ def around_the_fall(table: pd.DataFrame, records: Iterable[RunRecord], sides: Ma
     for ax in axes[0]:
         ax.axhline(100 * SOLVED_AT, color=GREY, linestyle=":", linewidth=1)
         ax.set(xlabel="training steps since the read began to fall", ylim=(0, 102))
-        ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("accuracy (%)")
     figure.suptitle(title)
     return figure

@@ -82,7 +82,8 @@ def other_reads(
         fresh = [of[of["seed"].isin(shared)] for of in (raw, five, own)]
         solved = [int(of["solved"].sum()) for of in fresh]
         step = raw_in_time = in_time = np.nan
-        if paces := pace.seconds_per_step(study, pace.newest(study, timed)):
+        paces = pace.seconds_per_step(study, pace.newest(study, timed))
+        if {BASELINE.name, name} <= set(paces):
             step = paces[name] / paces[BASELINE.name]
             then = in_equal_time(raw, own, (paces[BASELINE.name], paces[name]))
             raw_in_time, in_time = (int(of["solved"].sum()) for of in (then.cheap, then.dear))

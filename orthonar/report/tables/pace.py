@@ -31,15 +31,18 @@ def read_records(folder: str | os.PathLike, damaged: list[Damage] | None = None)
 
 
 def newest(study: Study, records: Iterable[dict]) -> dict | None:
-    """The newest record that has every side of a study; None without one.
+    """The newest of the records that have the most sides of a study; None where none has two.
+
+    A side that was added to a study since it was timed does not take the others' times away.
 
     Args:
         study: of whose first task.
         records: as of `read_records`.
     """
-    wanted = _identities(study).values()
-    whole = [record for record in records if set(wanted) <= set(_medians(record))]
-    return benchmark_records.newest(whole)
+    wanted, records = set(_identities(study).values()), list(records)
+    sides = [len(wanted & set(_medians(record))) for record in records]
+    most = max(sides, default=0)
+    return benchmark_records.newest(r for r, n in zip(records, sides) if n == most) if most > 1 else None
 
 
 def caption(record: dict | None) -> str:
@@ -48,7 +51,7 @@ def caption(record: dict | None) -> str:
 
 
 def seconds_per_step(study: Study, record: dict | None) -> dict[str, float]:
-    """Median seconds of a training step of each side, evaluations left out; nothing without a record.
+    """Median seconds of a training step of each side that a record has, evaluations left out; nothing without one.
 
     Args:
         study: of whose first task.
@@ -57,7 +60,7 @@ def seconds_per_step(study: Study, record: dict | None) -> dict[str, float]:
     if record is None:
         return {}
     medians = _medians(record)
-    return {side: medians[identity] for side, identity in _identities(study).items()}
+    return {side: medians[identity] for side, identity in _identities(study).items() if identity in medians}
 
 
 def told(study: Study, record: dict | None) -> list[str]:

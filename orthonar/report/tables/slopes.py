@@ -11,6 +11,7 @@ from ...study.sides import ORTHOGONALIZED, Side, title
 from ...training.record import RunRecord
 from .. import hazards, stats
 from ..words import NOT_RUN, estimate_text
+from .early_rank import ranks
 from .frontier import products, slope_at_zero
 from .probed import probed_runs
 
@@ -45,13 +46,17 @@ def by_slope(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         records: run records.
 
     Returns:
-        One row per side that has runs, by its name: slope (of the map at 0), products, runs, solved; share with low and
+        One row per side that has runs, by its name: slope (of the map at 0), rank (mean effective rank of the memory
+        early in training, as of `orthonar.report.tables.early_rank.ranks`), products, runs, solved; share with low and
         high (Wilson's 95 % interval, NaN with fewer than `orthonar.report.stats.LEAST_FOR_INTERVAL` runs).
     """
+    records = list(records)
     runs, reads = probed_runs(study, records), {name: side.settings["read"] for name, side in study.sides.items()}
-    table = runs.groupby("side")["solved"].agg(runs="size", solved="sum").rename_axis("read")
+    runs = runs.assign(rank=runs["identity"].map(ranks(study, records)))
+    table = runs.groupby("side").agg(rank=("rank", "mean"), runs=("solved", "size"), solved=("solved", "sum"))
+    table = table.rename_axis("read")
     table.insert(0, "slope", [slope_at_zero(reads[name]) for name in table.index])
-    table.insert(1, "products", [products(reads[name]) for name in table.index])
+    table.insert(2, "products", [products(reads[name]) for name in table.index])
     table = table.sort_values("slope", kind="stable")
     shares = [stats.solved_share(*counts) for counts in zip(table["solved"], table["runs"])]
     table = table.assign(**{name: [getattr(of, at) for of in shares] for name, at in _SHARE.items()})
@@ -65,13 +70,16 @@ def by_slope_text(table: pd.DataFrame) -> pd.DataFrame:
         {
             "read": name,
             "slope at 0": f"{row['slope']:.1f}",
+            "rank at a tenth": "" if np.isnan(row["rank"]) else f"{row['rank']:.1f}",
             "products": f"{row['products']:.0f}",
             "solved": f"{row['solved']:.0f} of {row['runs']:.0f}",
             "95 % interval": "" if np.isnan(row["low"]) else f"{100 * row['low']:.0f} to {100 * row['high']:.0f} %",
         }
         for name, row in table.iterrows()
     ]
-    return pd.DataFrame(rows, columns=["read", "slope at 0", "products", "solved", "95 % interval"]).set_index("read")
+    return pd.DataFrame(
+        rows, columns=["read", "slope at 0", "rank at a tenth", "products", "solved", "95 % interval"]
+    ).set_index("read")
 
 
 def powers(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
