@@ -156,6 +156,9 @@ def test_devices_in_a_few_words():
     runs = pd.DataFrame({"device": ["cpu", "cpu", "cuda:0"], "device_name": names})
     assert words.devices(runs) == "2 on a CPU (AMD EPYC, Intel Xeon), 1 on a GPU (NVIDIA H100)"
     assert words.devices(runs.iloc[:0]) == ""
+    assert words.alone(runs).tolist() == [True, True, False], "the seconds of runs side by side are those of all"
+    assert words.device_kinds(runs) == "CPUs and GPUs"
+    assert words.device_kinds(runs.assign(device=["mps", "cuda:1", "cpu"])) == "CPUs and GPUs and MPSs"
 
 
 def test_what_is_not_run_is_one_line(capsys):

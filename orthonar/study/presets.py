@@ -322,6 +322,10 @@ PRESETS: Mapping[str, Mapping[str, Study]] = {
     },
     # The further variant that solved most of the screen, on seeds that it was not picked on.
     "muon-read": {"pocket": _pocket(range(8, 24), by_name(*HEADLINE.values(), VARIANTS["muon3"]))},
+    # What the headline and the frontier say, once more on seeds that nobody had looked at.
+    "new-seeds": {
+        "pocket": _pocket(range(24, 48), by_name(*HEADLINE.values(), FRONTIER["degree8"]), keep_weights=True)
+    },
     # Does it hurt to ripple? Of two maps equally steep at 0 one ripples five times as steeply near 1.
     "steep": {"pocket": _pocket(range(24), by_name(*HEADLINE.values(), *STEEP.values()))},
     # Beside the study: attention, how much noise there is, the optimizer, and two other tasks.
