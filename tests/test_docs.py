@@ -10,9 +10,11 @@ import yaml
 from docs import findings as written
 from orthonar.report import stats
 from orthonar.report.tables import cost, headline, memory, other_reads, pace
+from orthonar.report.tables.compared import tested as compare
 from orthonar.report.tables.escape import equal_time_answer, longer_schedule
 from orthonar.report.tables.findings import findings
 from orthonar.report.tables.runs import with_all_seeds
+from orthonar.report.words import p_text
 from orthonar.study.contents import answer_table
 from orthonar.study.presets import PRESETS, find_study, preset_names
 from orthonar.study.records import RunStore
@@ -95,6 +97,20 @@ def test_what_the_readme_says_first_is_what_was_counted():
     compared = [*headline.cells(PRESETS["headline"]["pocket"], records), *headline.cells(recipe, records)]
     for first, other in zip(compared[::2], compared[1::2], strict=True):
         assert f"{other.solved} of {len(other.runs)} runs against {first.solved}" in opening, first.task
+    again = with_all_seeds(PRESETS["headline"]["pocket"].only(tasks=1), records)
+    runs = headline.study_runs(again, records)
+    both = [runs[runs["side"] == side] for side in again.sides]
+    on_new = [side[side["seed"] >= 24] for side in both]
+    shared = set(on_new[0]["seed"]) & set(on_new[1]["seed"])
+    raw, five = (int(side.loc[side["seed"].isin(shared), "solved"].sum()) for side in on_new)
+    said = (
+        f"On {len(shared)} new seeds of the former, run to see whether that holds, it solves {five} against {raw}: by "
+    )
+    assert f"{said}themselves no difference is shown (p = {p_text(compare(*on_new).p)})" in opening
+    assert stats.is_told(compare(*on_new).p) is False
+    pairs = len(stats.shared_seeds(*both)[0])
+    together = f"it is {int(both[1]['solved'].sum())} of {pairs} against {int(both[0]['solved'].sum())}"
+    assert f"with the first 24 {together} (p = {p_text(compare(*both).p)}, but more seeds were asked for" in opening
     table = findings(records).set_index(["recipe", "compared"])
     held = table["p"]
     small = held["pocket", "raw, orthogonalized read, vocabulary 56"]

@@ -77,10 +77,10 @@ def test_seeds_that_another_study_asks_for_count_where_all_have_them():
 
 
 def test_seeds_that_a_comparison_was_picked_on_do_not_count():
-    picked = replace(SWEEP, study=replace(SWEEP.study, seeds=tuple(range(20))), picked_on=range(8))
+    picked = replace(SWEEP, study=replace(SWEEP.study, seeds=tuple(range(20))), left_out=range(8))
     row = answer(picked, recorded(picked, lambda config: config.embedding_std == 0.1 and config.seed < 10))
     assert (row["seeds"], row["solved"], row["p"]) == ("8 to 19", "0, 0, 2, 0 of 12", "1")
-    squares = {q.compared.rpartition(" ")[2]: list(q.picked_on) for q in questions() if "least squares" in q.compared}
+    squares = {q.compared.rpartition(" ")[2]: list(q.left_out) for q in questions() if "least squares" in q.compared}
     assert squares == {"56": list(range(8)), "64": []}, "found on the first task alone"
 
 

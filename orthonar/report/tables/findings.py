@@ -37,7 +37,8 @@ COLUMNS = ("recipe", "compared", "seeds", "solved", "published", "p")
 #: What a reader of the table has to know.
 LEGEND = (
     "Solved runs are counted in the order of what is compared, *published* ones are of the same experiment. A row "
-    "is of the seeds that all its runs share, but for those that what it compares was picked on. *p* is of the exact "
+    "is of the seeds that all its runs share, but for those that what it compares was picked on; *new seeds* were run "
+    "after all others had been looked at. *p* is of the exact "
     "McNemar test in pairs of a seed, or, with a †, of Fisher's test where pairs were trained on different devices; of "
     "several comparisons with the first it is the smallest times their number (Bonferroni); of fewer than "
     f"{stats.LEAST_FOR_INTERVAL} runs there is none. As many rows are as many tests: in bold what stays at or below "
@@ -58,13 +59,14 @@ class Question:
         recipe: what all runs share, in a few words.
         compared: what they differ in, in the order of the cells.
         study: two cells or more.
-        picked_on: seeds that one of the cells was picked on for what came out there, which count for nothing here.
+        left_out: seeds that count for nothing here: one of the cells was picked on them for what came out there, or
+            they have a row of their own.
     """
 
     recipe: str
     compared: str
     study: Study
-    picked_on: Collection[int] = ()
+    left_out: Collection[int] = ()
 
     def row(self, records: Sequence[RunRecord]) -> dict[str, Any]:
         """The answer from the recorded seeds: a text for each of `COLUMNS` but p; p_value and paired; devices.
@@ -72,7 +74,7 @@ class Question:
         A cell of which the records hold other seeds too, as other studies ask for more, counts with those that all
         cells of enough runs share.
         """
-        found = cells(with_all_seeds(self.study, records).without_seeds(self.picked_on), records)
+        found = cells(with_all_seeds(self.study, records).without_seeds(self.left_out), records)
         shared = _shared_seeds([cell.runs for cell in found])
         found = [replace(cell, runs=cell.runs[cell.runs["seed"].isin(shared)]) for cell in found]
         first, *others = (cell.runs for cell in found)
@@ -112,8 +114,19 @@ def questions() -> list[Question]:
             for task in paper["headline"].tasks[1:]
         ),
         *(
-            Question("pocket", f"{reads}, vocabulary {task['vocab_size']}", replace(pocket["headline"], tasks=(task,)))
+            Question(
+                "pocket",
+                f"{reads}, vocabulary {task['vocab_size']}",
+                replace(pocket["headline"], tasks=(task,)),
+                pocket["new-seeds"].seeds,
+            )
             for task in pocket["headline"].tasks
+        ),
+        Question(
+            "pocket, new seeds",
+            f"{reads}, vocabulary {pocket['new-seeds'].tasks[0]['vocab_size']}",
+            _of(pocket["new-seeds"], BASELINE, ORTHOGONALIZED),
+            pocket["headline"].seeds,
         ),
         Question("pocket", f"raw read: embedding std {stds}", _of(sweep, BASELINE)),
         Question("pocket", f"orthogonalized read: embedding std {stds}", _of(sweep, ORTHOGONALIZED)),
