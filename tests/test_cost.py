@@ -429,5 +429,5 @@ class TestRecords:
         figure = cost_plots.time_against_length(table)
         drawn = {c.get_label(): c.lines[0].get_ydata() for c in figure.axes[0].containers}
         raw = table.query("what == 'step' and contender == 'raw'").sort_values("length")
-        assert drawn["raw, chunkwise"] == pytest.approx(raw["ms"].to_numpy() / 2)
+        assert drawn["raw, fast form"] == pytest.approx(raw["ms"].to_numpy() / 2)
         plt.close(figure)
