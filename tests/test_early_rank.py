@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_frontier import escaping
 
+from orthonar.report import hazards
 from orthonar.report.tables import early_rank, slopes
 
 STUDY = slopes.every_map()
@@ -59,3 +60,19 @@ def test_only_runs_that_still_wait_count_and_from_there_on():
     assert table["slope"].tolist() == [pytest.approx(1.5)]
     assert early_rank.ranks(STUDY, records).tolist() == [4.0, 5.0]
     assert early_rank.answer(STUDY, records).endswith("not run yet.") and early_rank.ranks(STUDY, []).empty
+
+
+def test_a_diverged_run_waits_until_it_diverged():
+    """Its rank is that at a tenth of its budget, not of its life, and it counts for the evaluations that it lived."""
+    early, late = (STUDY.run(STUDY.tasks[0], "ns1", 3e-3, seed) for seed in (0, 1))
+    runs = [with_rank(early, 4.0, None), with_rank(late, 5.0, None)]
+    lived = {early.identity: 300, late.identity: 900}
+    records = []
+    for run in runs:
+        trace = [e for e in run.trace if e.step < lived[run.identity]]
+        last = replace(run.trace[len(trace)], accuracy=None, loss=None, train_loss=None, probes=None)
+        records.append(replace(run, trace=[*trace, last], outcome="diverged"))
+    assert early_rank.ranks(STUDY, records).tolist() == [5.0]
+    table = early_rank.waiting(STUDY, records)
+    assert table[["seed", "left_step", "steps"]].values.tolist() == [[1, 600.0, 2700.0]]
+    assert hazards.run_intervals(table)["evaluation"].max() == 600 / table["eval_every"].iloc[0]

@@ -17,6 +17,7 @@ independent of escape, given x.
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ from statsmodels.genmod.families.links import CLogLog, Logit
 from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.tools.sm_exceptions import PerfectSeparationError
 
+from ..training.record import Evaluation
 from .stats import CONFIDENCE, Interval
 
 #: What the links are called.
@@ -151,17 +153,16 @@ def hazard_ratio(reference: pd.DataFrame, other: pd.DataFrame) -> Interval:
     return Interval(*(float(found[name]) for name in ("ratio", "low", "high")))
 
 
-def left_steps(lines: pd.DataFrame, runs: pd.DataFrame) -> pd.Series:
-    """When runs that did not escape left for another reason than their budget: at the first loss that was not finite.
+def left_step(outcome: str, trace: Sequence[Evaluation]) -> int | None:
+    """When a run left for another reason than an escape or its budget: at the first loss that was not finite.
 
     A collapse is no such end: it comes after an escape, see `orthonar.report.stats.collapse_step`.
 
     Args:
-        lines: `orthonar.study.records.trace_table` of the runs' records.
-        runs: a run table.
+        outcome: of the run, one of `orthonar.training.record.OUTCOMES`.
+        trace: the run's evaluations.
 
     Returns:
-        The step per run of the table, NaN for a run that did not diverge.
+        The step; None for a run that did not diverge.
     """
-    last = lines.groupby("identity")["step"].max()
-    return runs["identity"].map(last).where(runs["outcome"] == "diverged").astype(float)
+    return trace[-1].step if outcome == "diverged" else None

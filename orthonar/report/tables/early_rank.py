@@ -26,8 +26,7 @@ def ranks(study: Study, records: Iterable[RunRecord]) -> pd.Series:
         records: run records; those without probes, or without an evaluation there, are left out.
     """
     lines = traces(study, records).astype({"step": float})
-    steps = lines.groupby("identity")["step"].transform("max")
-    there = lines[np.isclose(lines["step"], AT * steps)]
+    there = lines[np.isclose(lines["step"], AT * lines["steps"])]
     return there.set_index("identity")["effective_rank"].dropna()
 
 
@@ -38,16 +37,17 @@ def waiting(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         study, records: as of `ranks`.
 
     Returns:
-        `orthonar.report.tables.probed.probed_runs` with rank and slope (of the read's map at 0); escape_step and steps
-        are less by `AT` of the training.
+        `orthonar.report.tables.probed.probed_runs` with rank and slope (of the read's map at 0); escape_step, left_step
+        and steps are less by `AT` of the training.
     """
     records = list(records)
     runs = probed_runs(study, records)
     slope = {name: slope_at_zero(side.settings["read"]) for name, side in study.sides.items()}
     runs = runs.assign(rank=runs["identity"].map(ranks(study, records)), slope=runs["side"].map(slope))
     start = AT * runs["steps"]
-    later = runs.assign(escape_step=runs["escape_step"] - start, steps=runs["steps"] - start)
-    return later[later["rank"].notna() & ~(later["escape_step"] <= 0)].reset_index(drop=True)
+    later = runs.assign(**{name: runs[name] - start for name in ("escape_step", "left_step", "steps")})
+    waits = ~(later["escape_step"] <= 0) & ~(later["left_step"] <= 0)
+    return later[later["rank"].notna() & waits].reset_index(drop=True)
 
 
 def fits(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from ...study.presets import PRESETS, Study
-from ...study.records import trace_table
 from ...study.sides import BASELINE, COSINE_4000, ORTHOGONALIZED, by_name, title
 from ...training.config import RunConfig
 from ...training.record import RunRecord
@@ -57,8 +56,8 @@ def runs_with_covariates(
         stages: of `orthonar.report.tables.runs.STAGES`.
 
     Returns:
-        `orthonar.report.tables.runs.study_runs` with orthogonalized (1 for five Newton-Schulz steps, 0 for the raw
-        read; other reads are left out) and left_step (see `orthonar.report.hazards.left_steps`).
+        `orthonar.report.tables.runs.study_runs` with orthogonalized: 1 for five Newton-Schulz steps, 0 for the raw
+        read; other reads are left out.
     """
     records = list(records)
     tables = [study_runs(study, records, stage) for study in studies for stage in stages]
@@ -66,9 +65,7 @@ def runs_with_covariates(
     runs = pd.concat(found or tables[:1], ignore_index=True).drop_duplicates("identity").reset_index(drop=True)
     five = runs["read"].eq("NewtonSchulzRead") & runs.get("read.steps", pd.Series(np.nan, runs.index)).eq(5)
     runs = runs[five | runs["read"].eq("RawRead")].reset_index(drop=True)
-    lines = trace_table([r for r in records if r.identity in set(runs["identity"])])
-    left = hazards.left_steps(lines, runs)
-    return runs.assign(orthogonalized=runs["read"].eq("NewtonSchulzRead").astype(float), left_step=left)
+    return runs.assign(orthogonalized=runs["read"].eq("NewtonSchulzRead").astype(float))
 
 
 def same_recipe(runs: pd.DataFrame) -> pd.DataFrame:

@@ -44,7 +44,7 @@ def traces(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         records: run records.
 
     Returns:
-        `orthonar.study.records.trace_table` with all of `PROBES`, NaN where a run has none, and side, seed and
+        `orthonar.study.records.trace_table` with all of `PROBES`, NaN where a run has none, and side, seed, steps and
         escape_step.
     """
     records = list(records)
@@ -56,7 +56,7 @@ def _traces(runs: pd.DataFrame, records: Iterable[RunRecord]) -> pd.DataFrame:
     wanted = set(runs["identity"])
     lines = trace_table(record for record in records if record.identity in wanted)
     lines = lines.reindex(columns=list(dict.fromkeys([*lines, *PROBES])))
-    return lines.merge(runs[["identity", "side", "seed", "escape_step"]], on="identity")
+    return lines.merge(runs[["identity", "side", "seed", "steps", "escape_step"]], on="identity")
 
 
 def probed_runs(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -76,7 +76,6 @@ def probed_runs(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame |
     records = list(records)
     runs = study_runs(study, records)
     lines = _traces(runs, records)
-    lines = lines.merge(runs[["identity", "steps"]], on="identity")
     parts = []
     for share in EARLY:
         distance = (lines["step"] - share * lines["steps"]).abs()

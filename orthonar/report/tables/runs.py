@@ -14,7 +14,7 @@ from ...study.presets import PRESETS, Study
 from ...study.records import run_table
 from ...training.config import RunConfig
 from ...training.record import RunRecord
-from .. import stats
+from .. import hazards, stats
 from ..words import task_label
 
 #: What a study's runs are asked for: those that rates were chosen by, or those at the chosen rates, one rate for each
@@ -32,8 +32,8 @@ def study_runs(study: Study, records: Iterable[RunRecord], stage: str = "seeds")
 
     Returns:
         `orthonar.study.records.run_table` with columns task and side in front, and at the end ended (one of
-        `orthonar.report.stats.ENDINGS`), best (the highest accuracy of any evaluation, 0 to 1) and collapse_step (NaN
-        where the run did not collapse).
+        `orthonar.report.stats.ENDINGS`), best (the highest accuracy of any evaluation, 0 to 1), collapse_step (NaN
+        where the run did not collapse) and left_step, see `orthonar.report.hazards.left_step`.
     """
     found = {r.identity: r for r in records}
     parts = []
@@ -46,6 +46,7 @@ def study_runs(study: Study, records: Iterable[RunRecord], stage: str = "seeds")
         table["ended"] = pd.Series([_ending(r) for r in runs], dtype=object)
         table["best"] = pd.Series(list(best), dtype=float)
         table["collapse_step"] = pd.Series([stats.collapse_step(r.trace) for r in runs], dtype=float)
+        table["left_step"] = pd.Series([hazards.left_step(r.outcome, r.trace) for r in runs], dtype=float)
         parts.append(table)
     filled = [part for part in parts if len(part)]
     if filled:
