@@ -152,7 +152,13 @@ def questions() -> list[Question]:
             "pocket",
             f"raw read, a read of {cheap.title}",
             _of(pocket["frontier"], BASELINE, cheap),
-            PICKED_ON["degree8"],
+            {*PICKED_ON["degree8"], *pocket["new-seeds"].seeds},
+        ),
+        Question(
+            "pocket, new seeds",
+            f"raw read, a read of {cheap.title}",
+            _of(pocket["new-seeds"], BASELINE, cheap),
+            pocket["frontier"].seeds,
         ),
         Question("pocket", "; ".join(["raw read", *(side.title for side in eliminated)]), elimination),
         Question(

@@ -114,7 +114,7 @@ def frontier_text(table: pd.DataFrame) -> pd.DataFrame:
             rows.append(shown | {"solved": NOT_RUN})
             continue
         own = name == ORTHOGONALIZED.name
-        hazard = _ratio_text(row)
+        hazard = ratio_text(row)
         if np.isnan(row["ratio"]):
             hazard = "too few runs" if row["runs"] < stats.LEAST_FOR_INTERVAL else "no escape"
         rows.append(
@@ -150,7 +150,8 @@ def pace_text(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index("read")
 
 
-def _ratio_text(row: pd.Series) -> str:
+def ratio_text(row: pd.Series) -> str:
+    """A relative hazard with its interval, from a row with ratio, low and high."""
     return f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
@@ -199,7 +200,7 @@ def answer(table: pd.DataFrame) -> str:
         best = enough.loc[enough["low"].idxmax()]
         if missing:
             told = "; ".join(
-                f"{title(name)} {'no escape' if np.isnan(row['ratio']) else _ratio_text(row)}"
+                f"{title(name)} {'no escape' if np.isnan(row['ratio']) else ratio_text(row)}"
                 for name, row in enough.iterrows()
             )
             worse = [title(name) for name, row in enough.iterrows() if row["high"] < 1]
@@ -210,10 +211,10 @@ def answer(table: pd.DataFrame) -> str:
             )
         return (
             f"No read has a hazard relative to five steps' with a lower 95 % bound above {KEEPS:g}; {title(best.name)} "
-            f"comes nearest, {_ratio_text(best)} with {best['products']:.0f} products{so_far}."
+            f"comes nearest, {ratio_text(best)} with {best['products']:.0f} products{so_far}."
         )
     best = keeping.iloc[0]
     return (
         f"The cheapest read that keeps the effect of five steps is {title(best.name)} ({best['products']:.0f} products "
-        f"instead of {cost:.0f}), hazard of escape {_ratio_text(best)} of that of five steps{so_far}."
+        f"instead of {cost:.0f}), hazard of escape {ratio_text(best)} of that of five steps{so_far}."
     )

@@ -1,0 +1,111 @@
+"""A read of the frontier on seeds that it was not picked on: whether it keeps the effect of five steps there."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from ...study.presets import PRESETS, Study
+from ...study.sides import BASELINE, ORTHOGONALIZED, title
+from ...training.record import RunRecord
+from .. import hazards, stats
+from ..seeds import seeds_text
+from ..words import NOT_RUN
+from .frontier import KEEPS, ratio_text
+from .other_reads import PICKED_ON
+from .runs import study_runs
+
+#: What `groups` calls all seeds that a read was not picked on.
+OTHERS = "all but those that it was picked on"
+
+
+def groups(name: str) -> dict[str, Collection[int]]:
+    """Seeds of the pocket frontier and those that were run after it had been looked at, by what is said of them.
+
+    Args:
+        name: a side of both that was picked, see `orthonar.report.tables.other_reads.PICKED_ON`.
+    """
+    first, picked = PRESETS["frontier"]["pocket"].seeds, PICKED_ON[name]
+    new = PRESETS["new-seeds"]["pocket"].seeds
+    return {
+        "those that it was picked on": picked,
+        "the frontier's others": sorted(set(first) - set(picked)),
+        "new ones": new,
+        OTHERS: sorted({*first, *new} - set(picked)),
+    }
+
+
+def by_seeds(
+    study: Study, records: Iterable[RunRecord], name: str, seeds: Mapping[str, Collection[int]]
+) -> pd.DataFrame:
+    """How a read compares with the study's on some seeds and on others, as numbers.
+
+    Args:
+        study: a study of one task with the raw read, the study's own and the one that is looked at among its sides.
+        records: run records.
+        name: the side that is looked at.
+        seeds: by what is said of them, as of `groups`.
+
+    Returns:
+        One row per group, in its order: seeds (those that all three have); solved_raw, solved_five and solved (counts
+        on these); escaped_five and escaped; ratio, low and high: the hazard of escape relative to the study's read on
+        these seeds, with its 95 % interval, NaN where it cannot be told or with fewer than
+        `orthonar.report.stats.LEAST_FOR_INTERVAL` seeds.
+    """
+    runs = study_runs(replace(study, seeds=tuple(sorted(set().union(*seeds.values())))), records)
+    sides = [runs[runs["side"] == side] for side in (BASELINE.name, ORTHOGONALIZED.name, name)]
+    rows = {}
+    for group, wanted in seeds.items():
+        shared = set(wanted).intersection(*(set(side["seed"]) for side in sides))
+        raw, five, own = (side[side["seed"].isin(shared)] for side in sides)
+        enough = len(shared) >= stats.LEAST_FOR_INTERVAL
+        ratio = hazards.hazard_ratio(five, own) if enough else stats.Interval(*3 * [np.nan])
+        rows[group] = {
+            "seeds": sorted(shared),
+            "solved_raw": int(raw["solved"].sum()),
+            "solved_five": int(five["solved"].sum()),
+            "solved": int(own["solved"].sum()),
+            "escaped_five": int(five["escape_step"].notna().sum()),
+            "escaped": int(own["escape_step"].notna().sum()),
+            "ratio": ratio.value,
+            "low": ratio.low,
+            "high": ratio.high,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("which")
+
+
+def as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of `by_seeds` as text, groups without a seed left out."""
+    rows = [
+        {
+            "which": group,
+            "seeds": seeds_text(row["seeds"]).partition(" ")[2],
+            "solved": f"{row['solved_raw']}, {row['solved_five']}, {row['solved']} of {len(row['seeds'])}",
+            "escaped": f"{row['escaped_five']}, {row['escaped']}",
+            "relative hazard": "cannot be told" if np.isnan(row["ratio"]) else ratio_text(row),
+        }
+        for group, row in table.iterrows()
+        if row["seeds"]
+    ]
+    return pd.DataFrame(rows, columns=["which", "seeds", "solved", "escaped", "relative hazard"]).set_index("which")
+
+
+def answer(table: pd.DataFrame, name: str) -> str:
+    """Whether a read keeps the effect of five steps on the seeds that it was not picked on, in a sentence.
+
+    Args:
+        table: as of `by_seeds`, with the group `OTHERS`.
+        name: the side that is looked at.
+    """
+    row, read = table.loc[OTHERS], f"the read of {title(name)}"
+    if not row["seeds"]:
+        return f"Whether {read} keeps the effect of five steps on seeds that it was not picked on: {NOT_RUN}."
+    counts = f"{row['solved']} of {len(row['seeds'])} (five steps {row['solved_five']}, raw {row['solved_raw']})"
+    told = f"On {seeds_text(row['seeds'])}, on which it was not picked, {read} solves {counts}"
+    if np.isnan(row["ratio"]):
+        return f"{told}; whether it keeps the effect of five steps cannot be told by these."
+    return (
+        f"{told}; its hazard of escape is {ratio_text(row)} of that of five steps: that it keeps the effect (lower "
+        f"bound above {KEEPS:g}) is {'' if row['low'] > KEEPS else 'not '}shown by these."
+    )
