@@ -68,7 +68,9 @@ def test_the_cheapest_that_keeps_the_effect_is_found():
     assert table["ripple_slope"].loc["degree12"] > 70 and np.isnan(table.loc["baseline", "ripple_slope"])
     assert "No read has a hazard relative to five steps' with a lower 95 % bound above 0.7" in tables.answer(table)
     sooner = tables.frontier(STUDY, records(slow | {"degree12": -50, "degree3": -50}), PACE)
-    assert "is 3 products (3 products instead of 23)" in tables.answer(sooner)
+    assert "has a lower 95 % bound above 0.7 is 3 products (five steps: 23), " in tables.answer(sooner)
+    assert tables.answer(sooner).endswith("; each of the 6 reads that are judged is by itself.")
+    assert "is 1 step (1 product; five steps: 23), " in tables.answer(table.assign(low=[0, 0, 0.9, 0, 0, 0, 0]))
 
 
 def test_hazards_are_of_the_seeds_that_both_reads_have():

@@ -214,7 +214,9 @@ def answer(table: pd.DataFrame) -> str:
             f"comes nearest, {ratio_text(best)} with {best['products']:.0f} products{so_far}."
         )
     best = keeping.iloc[0]
+    own_cost = "" if "product" in title(best.name) else title(f"degree{best['products']:.0f}") + "; "
     return (
-        f"The cheapest read that keeps the effect of five steps is {title(best.name)} ({best['products']:.0f} products "
-        f"instead of {cost:.0f}), hazard of escape {ratio_text(best)} of that of five steps{so_far}."
+        f"The cheapest read whose hazard of escape relative to five steps' has a lower 95 % bound above {KEEPS:g} is "
+        f"{title(best.name)} ({own_cost}five steps: {cost:.0f}), {ratio_text(best)}; each of the {len(enough)} reads "
+        f"that are judged is by itself{so_far}."
     )
