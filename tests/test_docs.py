@@ -132,20 +132,22 @@ def test_what_the_readme_says_first_is_what_was_counted():
     assert float(table.loc[("follow-up's", "raw read, a read of 8 products"), "p"]) > 0.05
     assert (others["solved"] > others["solved_raw"]).all()
     paces = pace.seconds_per_step(pocket, pace.newest(pocket, pace.read_records(cost.folder())))
-    [told] = equal_time_answer(headline.study_runs(pocket, records), paces)
-    raw, read = re.search(r"then (\d+) of 24 runs of baseline and (\d+) of 24 runs of", told).groups()
-    assert f"80 % in {read} of 24 runs, where the raw read has in {raw}," in opening
+    [told] = equal_time_answer(headline.study_runs(again, records), paces)
+    raw, read, p = re.search(
+        r"then (\d+) of 48 runs of baseline and (\d+) of 48 runs of.* p = ([\d.]+);", told
+    ).groups()
+    assert f"80 % in {read} of 48 runs, where the raw read has in {raw} (p = {p});" in opening
     ratio = paces["orthogonalized"] / paces["baseline"]
     assert f"a step with it takes {ratio:.1f} times as long" in opening and 1 / 3 - 0.05 < 1 / ratio < 1 / 3 + 0.05
     mqar = PRESETS["mqar"]["pocket"]
     paces = pace.seconds_per_step(mqar, pace.newest(mqar, pace.read_records(cost.folder())))
     [told] = equal_time_answer(headline.study_runs(mqar, records), paces)
-    raw, read = re.search(r"then (\d+) of 12 runs of baseline and (\d+) of 12 runs of", told).groups()
+    raw, read, p = re.search(r"then (\d+) of 12 runs of b.* and (\d+) of 12 runs of.* p = ([\d.]+);", told).groups()
     first, other = headline.cells(mqar.only([*HEADLINE]), records)
     assert f"solves {other.solved} of 12 runs against {first.solved}, too weak likewise" in opening
     higher = [int((stats.accuracies(cell.runs) >= 0.9).sum()) for cell in (other, first)]
     assert "from 90 % on instead of 80 % it is {} against {}.".format(*higher) in opening
-    assert f"on MQAR in {read} of 12, where the raw read has in {raw};" in opening
+    assert f"on MQAR in {read} of 12, where the raw read has in {raw} (p = {p})." in opening
     power = stats.fisher_power((3 / 16, 9 / 16), (16, 16))
     assert f"with the follow-up's shares would show the difference in {100 * power:.0f} % of repetitions" in opening
 
