@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 
+import numba
 import pytest
 import torch
 
@@ -128,6 +129,24 @@ def test_an_error_in_any_thread_is_raised(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with pytest.raises(MemoryError, match="of its own"):
         loops.in_threads(loop, 4)
+
+
+def add_one(x):
+    return x + 1
+
+
+def test_what_was_compiled_from_other_parts_is_not_found(monkeypatch, tmp_path):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def found():
+        """Whether it was compiled before."""
+        loop = loops.compiled(add_one)
+        assert loop(1) == 2
+        return bool(loop.stats.cache_hits)
+
+    assert [found(), found()] == [False, True]
+    monkeypatch.setattr(loops, "_PARTS", "of an update")
+    assert [found(), found()] == [False, True]
 
 
 def test_no_chunks_are_no_work():

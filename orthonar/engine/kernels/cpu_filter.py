@@ -23,7 +23,7 @@ from numba import njit
 from torch import Tensor
 
 from ..by_hand import HandWritten
-from .loops import INLINED, OPTIONS, decays_and_weights, filled, in_threads, new_rows, padded_size
+from .loops import INLINED, compiled, decays_and_weights, filled, in_threads, new_rows, padded_size
 from .vectors import (
     add_outer_products,
     add_scaled,
@@ -197,7 +197,7 @@ def _follow(t, chunk, constants, c_old, a_old, c, a, key, seen, h, squares, size
     return anew
 
 
-@njit(**OPTIONS)
+@compiled
 def _read(
     start, stop, z, k, v, alpha, beta, log_input, peak, peak_start, c_start, constants, coefficients, y, vectors, sized
 ):
@@ -223,7 +223,7 @@ def _read(
                 next_term(a, four, terms, degree - 1, last, 0, coefficients[degree], out, sized)
 
 
-@njit(**OPTIONS)
+@compiled
 def _read_back(
     start, stop, grad_y, z, vectors, k, v, alpha, beta, log_input, peak, peak_start, c_start, constants, coefficients,
     grad_z, grad_k, grad_v, grad_input, grad_peak, grad_peak_start, grad_c, sized,

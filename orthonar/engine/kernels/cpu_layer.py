@@ -12,11 +12,10 @@ Gradients by weights are sums over all positions: of pieces of a sequence first,
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from ..by_hand import HandWritten
-from .loops import OPTIONS, in_threads
+from .loops import compiled, in_threads
 from .vectors import add_block_outer_product, block_product
 
 # Positions whose gradients by a weight are added up one after the other, in the dtype of the weight.
@@ -132,7 +131,7 @@ def _columns(weight: Tensor, heads: int) -> np.ndarray:
     return weight.unflatten(0, (heads, -1)).permute(0, 3, 1, 2).flatten(2).contiguous().numpy()
 
 
-@njit(**OPTIONS)
+@compiled
 def _project(start, stop, x, columns, y, blocked, sized):
     """The projections of the positions from start to stop."""
     for p in range(start, stop):
@@ -140,7 +139,7 @@ def _project(start, stop, x, columns, y, blocked, sized):
             block_product(columns[h], x[p, h], y[h, p], blocked, sized)
 
 
-@njit(**OPTIONS)
+@compiled
 def _project_back(start, stop, x, rows, grad, grad_x, grad_columns, blocked, sized):
     """The gradients of `_project` in the pieces from start to stop; rows are the columns of the transposed blocks."""
     for piece in range(start, stop):
@@ -150,7 +149,7 @@ def _project_back(start, stop, x, rows, grad, grad_x, grad_columns, blocked, siz
                 add_block_outer_product(grad_columns[piece, h], x[p, h], grad[h, p], blocked, sized)
 
 
-@njit(**OPTIONS)
+@compiled
 def _convolve(start, stop, x, taps, bias, y):
     """The convolutions of the sequences from start to stop; taps are (K, I)."""
     for b in range(start, stop):
@@ -164,7 +163,7 @@ def _convolve(start, stop, x, taps, bias, y):
                     out[i] += tap[i] * before[i]
 
 
-@njit(**OPTIONS)
+@compiled
 def _convolve_back(start, stop, x, taps, grad, grad_x, grad_taps, grad_bias):
     """The gradients of `_convolve`; those by x, taps and bias are added to what is there."""
     for b in range(start, stop):

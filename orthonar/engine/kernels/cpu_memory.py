@@ -21,7 +21,7 @@ from numba import njit
 from torch import Tensor
 
 from ..by_hand import HandWritten
-from .loops import INLINED, OPTIONS, decays_and_weights, filled, in_threads, new_rows, padded_size
+from .loops import INLINED, compiled, decays_and_weights, filled, in_threads, new_rows, padded_size
 from .vectors import write_and_read, write_read_and_compare
 
 
@@ -133,7 +133,7 @@ def _operands(rows, q, k, v, log_input, peak, peak_initial, dtype: torch.dtype) 
     return *vectors, alpha.to(dtype).numpy(), alpha.numpy(), beta.numpy(), q.shape[1]
 
 
-@njit(**OPTIONS)
+@compiled
 def _follow(
     start, stop, q, k, v, decay, alpha, beta, length, y, n_dot_q, c_start, n_start, c_all, n_all, sized
 ):  # fmt: skip
@@ -161,7 +161,7 @@ def _follow(
                 y_s[i] = read[i]
 
 
-@njit(**OPTIONS)
+@compiled
 def _follow_back(
     start, stop, q, k, v, decay, alpha, beta, length, c_start, n_start, grad_c_start, grad_n_start,
     grad_y, grad_n_dot_q, grad_q, grad_k, grad_v, grad_input, grad_peak, grad_initial, grad_c, grad_n, sized,

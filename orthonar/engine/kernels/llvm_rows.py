@@ -10,8 +10,9 @@ from numba.core import cgutils, types
 
 #: Head sizes must be multiples of this.
 LANES = 16
-#: What sums may take of 16 registers of 32 bytes, so that some are left for what is multiplied.
-BYTES_FOR_SUMS = 12 * 32
+# Registers for sums, of 16 or, with AVX-512, of 32 twice as long: some are left for what is multiplied. Eight sums
+# keep a processor busy that begins two products at a time, each of which takes four of its clock's steps.
+_REGISTERS_FOR_SUMS = 12
 #: A product and a sum may be rounded once.
 FUSED = ("contract",)
 _VECTOR_BYTES = 64
@@ -31,12 +32,14 @@ class Rows:
         self.vector = ir.VectorType(context.get_value_type(dtype), self.lanes)
         self.zero = ir.Constant(self.vector, None)
         self.two = ir.Constant(self.vector, self.lanes * [2.0])
+        *_, features = context.codegen().magic_tuple()  # of the processor that is compiled for
+        #: What sums may take.
+        self.bytes_for_sums = _REGISTERS_FOR_SUMS * (64 if "+avx512f" in features.split(",") else 32)
         #: Which vectors of a row are summed up together, and of how many rows: sums of one would wait for each other.
-        self.pieces = [(columns, self._rows_at_once(columns)) for columns in self.cut(BYTES_FOR_SUMS)]
+        self.pieces = [(columns, self._rows_at_once(columns)) for columns in self.cut(self.bytes_for_sums)]
 
-    @staticmethod
-    def _rows_at_once(columns):
-        return next(n for n in (4, 2, 1) if n == 1 or n * len(columns) * _VECTOR_BYTES <= BYTES_FOR_SUMS)
+    def _rows_at_once(self, columns):
+        return next(n for n in (4, 2, 1) if n == 1 or n * len(columns) * _VECTOR_BYTES <= self.bytes_for_sums)
 
     def cut(self, largest):
         """The vectors of a row in pieces, about equal, of at most so many bytes."""

@@ -3,13 +3,16 @@
 Numba compiles for one head size at a time, some seconds each, and keeps what it compiled beside these files.
 """
 
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import torch
 from numba import njit
+from numba.core.caching import FunctionCache
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,11 +20,28 @@ from .llvm_rows import LANES
 
 # What a compiler may do with sums; it may not assume that all numbers are finite.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
-#: How a loop over chunks or rows is compiled.
-OPTIONS: dict[str, Any] = {"fastmath": _FAST, "nogil": True, "cache": True}
 #: How what is called there is compiled. Functions of their own would be linked in one way when they are compiled and in
 #: another when they are found compiled, and would sum up in another order: a run would depend on what ran before.
 INLINED: dict[str, Any] = {"inline": "always"}
+# Of what loops are made beside the file that each is in.
+_PARTS = hashlib.sha256(
+    b"".join(files(__package__).joinpath(name).read_bytes() for name in ("llvm_rows.py", "loops.py", "vectors.py"))
+).hexdigest()
+
+
+class _Cache(FunctionCache):
+    """What was compiled from other parts is not found. Numba looks at a loop's own file alone: after an update of the
+    others' it would go on with what it compiled before."""
+
+    def _index_key(self, sig, codegen):
+        return *super()._index_key(sig, codegen), _PARTS
+
+
+def compiled(loop: Callable) -> Callable:
+    """A loop over chunks or rows, compiled when it is first called and kept for other processes."""
+    dispatcher: Any = njit(fastmath=_FAST, nogil=True)(loop)
+    dispatcher._cache = _Cache(loop)
+    return dispatcher
 
 
 def padded_size(size: int) -> int:

@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from .llvm_rows import BYTES_FOR_SUMS, FUSED, Rows
+from .llvm_rows import FUSED, Rows
 
 # Rows whose sums over all columns are taken together: of each alone, its vector would be halved again and again.
 _DOTS_AT_ONCE = 4
@@ -187,7 +187,7 @@ def symmetric_products(typing_context, g, a, x, y, out_x, out_y, sized):
         for column in range(rows.size // rows.lanes):
             for out in (of_out_x, of_out_y):
                 rows.store(rows.zero, out, rows.index(0), column)
-        for columns in rows.cut(BYTES_FOR_SUMS // 2):
+        for columns in rows.cut(rows.bytes_for_sums // 2):
             sums = [(rows.variable(), rows.variable()) for _ in columns]
             for place in sum(sums, ()):
                 builder.store(rows.zero, place)
@@ -229,7 +229,7 @@ def read_compare_and_write(typing_context, g, new, c, decay, key, value, right, 
         builder.store(rows.zero, compared)
         for column in range(rows.size // rows.lanes):
             rows.store(rows.zero, of_out_key, rows.index(0), column)
-        for columns in rows.cut(BYTES_FOR_SUMS):
+        for columns in rows.cut(rows.bytes_for_sums):
             sums = [rows.variable() for _ in columns]
             for place in sums:
                 builder.store(rows.zero, place)
@@ -305,7 +305,7 @@ def _written_and_read(context, builder, signature, old, new, decay, left, right,
     )
     decays, compared = rows.splat(decay), rows.variable()
     builder.store(rows.zero, compared)
-    for columns in rows.cut(BYTES_FOR_SUMS // 2):  # the other half takes `right`
+    for columns in rows.cut(rows.bytes_for_sums // 2):  # the other half takes `right`
         sums = [rows.variable() for _ in columns]
         for place in sums:
             builder.store(rows.zero, place)
@@ -344,7 +344,7 @@ def write_both_ways(typing_context, old, new, decay, x, y, sized):
         rows = Rows(context, builder, signature)
         of_old, of_new, of_x, of_y = (rows.data(i, args[i]) for i in (0, 1, 3, 4))
         decays = rows.splat(args[2])
-        for columns in rows.cut(BYTES_FOR_SUMS // 2):
+        for columns in rows.cut(rows.bytes_for_sums // 2):
             vectors = [[rows.load(of, rows.index(0), column) for of in (of_x, of_y)] for column in columns]
             with rows.loop(rows.index(rows.size), 1) as j:
                 xj, yj = rows.repeated(of_x, j), rows.repeated(of_y, j)
