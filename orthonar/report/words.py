@@ -1,7 +1,7 @@
 """What tables and figures call things, and how they write numbers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,19 @@ _FEW = 4
 def task_label(vocab_size: int, seq_len: int, batch_size: int) -> str:
     """A task in a few words, the same in every table and figure."""
     return f"vocabulary {vocab_size}, length {seq_len}, batch {batch_size}"
+
+
+def text_table(rows: Iterable[Mapping[str, str]], columns: Sequence[str], index: str | Sequence[str]) -> pd.DataFrame:
+    """Rows of texts as a table; what a row does not have is empty, and a column that none has too.
+
+    Args:
+        rows: a text by column each.
+        columns: all of them, in their order.
+        index: which of them name a row.
+    """
+    # A column that no row has would be one of numbers, which take no text.
+    table = pd.DataFrame(list(rows), columns=list(columns)).astype(object)
+    return table.fillna("").set_index(index if isinstance(index, str) else list(index))
 
 
 def percent(interval: stats.Interval) -> str:

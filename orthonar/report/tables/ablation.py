@@ -10,7 +10,7 @@ from ...study.sides import BASELINE, ORTHOGONALIZED
 from ...training.record import RunRecord
 from .. import stats
 from ..published import ELIMINATION
-from ..words import NOT_RUN, mean_text, median_text, p_text, solved_text, values_text
+from ..words import NOT_RUN, mean_text, median_text, p_text, solved_text, text_table, values_text
 from .compared import tested
 from .probed import probed_runs
 from .runs import study_runs
@@ -74,7 +74,7 @@ def elimination(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
             row["Fisher p"] = p_text(stats.fisher(*zip(*counts)))
         rows.append(row)
     columns = ["variant", "solved", "follow-up", "accuracy (%)", "escape", "alone, McNemar p", "Fisher p"]
-    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("variant")
+    return text_table(rows, columns, "variant")
 
 
 def variant_answers(study: Study, records: Iterable[RunRecord]) -> list[str]:
@@ -182,7 +182,7 @@ def dose_response(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     for name, steps in doses(study).items():
         rows.append({"steps": steps} | _outcome(runs[runs["side"] == name]) | {"follow-up": _published_solved(name)})
     columns = ["steps", "solved", "follow-up", "accuracy (%)", "escape"]
-    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("steps")
+    return text_table(rows, columns, "steps")
 
 
 def _outcome(runs: pd.DataFrame) -> dict[str, str]:

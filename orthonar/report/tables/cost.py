@@ -12,7 +12,7 @@ import pandas as pd
 from ...paths import project_root, results_dir
 from ...study.jsonl import Damage
 from ..published import COSTS
-from ..words import NOT_RUN, model_name, task_label
+from ..words import NOT_RUN, model_name, task_label, text_table
 from .benchmark_records import read_benchmark
 
 #: Version of the records' layout; a change of meaning raises it.
@@ -143,8 +143,7 @@ def summary(records: Iterable[dict], what: str = "step") -> pd.DataFrame:
             }
         rows.append(text)
     columns = [_LENGTH, "contender"]
-    shown = pd.DataFrame(rows, columns=[*columns, "time (ms)", "memory (MiB)", "Gflop", "Gflop/s", "of peak"])
-    shown = shown.fillna("").set_index(columns)
+    shown = text_table(rows, [*columns, "time (ms)", "memory (MiB)", "Gflop", "Gflop/s", "of peak"], columns)
     return shown.loc[:, (shown != "").any()] if len(shown) else shown
 
 

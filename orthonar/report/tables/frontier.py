@@ -14,7 +14,7 @@ from ...study.presets import Study
 from ...study.sides import ORTHOGONALIZED, Side, title
 from ...training.record import RunRecord
 from .. import hazards, stats
-from ..words import NOT_RUN, median_text
+from ..words import NOT_RUN, median_text, text_table
 from .probed import probed_runs
 
 #: A read keeps the effect if the lower bound of its hazard of escape, relative to the study's read, is above this.
@@ -127,7 +127,7 @@ def frontier_text(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     columns = ["read", "products", "slopes", "solved", "escaped", "relative hazard", "early rank"]
-    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("read")
+    return text_table(rows, columns, "read")
 
 
 def pace_text(table: pd.DataFrame) -> pd.DataFrame:

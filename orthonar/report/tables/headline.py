@@ -16,7 +16,7 @@ from ...training.record import RunRecord
 from .. import stats
 from ..published import REPLICATION, PublishedCell, published_cells
 from ..seeds import seeds_text
-from ..words import NOT_RUN, device_kinds, devices, mean_text, p_text, solved_text, task_label
+from ..words import NOT_RUN, device_kinds, devices, mean_text, p_text, solved_text, task_label, text_table
 from .compared import COMPARED, HOW_SOON, compared, how_soon, solved_counts, tested
 from .runs import study_runs, study_task_label, with_all_seeds
 
@@ -164,7 +164,7 @@ def comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
             continue
         rows.append({**key, **compared(first, second)})
     columns = ["task", "read", *COMPARED]
-    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index(["task", "read"])
+    return text_table(rows, columns, ["task", "read"])
 
 
 def at_levels(study: Study, records: Iterable[RunRecord], levels: Sequence[float]) -> pd.DataFrame:
@@ -192,7 +192,7 @@ def at_levels(study: Study, records: Iterable[RunRecord], levels: Sequence[float
             row["alone"] = f"{counts.first_only}, {counts.second_only}" if test.paired else ""
         rows.append(row)
     columns = ["accuracy from", *titles, "alone", "p"]
-    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index("accuracy from")
+    return text_table(rows, columns, "accuracy from")
 
 
 def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
@@ -210,7 +210,7 @@ def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFram
         row["published"] = ", ".join(theirs if (next(iter(study.sides)), key["read"]) == _POST_SIDES else [])
         rows.append(row)
     columns = ["task", "read", *HOW_SOON, "published"]
-    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index(["task", "read"])
+    return text_table(rows, columns, ["task", "read"])
 
 
 def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[str]:

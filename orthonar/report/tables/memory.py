@@ -11,7 +11,7 @@ from ...training.decoding import OFFSETS
 from ...training.record import SOLVED_AT, RunRecord
 from .. import stats
 from ..published import DECODED, SWAPPED, PublishedSwap
-from ..words import NOT_KNOWN, NOT_RUN, values_text
+from ..words import NOT_KNOWN, NOT_RUN, text_table, values_text
 from .probed import (
     ASKED_AFTERWARDS,
     ASKED_AT_END,
@@ -197,7 +197,7 @@ def published_decoded(study: Study, records: Iterable[RunRecord], kept: pd.DataF
         }
         rows.append(dict(zip(_FIRST, first)) | {"whose": "follow-up"} | row)
     columns = [*_FIRST, "whose", "answered", "decoded", "wrong key", "other memory", "recomputed"]
-    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index([*_FIRST, "whose"])
+    return text_table(rows, columns, [*_FIRST, "whose"])
 
 
 _FIRST = ["trained with", "ended"]

@@ -9,7 +9,7 @@ import pandas as pd
 from ...study.contents import DELAYS
 from ...study.jsonl import Damage
 from ...study.sides import title
-from ..words import model_name
+from ..words import model_name, text_table
 from .benchmark_records import read_benchmark
 
 #: The file of the benchmark's records.
@@ -97,11 +97,7 @@ def growth_text(grown: pd.DataFrame) -> pd.DataFrame:
         shown[f"over {row.first:,}'s"] = f"{row.ratio:.3f}"
         shown["logits differ by"] = "" if pd.isna(row.difference) else f"{row.difference:.0e}"
         rows.append(shown)
-    return (
-        pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in rows for name in row)) or ["read"])
-        .fillna("")
-        .set_index("read")
-    )
+    return text_table(rows, list(dict.fromkeys(name for row in rows for name in row)) or ["read"], "read")
 
 
 def stream_answers(grown: pd.DataFrame) -> list[str]:

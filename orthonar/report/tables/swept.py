@@ -11,7 +11,7 @@ import pandas as pd
 from ...study.presets import Study
 from ...training.record import RunRecord
 from .. import stats
-from ..words import NOT_RUN
+from ..words import NOT_RUN, text_table
 from .compared import COMPARED, HOW_SOON, compared, how_soon, tested
 from .runs import study_runs
 
@@ -79,7 +79,7 @@ def beside(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataF
         first, second = sides.values()
         rows.append(row | (compared(first, second) if len(first) and len(second) else {}))
     columns = [setting.replace("_", " "), *study.sides, *(name for name in COMPARED if name not in ("solved", "pairs"))]
-    return _text(rows, columns, columns[:1])
+    return text_table(rows, columns, columns[:1])
 
 
 def sooner(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFrame:
@@ -99,7 +99,7 @@ def sooner(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataF
         first, second = sides.values()
         both = how_soon(first, second) if len(first) and len(second) else {"median": NOT_RUN}
         rows.append({name: f"{at:g}", **both})
-    return _text(rows, [name, *HOW_SOON], [name])
+    return text_table(rows, [name, *HOW_SOON], [name])
 
 
 def against_the_first(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFrame:
@@ -121,7 +121,7 @@ def against_the_first(study: Study, records: Iterable[RunRecord], setting: str) 
             first, second = start[1][side], sides[side]
             both = compared(first, second) if len(first) and len(second) else {"solved": NOT_RUN}
             rows.append({"read": side, words: f"{at:g}", **both})
-    return _text(rows, ["read", words, *COMPARED], ["read", words])
+    return text_table(rows, ["read", words, *COMPARED], ["read", words])
 
 
 def side_answer(study: Study, records: Iterable[RunRecord], setting: str, words: str) -> str:
@@ -247,7 +247,3 @@ def _by_value(study: Study, records: Iterable[RunRecord], setting: str) -> dict[
         runs = table[(table["side"] == side) & (table[setting] == at)] if len(table) else table
         found.setdefault(at, {})[side] = runs
     return found
-
-
-def _text(rows: list[dict], columns: list[str], index: list[str]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=columns).astype(object).fillna("").set_index(index)

@@ -4,7 +4,7 @@ import pandas as pd
 
 from ...study.contents import OCCURRENCES
 from ...study.sides import title
-from ..words import NOT_RUN
+from ..words import NOT_RUN, text_table
 
 #: Groups of occurrences, as readers are told of them.
 GROUPS = {"once": (1,), "twice": (2,), "3 times": (3,), "4 or more": tuple(n for n in OCCURRENCES if n > 3)}
@@ -48,7 +48,7 @@ def recall_text(table: pd.DataFrame, sides: list[str]) -> pd.DataFrame:
         for solved, of in sorted(of_side.groupby("solved"), reverse=True):
             row = {"read": f"{side}, {'solved' if solved else 'not solved'}", "runs": f"{len(of)}"}
             rows.append(row | {name: f"{100 * of[name].mean():.1f}" for name in GROUPS})
-    return pd.DataFrame(rows, columns=["read", "runs", *GROUPS]).fillna("").set_index("read")
+    return text_table(rows, ["read", "runs", *GROUPS], "read")
 
 
 def answer(table: pd.DataFrame) -> list[str]:
