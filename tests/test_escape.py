@@ -126,21 +126,21 @@ def test_escapes_in_equal_time():
         trace = [Evaluation(s, 0.9 if escaped and s >= at else 0.1, 1.0, 1.0, float(s)) for s in (1, 2, 4)]
         made.append(replace(record_of(config, trace[-1].accuracy), trace=trace))
     runs = study_runs(STUDY, made)
-    [told] = escape.equal_time_answer(runs, {"baseline": 2.0, "orthogonalized": 4.0})
+    on_both = {"A": {"baseline": 2.0, "orthogonalized": 4.0}, "B": {"baseline": 2.0, "orthogonalized": 5.0}}
+    told, on_b = escape.equal_time_answer(runs, on_both)
     assert told == (
-        "In the 8 seconds that 4 steps of baseline take, orthogonalized comes to step 2: by then 4 of 8 runs of "
+        "In the 8 seconds that 4 steps of baseline take (A), orthogonalized comes to step 2: by then 4 of 8 runs of "
         "baseline and 8 of 8 runs of orthogonalized have reached 80 % (exact McNemar test in pairs, p = 0.12; the "
         "cosine of the latter goes on after it)."
     )
     constant = runs.assign(schedule="constant", side="constant " + runs["side"])
     names = tuple(f"constant {side}" for side in HEADLINE)
-    [told] = escape.equal_time_answer(constant, dict(zip(names, (2.0, 4.0))), names)
+    [told] = escape.equal_time_answer(constant, {"A": dict(zip(names, (2.0, 4.0)))}, names)
     assert "8 of 8 runs of constant orthogonalized" in told and told.endswith("p = 0.12)."), "nothing is cut short"
-    [told] = escape.equal_time_answer(runs, {"baseline": 2.0, "orthogonalized": 5.0})
-    assert "step 1: by then 4 of 8 runs of baseline and 0 of 8" in told, "at the first step no run is judged"
-    swapped = escape.equal_time_answer(runs, {"baseline": 2.0, "orthogonalized": 5.0}, ("orthogonalized", "baseline"))
-    assert swapped == [told], "no run is said to go on beyond its budget"
-    assert escape.equal_time_answer(runs, {"baseline": 2.0}) == escape.equal_time_answer(runs[:8], {}) == []
+    assert "take (B), orthogonalized comes to step 1: by then 4 of 8 runs of baseline and 0 of 8" in on_b
+    swapped = escape.equal_time_answer(runs, {"B": on_both["B"]}, ("orthogonalized", "baseline"))
+    assert swapped == [on_b], "no run is said to go on beyond its budget"
+    assert escape.equal_time_answer(runs, {"A": {"baseline": 2.0}}) == escape.equal_time_answer(runs[:8], {}) == []
 
 
 def test_a_longer_schedule_in_sentences():

@@ -169,12 +169,17 @@ def test_the_pace_is_measured_and_read(tmp_path, monkeypatch):
     seconds = pace.seconds_per_step(of_two, last)
     assert set(seconds) == {"baseline", "degree1"} and all(0 < s < 60 for s in seconds.values())
     assert "1 thread" in pace.caption(last) and pace.caption(None) == words.NOT_RUN
-    assert pace.seconds_per_step(WHOLE, None) == {} and pace.told(WHOLE, None) == []
-    [sentence] = pace.told(of_two, last)
+    assert pace.seconds_per_step(WHOLE, None) == {} and pace.told(WHOLE, []) == []
+    [sentence] = pace.told(of_two, [first, last])
     milliseconds = {of_two.sides[side].title: f"{1e3 * seconds[side]:.0f}" for side in seconds}
     for title_of_it, said in milliseconds.items():
         assert f"{title_of_it} {said} ms" in sentence
     assert sentence.endswith(f"({pace.caption(last)}).")
+    elsewhere = first | {"device_name": "AMD EPYC, 1 thread"}
+    by_processor = pace.by_processor(of_two, [last, elsewhere, of_one])
+    assert list(by_processor) == ["AMD EPYC", words.model_name(last["device_name"])], "each as it was timed last"
+    assert list(by_processor.values()) == [pace.seconds_per_step(of_two, record) for record in (elsewhere, last)]
+    assert pace.by_processor(of_two, [of_one]) == {} and len(pace.told(of_two, [last, elsewhere])) == 2
     with pytest.raises(SystemExit):
         command.main(["--sides", "degree5", "--results", str(tmp_path)])
     assert len((tmp_path / pace.FILE).read_text().splitlines()) == 2

@@ -23,7 +23,7 @@ def timed():
     """A record of `python -m benchmarks.pace` with these seconds."""
     identities = {side: STUDY.run(STUDY.tasks[0], side, STUDY.rates[0], 0).identity for side in SECONDS}
     rows = [{"identity": identities[side], "seconds": [seconds]} for side, seconds in SECONDS.items()]
-    return [{"rows": rows, "started": "2026-01-01T00:00:00+00:00"}]
+    return [{"rows": rows, "started": "2026-01-01T00:00:00+00:00", "device_name": "AMD EPYC, 1 thread"}]
 
 
 RECORDS = [
@@ -45,12 +45,25 @@ def test_each_read_counts_on_the_seeds_that_all_have_and_that_it_was_not_picked_
 
 def test_equal_time_is_of_all_seeds():
     table = tables.other_reads(RECORDS, timed(), rows=ROWS)
-    assert table["step"].tolist() == pytest.approx([2.0, 1.5])
-    assert table["in_time"].tolist() == [10, 0], "at step 1,500 and at 2,000 of 3,000"
+    assert [step["AMD EPYC"] for step in table["step"]] == pytest.approx([2.0, 1.5])
+    assert [at["AMD EPYC"] for at in table["in_time"]] == [10, 0], "at step 1,500 and at 2,000 of 3,000"
     assert table["runs"].tolist() == [20, 18] and (table["raw_in_time"] == 0).all()
     untimed = tables.other_reads(RECORDS, [], rows=ROWS)
-    assert untimed[["step", "in_time"]].isna().all(axis=None)
+    assert untimed["step"].tolist() == untimed["in_time"].tolist() == [{}, {}]
+    assert "one CPU thread over" in tables.legend(untimed)
     assert (tables.as_text(untimed)[["a step", "in a raw run's time"]] == "").all(axis=None)
+
+
+def test_each_processor_has_its_own_pace():
+    [first] = timed()
+    slow = [
+        row | {"seconds": [0.03]} if row["identity"] == first["rows"][1]["identity"] else row for row in first["rows"]
+    ]
+    table = tables.other_reads(RECORDS, [first, first | {"rows": slow[:2], "device_name": "Intel Xeon"}], rows=ROWS)
+    text = tables.as_text(table)
+    assert text["a step"].tolist() == ["2.0, 3.0", "1.5, -"], "8 products were not timed on the other one"
+    assert text["in a raw run's time"].tolist() == ["0 of 20; 10, 10 of 20", "0 of 20; 0, - of 18"]
+    assert "one CPU thread (AMD EPYC, Intel Xeon) over" in tables.legend(table)
 
 
 def test_too_few_runs_have_no_row():
@@ -61,10 +74,13 @@ def test_too_few_runs_have_no_row():
 def test_as_text():
     text = tables.as_text(tables.other_reads(RECORDS, timed(), rows=ROWS))
     assert list(text.columns) == list(tables.COLUMNS)
-    assert text.iloc[0].tolist()[:5] == ["orthogonalized", "0 to 19", "0, 10 of 20", "2.0", "0 of 20, 10 of 20"]
+    assert text.iloc[0].tolist()[:5] == ["orthogonalized", "0 to 19", "0, 10 of 20", "2.0", "0 of 20; 10 of 20"]
     assert text.iloc[1]["solved"] == "0, 1, 3 of 9; p = 0.5" and text.iloc[1]["solved, read raw"] == ""
     kept = pd.DataFrame({"accuracy_read_raw": 0.9}, index=[record.identity for record in RECORDS])
     read_raw = tables.as_text(tables.other_reads(RECORDS, timed(), kept, ROWS))["solved, read raw"]
     assert read_raw.tolist() == ["10 of 10", "12 of 12"]
     lines = tables.as_markdown(tables.other_reads(RECORDS, timed(), rows=ROWS)).splitlines()
-    assert lines[0] == f"| {' | '.join(tables.COLUMNS)} |" and lines[-1] == tables.LEGEND
+    assert lines[0] == f"| {' | '.join(tables.COLUMNS)} |" and lines[-1] == tables.legend(
+        tables.other_reads(RECORDS, timed(), rows=ROWS)
+    )
+    assert "one CPU thread (AMD EPYC) over" in lines[-1]

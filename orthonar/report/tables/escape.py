@@ -110,31 +110,38 @@ def in_equal_time(cheap: pd.DataFrame, dear: pd.DataFrame, paces: tuple[float, f
 
 
 def equal_time_answer(
-    runs: pd.DataFrame, paces: Mapping[str, float], sides: tuple[str, str] = (BASELINE.name, ORTHOGONALIZED.name)
+    runs: pd.DataFrame,
+    paces: Mapping[str, Mapping[str, float]],
+    sides: tuple[str, str] = (BASELINE.name, ORTHOGONALIZED.name),
 ) -> list[str]:
-    """How many runs of two sides have escaped in the seconds that the cheaper one's whole budget takes, in a sentence.
+    """How many runs of two sides have escaped in the seconds that the cheaper one's whole budget takes.
 
     Args:
         runs: as of `orthonar.report.tables.runs.study_runs`, of a study with both sides and one task.
-        paces: seconds a step of each side, by its name, as of `orthonar.report.tables.pace.seconds_per_step`.
+        paces: seconds a step of each side, by the processor's name and the side's, as of
+            `orthonar.report.tables.pace.by_processor`.
         sides: their names; the one with the cheaper step is told of first.
 
     Returns:
-        None without the runs or the seconds of a step.
+        A sentence for each processor on which both sides are timed; none without the runs.
     """
-    if not set(sides) <= set(paces) & set(runs["side"]):
+    if not set(sides) <= set(runs["side"]):
         return []
+    return [_equal_time(runs, on, processor, sides) for processor, on in paces.items() if set(sides) <= set(on)]
+
+
+def _equal_time(runs: pd.DataFrame, paces: Mapping[str, float], processor: str, sides: tuple[str, str]) -> str:
     cheap, dear = sorted(sides, key=lambda name: paces[name])
     then = in_equal_time(*(runs[runs["side"] == name] for name in (cheap, dear)), (paces[cheap], paces[dear]))
     test = tested(then.cheap, then.dear)
     counts = [f"{of['solved'].sum()} of {len(of)} runs" for of in (then.cheap, then.dear)]
     # A constant rate is the same wherever a run is stopped.
     cut = "" if set(then.dear["schedule"]) == {"constant"} else "; the cosine of the latter goes on after it"
-    return [
-        f"In the {then.seconds:.0f} seconds that {then.budget:,} steps of {title(cheap)} take, {title(dear)} comes to "
-        f"step {then.step:,}: by then {counts[0]} of {title(cheap)} and {counts[1]} of {title(dear)} have reached 80 % "
-        f"({test.name}, p = {p_text(test.p)}{cut})."
-    ]
+    return (
+        f"In the {then.seconds:.0f} seconds that {then.budget:,} steps of {title(cheap)} take ({processor}), "
+        f"{title(dear)} comes to step {then.step:,}: by then {counts[0]} of {title(cheap)} and {counts[1]} of "
+        f"{title(dear)} have reached 80 % ({test.name}, p = {p_text(test.p)}{cut})."
+    )
 
 
 def hazard_text(fitted: pd.DataFrame) -> pd.DataFrame:

@@ -40,13 +40,13 @@ _ROWS = (
 #: Columns of `as_text`.
 COLUMNS = ("read", "seeds", "solved", "a step", "in a raw run's time", "solved, read raw")
 
-#: What a reader of the table has to know.
-LEGEND = (
+_LEGEND = (
     "*Solved*: runs of the raw read, of the orthogonalized one and of this one, on the seeds that all three have and "
     "that it was not picked on; *p* of the exact McNemar test against the orthogonalized read, each by itself. *A "
-    "step*: how long a training step takes on one CPU thread over the raw read's. *In a raw run's time*: runs of the "
-    "raw read and of this one, of all seeds, that have reached 80 % when a raw run ends. *Solved, read raw*: of its "
-    "solved runs, of all seeds, those that are at 80 % or more when they are read raw after training."
+    "step*: how long a training step takes on one CPU thread{processors} over the raw read's. *In a raw run's time*: "
+    "runs of the raw read, and, by these paces, of this one, of all seeds, that have reached 80 % when a raw run ends. "
+    "*Solved, read raw*: of its solved runs, of all seeds, those that are at 80 % or more when they are read raw after "
+    "training."
 )
 
 
@@ -67,8 +67,9 @@ def other_reads(
     Returns:
         One row per read, by its side's name: seeds (a list) that all three reads have and that it was not picked on;
         solved_raw, solved_five and solved of these; p against five steps (NaN for those themselves); step, seconds a
-        step over the raw read's, and raw_in_time and in_time, how many of raw_runs and runs have escaped when a raw run
-        ends (NaN where a step is not timed); read_raw of asked, how many of its solved runs stay solved read raw.
+        step over the raw read's, and in_time, how many of its runs have escaped when a raw run ends, both by the name
+        of each processor on which they were timed; raw_in_time, the same of raw_runs; read_raw of asked, how many of
+        its solved runs stay solved read raw.
     """
     records, timed = list(records), list(timed)
     found: dict[str, dict[str, Any]] = {}
@@ -81,12 +82,12 @@ def other_reads(
             continue
         fresh = [of[of["seed"].isin(shared)] for of in (raw, five, own)]
         solved = [int(of["solved"].sum()) for of in fresh]
-        step = raw_in_time = in_time = np.nan
-        paces = pace.seconds_per_step(study, pace.newest(study, timed))
-        if {BASELINE.name, name} <= set(paces):
-            step = paces[name] / paces[BASELINE.name]
-            then = in_equal_time(raw, own, (paces[BASELINE.name], paces[name]))
-            raw_in_time, in_time = (int(of["solved"].sum()) for of in (then.cheap, then.dear))
+        step, in_time = {}, {}
+        for processor, on in pace.by_processor(study, timed).items():
+            if {BASELINE.name, name} <= set(on):
+                step[processor] = on[name] / on[BASELINE.name]
+                then = in_equal_time(raw, own, (on[BASELINE.name], on[name]))
+                in_time[processor] = int(then.dear["solved"].sum())
         read_raw = own.loc[own["solved"], EVALUATED_WITH["raw"]].dropna()
         found[name] = {
             "seeds": sorted(shared),
@@ -95,7 +96,7 @@ def other_reads(
             "solved": solved[2],
             "p": np.nan if name in HEADLINE else tested(*fresh[1:]).p,
             "step": step,
-            "raw_in_time": raw_in_time,
+            "raw_in_time": int(raw["escape_step"].notna().sum()),
             "raw_runs": len(raw),
             "in_time": in_time,
             "runs": len(own),
@@ -108,25 +109,40 @@ def other_reads(
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
     """The numbers of `other_reads` as text, with `COLUMNS`."""
     rows = []
+    processors = _processors(table)
     for name, row in table.iterrows():
         solved = [row["solved_raw"], row["solved_five"], *([] if name in HEADLINE else [row["solved"]])]
         p = "" if np.isnan(row["p"]) else f"; p = {p_text(row['p'])}"
-        timed = not np.isnan(row["step"])
-        in_time = f"{row['raw_in_time']:.0f} of {row['raw_runs']}, {row['in_time']:.0f} of {row['runs']}"
+        steps, in_time = (
+            ", ".join(f"{row[column][on]:{form}}" if on in row[column] else "-" for on in processors)
+            for column, form in (("step", ".1f"), ("in_time", "d"))
+        )
         rows.append(
             {
                 "read": title(name),
                 "seeds": seeds_text(row["seeds"]).partition(" ")[2],
                 "solved": f"{', '.join(map(str, solved))} of {len(row['seeds'])}{p}",
-                "a step": f"{row['step']:.1f}" if timed else "",
-                "in a raw run's time": in_time if timed else "",
+                "a step": steps,
+                "in a raw run's time": f"{row['raw_in_time']} of {row['raw_runs']}; {in_time} of {row['runs']}"
+                if row["step"]
+                else "",
                 "solved, read raw": f"{row['read_raw']} of {row['asked']}" if row["asked"] else "",
             }
         )
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+def legend(table: pd.DataFrame) -> str:
+    """What a reader of the table has to know, and in which order processors are."""
+    processors = ", ".join(_processors(table))
+    return _LEGEND.format(processors=f" ({processors})" if processors else "")
+
+
 def as_markdown(table: pd.DataFrame) -> str:
     """The table of `as_text` in Markdown, and the legend below it."""
     lines = [list(COLUMNS), ["---"] * len(COLUMNS), *as_text(table).to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{LEGEND}"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{legend(table)}"
+
+
+def _processors(table: pd.DataFrame) -> list[str]:
+    return sorted({on for steps in table["step"] for on in steps}) if len(table) else []

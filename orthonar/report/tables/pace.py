@@ -8,7 +8,7 @@ import numpy as np
 
 from ...study.jsonl import Damage
 from ...study.presets import Study
-from ..words import NOT_RUN
+from ..words import NOT_RUN, model_name
 from . import benchmark_records
 
 #: Version of the records' layout, and their file.
@@ -63,18 +63,43 @@ def seconds_per_step(study: Study, record: dict | None) -> dict[str, float]:
     return {side: medians[identity] for side, identity in _identities(study).items() if identity in medians}
 
 
-def told(study: Study, record: dict | None) -> list[str]:
-    """One sentence: what a training step of each side takes, and where it was timed; none without a record.
+def newest_of_each(study: Study, records: Iterable[dict]) -> dict[str, dict]:
+    """Of each kind of processor the newest of the records that have the most sides of a study, as of `newest`.
+
+    What two reads take of each other hangs on the processor: one that does more at a time gains where most is done.
 
     Args:
         study: of whose first task.
-        record: as of `newest`.
+        records: as of `read_records`.
+
+    Returns:
+        By the processor's name, in the order of the names; without those on which fewer than two sides were timed.
     """
-    steps = seconds_per_step(study, record)
-    if not steps:
-        return []
-    each = ", ".join(f"{study.sides[side].title} {1e3 * seconds:.0f} ms" for side, seconds in steps.items())
-    return [f"A training step, evaluations left out: {each} ({caption(record)})."]
+    of_each: dict[str, list[dict]] = {}
+    for record in records:
+        of_each.setdefault(model_name(record["device_name"]), []).append(record)
+    found = {name: newest(study, of_each[name]) for name in sorted(of_each)}
+    return {name: record for name, record in found.items() if record is not None}
+
+
+def by_processor(study: Study, records: Iterable[dict]) -> dict[str, dict[str, float]]:
+    """Seconds of a training step as of `seconds_per_step`, by the processor's name as of `newest_of_each`."""
+    return {name: seconds_per_step(study, record) for name, record in newest_of_each(study, records).items()}
+
+
+def told(study: Study, records: Iterable[dict]) -> list[str]:
+    """What a training step of each side takes and where it was timed, a sentence for each kind of processor.
+
+    Args:
+        study: of whose first task.
+        records: as of `read_records`.
+    """
+    sentences = []
+    for record in newest_of_each(study, records).values():
+        steps = seconds_per_step(study, record).items()
+        each = ", ".join(f"{study.sides[side].title} {1e3 * seconds:.0f} ms" for side, seconds in steps)
+        sentences.append(f"A training step, evaluations left out: {each} ({caption(record)}).")
+    return sentences
 
 
 def _identities(study: Study) -> dict[str, str]:
