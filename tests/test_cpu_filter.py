@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import orthonar.engine.backends as backends
+import orthonar.engine.kernels.cpu_filter as cpu_filter
+import orthonar.engine.kernels.llvm_rows as llvm_rows
 import orthonar.engine.kernels.loops as loops
 from orthonar import NewtonSchulzRead, mlstm_sequence
 from orthonar.engine.backends import compiled_filter
@@ -74,9 +76,14 @@ def test_outputs_and_gradients_are_those_of_memory_matrices(length, size, coeffi
     assert_close(with_grads(compiled_filter, tensors, coefficients, eps, limit), wanted, 1e-11)
 
 
-@pytest.mark.parametrize("size", [40, 112])
-def test_float32_is_accurate(size):
-    """Sizes at which a row of a matrix is one piece of what the registers hold, and two."""
+@pytest.mark.parametrize(("size", "registers"), [(40, 12), (112, 6), (112, 24)])
+def test_float32_is_accurate(size, registers, monkeypatch, tmp_path):
+    """With as many sums at once as processors with shorter registers keep, and with longer ones: a row of a matrix is
+    one piece of them or two."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))  # not what was compiled for this processor
+    monkeypatch.setattr(llvm_rows, "_REGISTERS_FOR_SUMS", registers)
+    for name in ("_read", "_read_back"):
+        monkeypatch.setattr(cpu_filter, name, loops.compiled(getattr(cpu_filter, name).py_func))
     tensors = operands(9, size, torch.float32)
     wanted = with_grads(by_matrices, tensors, FIVE_STEPS, 1e-6)
     assert_close(with_grads(compiled_filter, tensors, FIVE_STEPS, 1e-6, 16.0), wanted, 1e-5)
