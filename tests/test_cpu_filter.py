@@ -79,7 +79,7 @@ def test_outputs_and_gradients_are_those_of_memory_matrices(length, size, coeffi
 @pytest.mark.parametrize(("size", "registers"), [(40, 12), (112, 6), (112, 24)])
 def test_float32_is_accurate(size, registers, monkeypatch, tmp_path):
     """With as many sums at once as processors with shorter registers keep, and with longer ones: a row of a matrix is
-    one piece of them or two."""
+    one piece of them, or more."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))  # not what was compiled for this processor
     monkeypatch.setattr(llvm_rows, "_REGISTERS_FOR_SUMS", registers)
     for name in ("_read", "_read_back"):

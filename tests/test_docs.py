@@ -12,7 +12,7 @@ from orthonar.report import stats
 from orthonar.report.tables import cost, headline, memory, other_reads, pace
 from orthonar.report.tables.compared import solved_counts
 from orthonar.report.tables.compared import tested as compare
-from orthonar.report.tables.escape import equal_time_answer, longer_schedule
+from orthonar.report.tables.escape import constant_rate, equal_time_answer, longer_schedule
 from orthonar.report.tables.findings import findings
 from orthonar.report.tables.runs import study_runs, with_all_seeds
 from orthonar.report.words import p_text
@@ -120,6 +120,11 @@ def test_what_the_readme_says_first_is_what_was_counted():
     assert f"Muon instead of AdamW solves {muon.solved} of {len(muon.runs)} runs" in opening
     soon = int((longer.runs["escape_step"] <= 2000).sum())
     assert f"twice the steps {longer.solved} of {len(longer.runs)}, of which {soon} had reached 80 %" in opening
+    falls, constant = headline.cells(constant_rate(), records)
+    half_way = [int((stats.accuracies(cell.runs) >= 0.5).sum()) for cell in (constant, falls)]
+    said = f"a constant rate it solves {constant.solved} of {len(constant.runs)}, no more than chance explains, but "
+    assert said + "{} end at 50 % or more, where {} does otherwise.".format(*half_way) in opening
+    assert not stats.is_told(compare(falls.runs, constant.runs).p)
     others = other_reads.other_reads(records, pace.read_records(cost.folder()))
     *_, eight = headline.cells(PRESETS["frontier"]["paper"].only(["baseline", "degree8"]), records)
     cheap = others.loc["degree8"]

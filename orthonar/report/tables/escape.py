@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ...study.presets import PRESETS, Study
-from ...study.sides import BASELINE, COSINE_4000, ORTHOGONALIZED, by_name, title
+from ...study.sides import BASELINE, CONSTANT, COSINE_4000, ORTHOGONALIZED, by_name, title
 from ...training.config import RunConfig
 from ...training.record import RunRecord
 from .. import hazards, stats
@@ -209,6 +209,11 @@ def _times(factor: pd.Series, of: str) -> str:
 def longer_schedule() -> Study:
     """The raw read at the follow-up's recipe, with its cosine over 2,000 steps and over 4,000."""
     return replace(PRESETS["schedule"]["paper"], sides=by_name(BASELINE, COSINE_4000))
+
+
+def constant_rate() -> Study:
+    """The raw read at the follow-up's recipe, with its cosine and at a constant rate, both over 2,000 steps."""
+    return replace(PRESETS["schedule"]["paper"], sides=by_name(BASELINE, CONSTANT))
 
 
 def longer_answers(records: Iterable[RunRecord]) -> list[str]:

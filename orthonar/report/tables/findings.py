@@ -26,7 +26,7 @@ from .. import stats
 from ..seeds import seeds_text
 from ..words import NOT_RUN, device_kinds, p_text
 from .compared import tested
-from .escape import longer_schedule
+from .escape import constant_rate, longer_schedule
 from .headline import CellResult, cells
 from .other_reads import PICKED_ON
 from .runs import with_all_seeds
@@ -107,6 +107,7 @@ def questions() -> list[Question]:
         Question("follow-up's", reads, paper["replication"]),
         Question("follow-up's", "raw read: embedding std 1, 0.065", _of(initialisation, BASELINE, SMALL_EMBEDDING)),
         Question("follow-up's", "raw read: cosine over 2,000, 4,000 steps", longer_schedule()),
+        Question("follow-up's", "raw read: cosine, constant rate", constant_rate()),
         Question("follow-up's", "raw read: AdamW, Muon", _of(paper["muon"], BASELINE, MUON)),
         Question("follow-up's", f"raw read, a read of {cheap.title}", _of(paper["frontier"], BASELINE, cheap)),
         *(
