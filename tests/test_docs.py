@@ -160,6 +160,19 @@ def test_what_the_readme_says_first_is_what_was_counted():
     assert f"with the follow-up's shares would show the difference in {100 * power:.0f} % of repetitions" in opening
 
 
+def test_the_readme_counts_the_read_of_4_products_as_the_frontier_does():
+    sides = ("baseline", "orthogonalized", "degree4")
+    found = {
+        cell.side: cell
+        for cell in headline.cells(PRESETS["frontier"]["pocket"].only(sides), RunStore(ROOT / "results").records())
+    }
+    raw, five, four = (found[side] for side in sides)
+    assert len(raw.runs) == len(five.runs) == len(four.runs)
+    said = f"of 4 products solves {four.solved} of {len(four.runs)} runs, where five steps solve {five.solved} and the"
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"{said} raw read {raw.solved}." in text
+
+
 def test_the_readme_says_which_runs_still_need_their_read():
     """Of the same records as notebook 08."""
     folder = ROOT / "results"
