@@ -24,7 +24,7 @@ def begin(device: str = "cpu") -> dict[str, Any]:
         started, device_name, load_before (of the machine, over the last minute), versions and revision.
     """
     return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="microseconds"),  # two may begin in one second
         "device_name": device_name(torch.device(device)),
         "load_before": round(os.getloadavg()[0], 2),
         "versions": versions(),

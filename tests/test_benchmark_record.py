@@ -39,3 +39,16 @@ def test_the_newest_is_the_latest_started():
     assert benchmark_records.newest({"started": f"2026-0{month}-01"} for month in (2, 3, 1)) == {
         "started": "2026-03-01"
     }
+
+
+def test_of_two_that_started_in_the_same_second_the_last_appended_is_the_newest():
+    first, last = ({"started": "2026-11-30T09:40:43+00:00", "rows": [n]} for n in (1, 2))
+    assert benchmark_records.newest([first, last]) == last
+    fractions = ("", ".000010", ".9", ".100000")
+    of_one_second = [{"started": f"2026-11-30T09:40:43{fraction}+00:00"} for fraction in fractions]
+    assert benchmark_records.newest(of_one_second) == of_one_second[2], "the older records give whole seconds"
+
+
+def test_records_begun_one_after_the_other_are_told_apart():
+    begun = [records.begin()["started"] for _ in range(3)]
+    assert begun == sorted(set(begun))

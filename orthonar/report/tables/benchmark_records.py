@@ -41,8 +41,8 @@ def read_benchmark(
 
 
 def newest(records: Iterable[dict]) -> dict | None:
-    """The newest of some records; None without one."""
-    return max(records, key=lambda record: record["started"], default=None)
+    """The newest of some records, of those that started at the same time the last; None without one."""
+    return max(reversed(list(records)), key=lambda record: record["started"], default=None)
 
 
 def where(record: dict) -> str:
