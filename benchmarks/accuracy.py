@@ -53,7 +53,7 @@ def print_errors(family: str, read: str, seed: int, errors: dict[str, Errors]) -
         print(f"    {kind:8s}" + "".join(f"{values[name]:14.1e}" for name in QUANTITIES), flush=True)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, measure, print."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
@@ -64,7 +64,9 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to try")
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    if min(args.length, args.size, args.heads, args.seeds, args.threads) < 1:
+        parser.error("--length, --size, --heads, --seeds and --threads are at least 1")
     torch.set_num_threads(args.threads)
 
     sizes = {"heads": args.heads, "length": args.length, "size": args.size}

@@ -32,8 +32,13 @@ _WARM_UP = 5_000
 
 def make_model(read: str, vocab_size: int, width: int, heads: int) -> SequenceModel:
     """A model with this read, from a fixed seed, whose forget gates are its initial ones."""
-    config = ModelConfig(vocab_size, width, mixer=MLSTM(num_heads=heads, read=READS[read]))
+    config = model_config(read, vocab_size, width, heads)
     return SequenceModel(config, generator=torch.Generator().manual_seed(0)).eval()
+
+
+def model_config(read: str, vocab_size: int, width: int, heads: int) -> ModelConfig:
+    """Its settings; ValueError naming the one that is impossible."""
+    return ModelConfig(vocab_size, width, mixer=MLSTM(num_heads=heads, read=READS[read]))
 
 
 def token_blocks(vocab_size: int, stops: list[int], size: int):
@@ -119,12 +124,14 @@ def main(arguments: list[str] | None = None) -> None:
     if stops[0] < 1 or settings.block_size < 1 or settings.threads < 1:
         parser.error("--tokens, --block-size and --threads are at least 1")
     path = settings.results / "streaming.jsonl"
+    sizes = {"vocab_size": settings.vocab_size, "width": settings.width, "heads": settings.heads}
     try:
+        for read in settings.reads:
+            SequenceModel(model_config(read, **sizes))
         check_writable(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
 
-    sizes = {"vocab_size": settings.vocab_size, "width": settings.width, "heads": settings.heads}
     record, rows = begin(), []
     for form in settings.forms:
         for read in settings.reads:

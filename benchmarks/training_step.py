@@ -32,6 +32,7 @@ if not __package__:  # run as a file: the folder above it is not on the path
 
 from benchmarks import steps
 from benchmarks.steps import extra_resident, make_model, print_seconds, time_in_turns, verdict
+from orthonar.training.environment import device_name
 
 VOCAB_SIZE = 80
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
@@ -100,21 +101,12 @@ def row_d(repeats: int, threads: int) -> None:
 ROWS = {"a": row_a, "b": row_b, "c": row_c, "d": row_d}
 
 
-def processor() -> str:
-    """The CPU's own name, if the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def print_setting() -> None:
     """Print what the numbers depend on."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "xlstm", "numpy"))
     print(f"python {platform.python_version()}, {packages}")
-    print(f"{processor()}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}")
-    print(f"{torch.get_num_threads()} threads, float32; load of the machine before: {os.getloadavg()[0]:.1f}")
+    print(f"{device_name(torch.device('cpu'))}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}")
+    print(f"float32; load of the machine before: {os.getloadavg()[0]:.1f}")
     parameters = sum(p.numel() for p in make_model("raw", 1, VOCAB_SIZE).parameters())
     print(f"whole training steps, {parameters:,} parameters; median (min .. max)")
 

@@ -200,6 +200,7 @@ def settings(kind: type[_Kind]) -> type[_Kind]:
             if not by_position.keys() & given.keys():
                 given, args = by_position | given, ()
         named = {name: given.pop(name) for name in list(given) if name not in fields}
+        taken: dict[str, Any] = {}
         for field in parts:
             if not named:
                 break
@@ -208,10 +209,14 @@ def settings(kind: type[_Kind]) -> type[_Kind]:
             names = setting_names(held, named)
             its = {name: named.pop(name) for name in list(named) if name in names}
             given[field.name] = dataclasses.replace(held, **its) if its else held
+            taken |= {name: getattr(given[field.name], name) for name in its}
         for name in named:
             near = difflib.get_close_matches(name, setting_names(kind, given), n=1)
             raise ValueError(f"{name} is not a setting of {kind.__name__}" + (f": {near[0]}?" if near else ""))
         construct(self, *args, **given)
+        for name, value in taken.items():
+            if getattr(self, name) != value:  # one part's setting follows another's
+                raise ValueError(f"{name} must be {getattr(self, name)!r} beside the other settings, not {value!r}")
 
     told: Any = init
     told.__signature__ = inspect.signature(construct)

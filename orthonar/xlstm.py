@@ -21,6 +21,7 @@ from .mlstm.cell import MLSTMState, check_form, mlstm_sequence
 from .mlstm.layer import MLSTM
 from .model import ModelConfig, SequenceModel
 from .reads.base import Read, check_read
+from .settings import checked_integer
 
 
 class StockModel(nn.Module):
@@ -34,7 +35,7 @@ class StockModel(nn.Module):
         context_length: length of the causal mask that the stock layer keeps; sequences may be shorter, not longer.
 
     Raises:
-        ValueError: the mixer is no `MLSTM`.
+        ValueError: the mixer is no `MLSTM`, or the length none.
         ImportError: the package `xlstm` is not installed: pip install 'orthonar[xlstm]'.
     """
 
@@ -44,6 +45,7 @@ class StockModel(nn.Module):
         width, mixer = config.embedding_dim, config.mixer
         if not isinstance(mixer, MLSTM):
             raise ValueError(f"config: the mixer must be an MLSTM, not {type(mixer).__name__}")
+        context_length = checked_integer("context_length", context_length, 1)
         self.embedding = nn.Embedding(config.vocab_size, width)
         self.norm = norms.LayerNorm(width)
         self.layer = layers.mLSTMLayer(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import accuracy, pace, streaming
 from benchmarks import record as records
 from orthonar.report.tables import benchmark_records
 
@@ -32,6 +33,25 @@ def test_what_cannot_be_appended_is_kept_elsewhere(tmp_path):
         records.keep({"rows": [1]}, tmp_path / "file" / "some.jsonl")
     kept = Path(re.search("but in (.*)$", str(stop.value)).group(1))
     assert json.loads(kept.read_text()) == {"rows": [1]}
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "said"),
+    [
+        (accuracy, ["--seeds", "0"], "--seeds and --threads are at least 1"),
+        (accuracy, ["--size", "0"], "--seeds and --threads are at least 1"),
+        (streaming, ["--heads", "7"], "num_heads"),
+        (streaming, ["--width", "0"], "embedding_dim"),
+        (streaming, ["--vocab-size", "0"], "vocab_size"),
+        (pace, ["--repeats", "0"], "--repeats and --threads are at least 1"),
+    ],
+    ids=lambda part: part.__name__ if hasattr(part, "__name__") else str(part),
+)
+def test_impossible_options_are_named_before_anything_is_measured(command, options, said, tmp_path, capsys):
+    results = [] if command is accuracy else ["--results", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        command.main([*options, *results])
+    assert stop.value.code == 2 and said in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_the_newest_is_the_latest_started():

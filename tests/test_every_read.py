@@ -26,6 +26,8 @@ from benchmarks.oracle import (
 )
 from orthonar import (
     BlendRead,
+    DeltaWrite,
+    FullDeltaWrite,
     MatrixStraightThroughRead,
     MesaRead,
     MLSTMState,
@@ -40,8 +42,10 @@ from orthonar import (
     ShortNewtonSchulzRead,
     SteepRead,
     StraightThroughRead,
+    WriteBack,
     mlstm_sequence,
 )
+from orthonar.mlstm.writes import Write
 from orthonar.reads.base import Read
 from orthonar.settings import variant_from_settings, variant_settings
 from orthonar.study.records import RunStore
@@ -294,6 +298,16 @@ def test_the_smallest_floor_of_a_norm_still_divides(form):
         NewtonSchulzRead(eps=1e-16)
 
 
+@pytest.mark.parametrize("form", ["chunkwise", "recurrent", "parallel"])
+@pytest.mark.parametrize("kind", [NewtonSchulzRead, MesaRead, WriteBack, DeltaWrite, FullDeltaWrite])
+def test_the_largest_floor_of_a_norm_is_still_a_number_of_float32(kind, form):
+    inputs = [x.float() for x in inputs_of("random")]
+    part = {"write" if issubclass(kind, Write) else "read": kind(eps=1e15)}
+    assert mlstm_sequence(*inputs, form=form, **part).isfinite().all()
+    with pytest.raises(ValueError, match=r"^eps must be .*1e\+15"):
+        kind(eps=1e16)
+
+
 @every_read
 def test_settings_survive_json(name):
     read = READS[name]
@@ -411,3 +425,43 @@ def test_what_is_not_finite_spoils_nothing_before_it(name, form, monkeypatch):
         h, _ = run_with_grads(read, inputs._replace(**{spoilt: tensor}))
         torch.testing.assert_close(h[:, :, :20], wanted, rtol=1e-9, atol=1e-12)
         assert not h[:, :, 20].isfinite().all()
+
+
+@every_read
+def test_a_number_that_is_none_leaves_large_ones_as_they_are(name):
+    """Where float32 would not do all is float64, whatever else is there: what other rows hold is not lost."""
+    q, k, v, igate, fgate = (x.float() for x in inputs_of("random"))
+    large = [torch.cat([x, x]) for x in (q, 1e11 * k, 1e11 * v, igate, fgate)]
+    wanted = cell(READS[name], "chunkwise")(*large)
+    large[1][0, :, 20] = math.nan
+    h = cell(READS[name], "chunkwise")(*large)
+    torch.testing.assert_close(h[0, :, :20], wanted[0, :, :20], rtol=1e-5, atol=0)
+    assert wanted.isfinite().all() and torch.equal(h[1], wanted[1])
+
+
+@every_read
+def test_large_queries_are_read_as_by_the_plain_form(name):
+    q, k, v, igate, fgate = (x.float() for x in inputs_of("random"))
+    large = 1e20 * q, 1e5 * k, 1e5 * v, igate, fgate
+    h, wanted = (cell(READS[name], form)(*large) for form in ("chunkwise", "parallel"))
+    assert (h - wanted).norm() <= 1e-4 * wanted.norm() < math.inf
+
+
+@pytest.mark.parametrize("name", [name for name, read in READS.items() if read.keys is not None])
+def test_of_kept_keys_the_symmetric_part_counts(name):
+    """As a learned start state comes to hold what no sum of k k^T is."""
+    inputs, read = inputs_of("random"), READS[name]
+    draws = torch.Generator().manual_seed(3)
+    c, keys = (torch.randn(1, 2, 9, 9, generator=draws, dtype=torch.float64) for _ in range(2))
+    skew, keys = (keys - keys.mT) / 3, keys @ keys.mT
+    n_state, m_state = torch.randn(1, 2, 9, generator=draws, dtype=torch.float64), torch.zeros(1, 2).double()
+    found = []
+    for form in ("parallel", "recurrent", "chunkwise"):
+        start = torch.cat([c, keys + skew], -1).requires_grad_()
+        h = cell(read, form, initial_state=MLSTMState(start, n_state, m_state))(*inputs)
+        found.append((h, *torch.autograd.grad(h.square().sum(), start)))
+    for h, grad in found[1:]:
+        assert (h - found[0][0]).norm() <= 1e-8 * h.norm() and (grad - found[0][1]).norm() <= 1e-8 * grad.norm()
+    torch.testing.assert_close(found[0][1][..., 9:], found[0][1][..., 9:].mT)
+    symmetric = MLSTMState(torch.cat([c, keys], -1), n_state, m_state)
+    torch.testing.assert_close(found[0][0], cell(read, "parallel", initial_state=symmetric)(*inputs))

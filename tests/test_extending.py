@@ -139,6 +139,19 @@ def test_a_validation_set_that_scores_nothing_is_refused_before_the_first_step()
     assert not steps
 
 
+def test_what_a_part_must_have_is_named():
+    class Sizeless(Task):
+        values, sample, validation_set = Counting.values, Counting.sample, Counting.validation_set
+
+    class Rateless(Optimizer):
+        build = SGD.build
+
+    for given, said in (({"task": settings(Sizeless)()}, "task: Sizeless must have vocab_size"),
+                        ({"optimizer": settings(Rateless)()}, "optimizer: Rateless must have lr")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^{said}$"):
+            RunConfig(**given)
+
+
 def test_what_is_learnable_is_learnt():
     config = RunConfig(task=Counting(), mixer=Mean(), optimizer=SGD(), **MODEL | {"steps": 300, "eval_every": 300})
     assert train(config).accuracy > 0.9

@@ -325,6 +325,12 @@ def test_what_is_not_blocks_is_named(weight):
         orthogonal_blocks(weight)
 
 
+def test_what_has_no_polar_factor_is_named():
+    for weight, said in (([[1.0]], "a tensor, not list"), (torch.full((2, 2), torch.nan), "finite")):
+        with pytest.raises(ValueError, match=f"^weight must be {said}$"):
+            orthogonal_blocks(weight)
+
+
 # Settings
 
 

@@ -141,10 +141,21 @@ def test_a_normaliser_of_ones_own_holds_in_every_form():
     assert (cell(NewtonSchulzRead())(*inputs) - plain).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("form", ["parallel", "recurrent", "chunkwise"])
+def test_a_matrix_of_another_kind_is_named(form):
+    for matrix, said in (
+        (lambda self, c: c.float(), "torch.float32$"),
+        (lambda self, c: c.tolist(), "a tensor, not list"),
+    ):
+        read = dataclass(frozen=True)(type("OwnRead", (LeafRead,), {"matrix": matrix}))()
+        with pytest.raises(ValueError, match=rf"^read: the matrix of OwnRead\(\) must be .*{said}"):
+            cell(read, form)(*hostile_inputs("random", batch=1, length=9, size=5))
+
+
 def test_what_a_leaf_must_not_say_is_named():
     with pytest.raises(TypeError, match="keys must be None, 'gated' or 'ungated', not 'both'"):
         type("BothRead", (LeafRead,), {"keys": "both", "matrix": lambda self, memory: memory})
     narrow = dataclass(frozen=True)(type("NarrowRead", (LeafRead,), {"matrix": lambda self, memory: memory[..., :2]}))
     for form in ("parallel", "recurrent", "chunkwise"):
-        with pytest.raises(ValueError, match=r"^read: the matrix of NarrowRead\(\) must be \(..., 5, 5\), not"):
+        with pytest.raises(ValueError, match=r"^read: the matrix of NarrowRead\(\) must be \(..., 5, 5\), .*, not"):
             cell(narrow(), form)(*hostile_inputs("random", batch=1, length=9, size=5))

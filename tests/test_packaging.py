@@ -9,6 +9,16 @@ from pathlib import Path
 from orthonar.training import environment
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_a_module_with_a_command_line_is_one():
+    """`python -m` of one that only defines it does nothing, and says that all is well."""
+    texts = {path: path.read_text() for folder in ("orthonar", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
+    commands = [path for path, text in texts.items() if re.search(r"^def main\(", text, re.M)]
+    assert len(commands) > 8
+    assert [path for path in commands if 'if __name__ == "__main__":' not in texts[path]] == []
+
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # What torch itself imports is no affair of this package.

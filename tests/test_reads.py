@@ -178,6 +178,7 @@ def test_tolerance_chooses_the_number_of_terms():
         ("eps", 0.0),
         ("eps", -1e-6),
         ("eps", float("inf")),
+        ("eps", 1e300),
         ("eps", float("nan")),
         ("tolerance", 0.0),
         ("tolerance", 1.0),
@@ -202,6 +203,7 @@ def read_of(scalar_map) -> FilterRead:
         (torch.sign, "not smooth enough"), (lambda s: torch.tanh(1000 * s), "not smooth enough"),
         (lambda s: s / s.abs(), "not a finite number at 0"), (lambda s: s.float(), "float64 of its argument's shape"),
         (lambda s: s[:3], "float64 of its argument's shape"), (lambda s: 0.5, "not float"),
+        (lambda s: torch.from_numpy(np.sin(s.detach().numpy())), "must have a derivative"),
     ],
 )  # fmt: skip
 def test_a_map_of_which_no_filter_can_be_made_is_refused(scalar_map, said):

@@ -19,6 +19,7 @@ from orthonar import (
     Constant,
     DeltaWrite,
     FullDeltaWrite,
+    KeyDoor,
     MatrixStraightThroughRead,
     MesaRead,
     ModelConfig,
@@ -176,6 +177,17 @@ def test_a_setting_is_that_of_the_part_that_has_it():
     assert dataclasses.replace(config, lr=0.1).model == config.model
     with pytest.raises(AttributeError, match="no setting 'learning_rate'"):
         _ = config.learning_rate
+
+
+def test_a_setting_that_another_part_decides_is_not_lost():
+    """A task without a vocabulary of its own choice gives the model's; another was once left out without a word."""
+    task = KeyDoor()
+    assert RunConfig(task=task, vocab_size=task.vocab_size) == RunConfig(task=task)
+    assert dataclasses.replace(RunConfig(vocab_size=96), task=task).model.vocab_size == task.vocab_size
+    with pytest.raises(ValueError, match="^vocab_size must be 23 beside the other settings, not 999$"):
+        RunConfig(task=task, vocab_size=999)
+    with pytest.raises(ValueError, match="^vocab_size must be 23 beside the other settings, not 24$"):
+        dataclasses.replace(RunConfig(task=task), vocab_size=24)
 
 
 def test_no_two_parts_share_a_settings_name():

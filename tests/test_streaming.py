@@ -6,7 +6,7 @@ import torch
 from test_model import every_read, seeded, small_model
 from torch import nn
 
-from orthonar import NoisyRecall
+from orthonar import MQAR, NoisyRecall
 from orthonar.training.streaming import DelayedRecall, recall_by_delay, stream
 
 
@@ -99,6 +99,11 @@ def test_a_task_that_asks_once_is_asked_with_its_prefix():
 def test_wrong_arguments_are_named(name, bad):
     with pytest.raises(ValueError, match=name):
         recall_by_delay(small_model(), NoisyRecall(20, 16, 4, 0.5), **{"delays": (2,)} | bad)
+
+
+def test_recall_by_delay_is_of_the_task_with_distractors():
+    with pytest.raises(ValueError, match="^task must be a NoisyRecall, .*MQAR"):
+        recall_by_delay(small_model(), MQAR(), (0, 4))
 
 
 @pytest.mark.parametrize("tokens", [[[1, 2, 3]], np.ones((1, 3), int), torch.tensor(3)], ids=lambda t: type(t).__name__)

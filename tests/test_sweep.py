@@ -563,6 +563,15 @@ def test_a_record_is_kept_whose_weights_do_not_fit():
     assert weights is None and record.identity == config.identity
 
 
+def test_adopting_under_an_impossible_name_writes_nothing(tmp_path):
+    record = record_of(TINY.runs([])[0])
+    RunStore(tmp_path / "first").add(record, "runs")
+    save_weights(RunStore(tmp_path / "first"), record, b"weights")
+    with pytest.raises(ValueError, match="^name must be that of a file"):
+        rescue.adopt(tmp_path / "first" / "runs.jsonl", RunStore(tmp_path / "second"), "a/b")
+    assert not (tmp_path / "second").exists()
+
+
 def test_adopting_names_damage_and_what_is_no_file(tmp_path, capsys):
     good = record_of(TINY.runs([])[0])
     (tmp_path / "some.jsonl").write_text(good.to_json() + "\n{}\n")

@@ -7,6 +7,8 @@ from torch import Tensor
 SHORTEST_KEY = 1e-6
 #: Smallest floor of a norm: squared it is still far above what float32 takes for 0.
 LEAST_EPS = 1e-15
+#: Largest floor of a norm: squared float32 still holds it.
+MOST_EPS = 1e15
 
 
 def unit_keys(k: Tensor, eps: float = SHORTEST_KEY) -> tuple[Tensor, Tensor]:

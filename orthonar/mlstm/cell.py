@@ -36,6 +36,8 @@ FORMS = ("chunkwise", "fused", "parallel", "recurrent")
 _NARROW = (torch.bfloat16, torch.float16)
 # Entries of a memory beyond which their squares, summed, might overflow float32.
 _LARGEST_IN_FLOAT32 = 1e12
+# The same of a query times two entries: filters multiply queries by the memory's Gram matrix before its norm divides.
+_LARGEST_READ = 1e30
 # Of keys and values whose largest entry lies between this and 1 over it, float32 holds sums of squares.
 _LEAST_SQUARED = 1e-15
 
@@ -114,8 +116,9 @@ def mlstm_sequence(
     between two graphs. `torch.func.grad` goes around a compiled function, not into one.
 
     Numbers are float32 inside, or float64 if q is, and autocast is off; bfloat16 and float16 are converted on the way
-    in and out, so that their results are float32's, rounded once. Where entries of the memory might pass 1e12 it is
-    float64 all through, on a CPU and not in a graph; likewise where squares of keys or values leave float32's range.
+    in and out, so that their results are float32's, rounded once. Where entries of the memory might pass 1e12, or
+    a query times two of them 1e30, it is float64 all through, on a CPU and not in a graph; likewise where squares of
+    keys or values leave float32's range.
 
     Args:
         q: queries, (B, NH, S, DH), float32, float64, bfloat16 or float16.
@@ -132,7 +135,8 @@ def mlstm_sequence(
         chunk_size: positions that share a start state in the chunkwise form; None chooses by the read.
         precision: of the products in the fused kernels: "float32", or "tf32", a third of the work with 10 bits of
             mantissa instead of 23 on GPUs that have it; the other forms compute in the dtype of q either way.
-        initial_state: the state to start from; None is the empty memory.
+        initial_state: the state to start from; None is the empty memory. Of the keys that a read has kept beside C the
+            symmetric part counts, (K + K^T) / 2.
         position: how many positions came before, for writes that count them (`WriteBack`).
         return_state: also return the state after the last position.
 
@@ -166,6 +170,8 @@ def _run(
     with without_autocast(q.device):
         tensors = [x.to(_inside(q.dtype)) for x in (q, k, v, igate_preact, fgate_preact)]
         state = MLSTMState(*(x.to(_inside(q.dtype)) for x in initial_state))
+        if read.keys is not None:
+            state = state._replace(c_state=_with_symmetric_keys(state.c_state))
         if torch.compiler.is_exporting():
             tensors = [x.detach() for x in tensors]  # what is exported has no gradients
         tensors, state = _safe(tensors, state, form, read.keys is not None)
@@ -222,12 +228,12 @@ def _safe(tensors: list[Tensor], state: MLSTMState, form: str, keeps_keys: bool)
     keeps_keys: whether the memory holds products of keys with keys, too.
     """
     q, k, v, igate_preact, fgate_preact = tensors
-    of_k, of_v, of_state = largest(k), largest(v), largest(state.c_state)
+    of_q, of_k, of_v, of_state = largest(q), largest(k), largest(v), largest(state.c_state)
     looked = of_k is not None and of_v is not None
     if of_k is not None and of_v is not None:
         written = of_k * max(of_k, of_v) if keeps_keys else of_k * of_v
         extreme = any(math.isfinite(x) and x > 0 and not _LEAST_SQUARED < x < 1 / _LEAST_SQUARED for x in (of_k, of_v))
-        if of_state is not None and (max(written, of_state) > _LARGEST_IN_FLOAT32 or extreme):
+        if of_q is not None and of_state is not None and (extreme or not _fits_float32(of_q, written, of_state)):
             tensors, state = [x.double() for x in tensors], MLSTMState(*(x.double() for x in state))
             q, k, v, igate_preact, fgate_preact = tensors
         if math.isfinite(of_k) and math.isfinite(of_v):
@@ -240,6 +246,12 @@ def _safe(tensors: list[Tensor], state: MLSTMState, form: str, keeps_keys: bool)
     spoilt = ~(k.isfinite().all(-1) & v.isfinite().all(-1))
     k, v = (x.masked_fill(spoilt[..., None], 0.0) for x in (k, v))
     return [q, k, v, igate_preact.masked_fill(spoilt, torch.nan), fgate_preact], state
+
+
+def _fits_float32(of_q: float, written: float, of_state: float) -> bool:
+    """Whether float32 holds the squares of a memory and a query times them; not what may be anything, beside a NaN."""
+    entries = written, of_state
+    return all(entry <= _LARGEST_IN_FLOAT32 and of_q * entry * entry <= _LARGEST_READ for entry in entries)
 
 
 def _segments(length: int, position: int, period: int | None) -> Iterator[tuple[int, int]]:
@@ -261,6 +273,12 @@ def _segment(q, k, v, igate_preact, fgate_preact, state, read, write, form, chun
         return h, MLSTMState(*state)
     states = _states(added, *gates, read.keys, state)
     return _parallel(q, states, read) if form == "parallel" else _recurrent(q, states, read)
+
+
+def _with_symmetric_keys(c_state: Tensor) -> Tensor:
+    """[C, (K + K^T) / 2]: a sum of k k^T is symmetric, and each form would take another half of what is not."""
+    c, keys = c_state.chunk(2, -1)
+    return torch.cat([c, (keys + keys.mT) / 2], -1)
 
 
 def _columns(head_size: int, read: Read | None) -> int:

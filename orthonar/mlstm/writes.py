@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..engine.chunkwise import Additions
 from ..engine.gates import gate_logs, in_chunks
-from ..engine.keys import LEAST_EPS, SHORTEST_KEY, unit_keys
+from ..engine.keys import LEAST_EPS, MOST_EPS, SHORTEST_KEY, unit_keys
 from ..reads.base import Read
 from ..reads.newton_schulz import newton_schulz
 from ..settings import Settings, integer, number, settings
@@ -123,7 +123,7 @@ class WriteBack(Write):
 
     steps: int = integer(5, least=0)
     every: int = integer(1, least=1)
-    eps: float = number(1e-6, least=LEAST_EPS)
+    eps: float = number(1e-6, least=LEAST_EPS, most=MOST_EPS)
 
     def additions(self, k, v, igate_preact, fgate_preact, state):
         return Additions(k, v)
@@ -168,7 +168,7 @@ class DeltaWrite(Write):
     """
 
     erase: float = number(1.0, least=0, most=1)
-    eps: float = number(1e-6, least=LEAST_EPS)
+    eps: float = number(1e-6, least=LEAST_EPS, most=MOST_EPS)
 
     def additions(self, k, v, igate_preact, fgate_preact, state):
         unit, length = unit_keys(k.double() / math.sqrt(k.shape[-1]), self.eps)
@@ -199,7 +199,7 @@ class FullDeltaWrite(Write):
         eps: smallest length of a key divided by, before the factor 1 / sqrt(DH).
     """
 
-    eps: float = number(SHORTEST_KEY, least=LEAST_EPS)
+    eps: float = number(SHORTEST_KEY, least=LEAST_EPS, most=MOST_EPS)
 
     def additions(self, k, v, igate_preact, fgate_preact, state):
         unit, length = unit_keys(k.double(), self.eps)

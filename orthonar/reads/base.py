@@ -129,8 +129,11 @@ class LeafRead(Read):
     def _checked_matrix(self, memory: Tensor) -> Tensor:
         """`matrix`, with an error in the place of a result of another size where a subclass gives another."""
         matrix, size = self.matrix(memory), memory.shape[-2]
-        if tuple(matrix.shape[-2:]) != (size, size):
-            raise ValueError(f"read: the matrix of {self} must be (..., {size}, {size}), not {tuple(matrix.shape)}")
+        if not isinstance(matrix, Tensor):
+            raise ValueError(f"read: the matrix of {self} must be a tensor, not {type(matrix).__name__}")
+        if tuple(matrix.shape[-2:]) != (size, size) or matrix.dtype != memory.dtype:
+            wanted, got = f"(..., {size}, {size}), {memory.dtype}", f"{tuple(matrix.shape)}, {matrix.dtype}"
+            raise ValueError(f"read: the matrix of {self} must be {wanted}, not {got}")
         return matrix
 
     def read_plainly(self, memory: Tensor, n_state: Tensor, q: Tensor) -> Reading:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..engine.chunk import Chunk, Reading
 from ..engine.chunk_filter import filtered_reading, filtered_vector
-from ..engine.keys import LEAST_EPS
+from ..engine.keys import LEAST_EPS, MOST_EPS
 from ..engine.looking import called_while_traced, computed_apart, largest
 from ..settings import number, settings, variant_settings
 from .base import LeafRead
@@ -45,7 +45,7 @@ class FilterRead(LeafRead):
     traceable: ClassVar[bool] = True
 
     _: KW_ONLY
-    eps: float = number(1e-6, least=LEAST_EPS)
+    eps: float = number(1e-6, least=LEAST_EPS, most=MOST_EPS)
     tolerance: float | None = number(None, above=0, below=1, optional=True)
 
     def __post_init__(self):
@@ -56,7 +56,7 @@ class FilterRead(LeafRead):
 
     @abstractmethod
     def scalar_map(self, s: Tensor) -> Tensor:
-        """f(s), element by element; odd and smooth in s, or it is refused before anything is read.
+        """f(s), element by element, by PyTorch's operators; odd and smooth, or it is refused before anything is read.
 
         Args:
             s: singular values of X, in [-1, 1], float64, of any shape.
@@ -200,3 +200,9 @@ def _check_map(read: FilterRead) -> None:
         raise ValueError(f"{of} is not a finite number at {s[~values.isfinite()][0].item():g}")
     if (values + values.flip(0)).abs().max() > 1e-9 * values.abs().max().clamp_min(1):
         raise ValueError(f"{of} must be odd, f(-s) = -f(s)")
+    with torch.enable_grad():
+        s.requires_grad_()
+        try:
+            torch.autograd.grad(read.scalar_map(s).sum(), s)
+        except RuntimeError as error:
+            raise ValueError(f"{of} must have a derivative, of PyTorch's operators alone: {error}") from None

@@ -92,7 +92,7 @@ class ShortNewtonSchulzRead(PolynomialRead):
 
     Args:
         degree: n, 1 to 64.
-        steps: number of iterations k that are approximated, at least 1.
+        steps: number of iterations k that are approximated, 1 to 8.
         fit: "minimax" or "series".
         eps: smallest Frobenius norm divided by.
         tolerance: largest error of the series on the singular values; None keeps all n + 1 coefficients.

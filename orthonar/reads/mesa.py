@@ -16,7 +16,8 @@ from torch import Tensor
 from ..engine.blocks import blocks_of
 from ..engine.by_hand import HandWritten
 from ..engine.chunk import Chunk, KeyMemory, Reading
-from ..engine.keys import LEAST_EPS
+from ..engine.keys import LEAST_EPS, MOST_EPS
+from ..engine.looking import known
 from ..settings import number, settings
 from .base import LeafRead, transpose_matvec
 
@@ -53,7 +54,7 @@ class MesaRead(LeafRead):
 
     _: KW_ONLY
     ridge: float = number(0.001, least=0.0001, most=1)
-    eps: float = number(1e-6, least=LEAST_EPS)
+    eps: float = number(1e-6, least=LEAST_EPS, most=MOST_EPS)
 
     def matrix(self, memory: Tensor) -> Tensor:
         """(H + lam I)^{-1} C, (..., DH, DH), of memories [C, H], (..., DH, 2 DH)."""
@@ -172,7 +173,7 @@ def _solve(b: Tensor, system: _System, dtype: torch.dtype, most: int) -> Tensor:
         residual = b[block]
         for _ in range(_MOST_ROUNDS):
             left = torch.linalg.vector_norm(residual, dim=-1, keepdim=True)
-            if (left <= _LAST_TOLERANCE[dtype] * size).all():
+            if known((left <= _LAST_TOLERANCE[dtype] * size).all()):
                 break
             left = torch.where(left > 0, left, 1.0)
             x[block] += left * _conjugate_gradients((residual / left).to(dtype), rounded, most)
@@ -186,7 +187,7 @@ def _conjugate_gradients(b: Tensor, system: _System, most: int) -> Tensor:
     x, residual, direction = torch.zeros_like(b), b, b
     squared = (b * b).sum(-1, keepdim=True)
     for _ in range(most):
-        if (squared <= _ROUND_TOLERANCE**2).all():
+        if known((squared <= _ROUND_TOLERANCE**2).all()):
             break
         applied = system.matvec(direction)
         step = squared / (direction * applied).sum(-1, keepdim=True).clamp_min(tiny)

@@ -8,7 +8,7 @@ of 0.01 has become 0.076. This is not the tuned quintic of the Muon optimizer, w
 from torch import Tensor
 
 from ..engine.by_hand import without_autocast
-from ..engine.keys import LEAST_EPS
+from ..engine.keys import LEAST_EPS, MOST_EPS
 from ..settings import checked_integer, checked_number, integer, settings
 from .filter_read import FilterRead, normalised
 
@@ -74,7 +74,7 @@ def newton_schulz(x: Tensor, steps: int = 5, eps: float = 1e-6) -> Tensor:
 def check_iteration(steps: int, eps: float) -> None:
     """Raise a ValueError naming the setting if an iteration count or a norm floor is unusable."""
     checked_integer("steps", steps, 0)
-    checked_number("eps", eps, least=LEAST_EPS)
+    checked_number("eps", eps, least=LEAST_EPS, most=MOST_EPS)
 
 
 def newton_schulz_scalar(s, steps: int = 5):

@@ -54,10 +54,14 @@ def orthogonal_blocks(weight: Tensor) -> Tensor:
         Orthogonal blocks, of the same shape and dtype; computed in float64.
 
     Raises:
-        ValueError: if weight is not square blocks of floating dtype.
+        ValueError: if weight is not square blocks of floating dtype, or not finite.
     """
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"weight must be a tensor, not {type(weight).__name__}")
     if weight.ndim < 2 or weight.shape[-1] != weight.shape[-2] or not weight.is_floating_point():
         raise ValueError(f"weight must be square floating-point blocks, not {weight.dtype} {tuple(weight.shape)}")
+    if not weight.isfinite().all():
+        raise ValueError("weight must be finite")
     u, _, vh = torch.linalg.svd(weight.double())
     return (u @ vh).to(weight.dtype)
 

@@ -244,3 +244,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     print_summary(jobs, outcomes)
     return 1 if any(outcome.error for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -334,3 +334,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print_report(result, time.perf_counter() - begin)
     return 1 if result["faults"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -89,12 +89,15 @@ def adopt(file: str | os.PathLike, store: RunStore, name: str | None = None) -> 
 
     Raises:
         OSError: the file cannot be read, or something cannot be written; what was added by then stays.
+        ValueError: the name is none of a file of the store; nothing is written.
     """
     file = Path(file)
     damaged: list[Damage] = []
     if not file.is_file():
         raise OSError(f"there is no file {file}")
     records = read_records(file, damaged)
+    name = name or file.stem.lstrip(".")
+    store.path(name)  # an impossible one is told before anything is written
     for damage in damaged:
         if not damage.line:
             raise OSError(f"{file} cannot be read ({damage.reason})")
@@ -104,5 +107,5 @@ def adopt(file: str | os.PathLike, store: RunStore, name: str | None = None) -> 
         with store.alone():  # weights and record are of one training
             if kept.is_file():
                 weights += save_weights(store, record, kept.read_bytes())
-            added += store.add(record, name or file.stem.lstrip("."))
+            added += store.add(record, name)
     return Adopted(added, len(records) - added, weights, damaged)

@@ -86,6 +86,9 @@ class RunConfig(Settings):
 
     def __post_init__(self):
         super().__post_init__()
+        for what, name in (("task", "vocab_size"), ("task", "seq_len"), ("optimizer", "lr")):
+            if not hasattr(getattr(self, what), name):
+                raise ValueError(f"{what}: {type(getattr(self, what)).__name__} must have {name}")
         check_names(self, shared=["vocab_size"])  # the task's is the model's
         if taken := TAKEN_NAMES.intersection(setting_names(self, {})):
             raise ValueError(

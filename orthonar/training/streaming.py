@@ -103,6 +103,8 @@ def recall_by_delay(
     Raises:
         ValueError: naming the argument that does not fit.
     """
+    if not isinstance(task, NoisyRecall):
+        raise ValueError(f"task must be a NoisyRecall, whose pairs and distractors are drawn here, not {task!r}")
     delays = [checked_integer("delays", delay, 0) for delay in delays]
     if not delays or any(delay % 2 for delay in delays) or sorted(set(delays)) != delays:
         raise ValueError(f"delays must be even and ascend, at least one, not {delays}")
