@@ -4,7 +4,7 @@
 
 How long recorded runs took says as much of what ran beside them, and of the revision that they were made with, as of
 their reads. Here the sides take turns, a step each, so that all of them see the same machine. The run is appended as
-one line of JSON to pace-cpu.jsonl in results/benchmarks; notebooks 10 to 12 turn steps into seconds with it.
+one line of JSON to pace-cpu.jsonl in results/benchmarks; notebooks 00, 07 and 10 to 13 turn steps into seconds with it.
 """
 
 import argparse

@@ -122,7 +122,8 @@ def test_what_the_readme_says_first_is_what_was_counted():
     assert f"twice the steps {longer.solved} of {len(longer.runs)}, of which {soon} had reached 80 %" in opening
     falls, constant = headline.cells(constant_rate(), records)
     half_way = [int((stats.accuracies(cell.runs) >= 0.5).sum()) for cell in (constant, falls)]
-    said = f"a constant rate it solves {constant.solved} of {len(constant.runs)}, no more than chance explains, but "
+    said = f"a constant rate it solves {constant.solved} of {len(constant.runs)}, which shows no difference "
+    said += f"(p = {p_text(compare(falls.runs, constant.runs).p)}), but "
     assert said + "{} end at 50 % or more, where {} does otherwise.".format(*half_way) in opening
     assert not stats.is_told(compare(falls.runs, constant.runs).p)
     others = other_reads.other_reads(records, pace.read_records(cost.folder()))
@@ -130,7 +131,7 @@ def test_what_the_readme_says_first_is_what_was_counted():
     cheap = others.loc["degree8"]
     steps = " and ".join(f"{cheap['step'][processor]:.1f}" for processor in ("AMD EPYC", "Intel Xeon"))
     assert (
-        f"8 products instead of 23, takes {steps} times as long a step and solves {cheap['solved']} of "
+        f"8 matrix-vector products instead of 23, takes {steps} times as long a step and solves {cheap['solved']} of "
         f"{len(cheap['seeds'])} runs where the orthogonalized read solves {cheap['solved_five']} and the raw one "
         f"{cheap['solved_raw']}; at the follow-up's recipe it solves {eight.solved} of {len(eight.runs)}."
     ) in opening
@@ -139,19 +140,24 @@ def test_what_the_readme_says_first_is_what_was_counted():
     assert (others["solved"] > others["solved_raw"]).all()
     timed = pace.read_records(cost.folder())
     mqar = PRESETS["mqar"]["pocket"]
-    for study, after in ((again, ";"), (mqar, ".")):
+    forms = {
+        "ends, {raw} of {runs} raw runs have reached 80 %, with the read {} on the former (p = {}) and {} on the "
+        "latter (p = {});": again,
+        "on MQAR {raw} of {runs}, with the read {} (p = {}) and {} (p = {}).": mqar,
+    }
+    for form, study in forms.items():
         paces = pace.by_processor(study, timed)
         assert list(paces) == ["AMD EPYC", "Intel Xeon"], "the order in which both are told of"
         ratios = [on["orthogonalized"] / on["baseline"] for on in paces.values()]
         assert min(ratios) > 2, "more than half of its own schedule is still to come"
         counted = re.compile(r"(\d+) of \d+ runs of base.* (\d+) of (\d+) runs of orth.* p = ([\d.]+);")
         told = [counted.search(sentence).groups() for sentence in equal_time_answer(study_runs(study, records), paces)]
-        raw, reads, runs, p = (" and ".join(dict.fromkeys(of_both)) for of_both in zip(*told, strict=True))
-        runs = f"{runs} runs" if study is again else runs
-        assert f"in {reads} of {runs}, where the raw read has in {raw} (p = {p}){after}" in opening.replace("80 % ", "")
+        (raw, first, runs, p), (also_raw, other, of_as_many, other_p) = told
+        assert (raw, runs) == (also_raw, of_as_many)
+        assert form.format(first, p, other, other_p, raw=raw, runs=runs) in opening
         if study is again:
             amd, intel = (f"{ratio:.1f} times" for ratio in ratios)
-            assert f"takes {amd} as long on one thread of an AMD EPYC, {intel} on an Intel Xeon" in opening
+            assert f"the small task {amd} as long on one thread of an AMD EPYC, {intel} on an Intel Xeon" in opening
     first, other = headline.cells(mqar.only([*HEADLINE]), records)
     assert f"solves {other.solved} of 12 runs against {first.solved}, too weak likewise" in opening
     higher = [int((stats.accuracies(cell.runs) >= 0.9).sum()) for cell in (other, first)]

@@ -7,6 +7,7 @@ import pandas as pd
 from tiny import TINY, record_of
 
 from orthonar.report import hazards
+from orthonar.report.seeds import PICKED_ON
 from orthonar.report.tables import escape
 from orthonar.report.tables.runs import study_runs
 from orthonar.study.presets import PRESETS
@@ -138,9 +139,32 @@ def test_escapes_in_equal_time():
     [told] = escape.equal_time_answer(constant, {"A": dict(zip(names, (2.0, 4.0)))}, names)
     assert "8 of 8 runs of constant orthogonalized" in told and told.endswith("p = 0.12)."), "nothing is cut short"
     assert "take (B), orthogonalized comes to step 1: by then 4 of 8 runs of baseline and 0 of 8" in on_b
+    fewer = runs[(runs["side"] == "baseline") | (runs["seed"] >= 2)]
+    [told] = escape.equal_time_answer(fewer, {"A": on_both["A"]})
+    assert "by then 2 of 6 runs of baseline and 6 of 6 runs of orthogonalized" in told, "the seeds that are tested"
+    assert "(of fewer than 8 runs no test; the cosine" in told
+    elsewhere = fewer.assign(device=fewer["device"].mask(fewer["side"] == "baseline", "cuda"))
+    [told] = escape.equal_time_answer(elsewhere, {"A": on_both["A"]})
+    assert "by then 4 of 8 runs of baseline and 6 of 6" in told, "no pairs, all runs"
     swapped = escape.equal_time_answer(runs, {"B": on_both["B"]}, ("orthogonalized", "baseline"))
     assert swapped == [on_b], "no run is said to go on beyond its budget"
     assert escape.equal_time_answer(runs, {"A": {"baseline": 2.0}}) == escape.equal_time_answer(runs[:8], {}) == []
+
+
+def test_equal_time_is_not_of_seeds_that_a_side_was_picked_on():
+    seeds = range(18)
+    side = {"steps": 100, "schedule": "cosine", "device": "cpu", "solved": False, "seed": seeds}
+    raw = pd.DataFrame(side | {"side": "baseline", "escape_step": np.nan})
+    other = pd.DataFrame(side | {"side": "degree8", "escape_step": [10 if seed < 12 else np.nan for seed in seeds]})
+    paces = {"A": {"baseline": 1.0, "degree8": 2.0}}
+    [told] = escape.equal_time_answer(pd.concat([raw, other]), paces, ("baseline", "degree8"))
+    assert "0 of 9 runs of baseline and 3 of 9 runs of 8 products" in told
+    assert "(seeds 9 to 17: exact McNemar test in pairs, p = 0.25;" in told
+    only_picked = pd.concat([raw, other[other["seed"] < 9]])
+    assert escape.equal_time_answer(only_picked, paces, ("baseline", "degree8")) == []
+    assert PICKED_ON.keys() <= {
+        name for scales in PRESETS.values() for study in scales.values() for name in study.sides
+    }
 
 
 def test_a_longer_schedule_in_sentences():
@@ -154,6 +178,6 @@ def test_a_longer_schedule_in_sentences():
         made.append(replace(record_of(config, 0.9 if escaped else 0.1), trace=trace))
     counted, when = escape.longer_answers(made)
     assert "seeds 11 to 26: baseline solves 1 of 16, baseline over 4,000 steps solves 10 of 16" in counted
-    assert when.startswith("5 of the 16 runs over 4,000 steps reach 80 % by step 2,000, half of them by step 2,200 (")
+    assert when.startswith("5 of the 16 runs over 4,000 steps reach 80 % by step 2,000, half of the 16 by step 2,200 (")
     never = [replace(r, trace=[replace(line, accuracy=0.1) for line in r.trace], outcome="plateau") for r in made]
-    assert "half of them never" in escape.longer_answers(never)[1]
+    assert "half of the 16 never" in escape.longer_answers(never)[1]

@@ -287,7 +287,7 @@ def test_the_direction_is_of_the_runs_that_are_tested():
     test = compared.tested(first, second)
     assert second["solved"].mean() > first["solved"].mean()
     assert (test.p, test.paired, test.more) == (2 / 2**6, True, -1)
-    assert test.verdict == "fewer than chance explains, taken by itself"
+    assert test.verdict == "fewer, by more than chance explains, taken by itself"
     strangers = compared.tested(first, second.assign(seed=second["seed"] + 40))
     assert not strangers.paired and strangers.more == 1 and strangers.verdict == "no difference is shown"
 
@@ -328,8 +328,8 @@ def test_the_answer_names_its_test_and_says_when_nothing_is_shown():
     records = all_records(TINY, lambda c: 0.9 if c.read == TINY.sides[second].settings["read"] else 0.1)
     [answer, _] = tables.answers(TINY, records)
     task = words.task_label(**_sizes(TASKS[0]))
-    assert answer.startswith(f"{task}, seeds 0 to 2: {first} solves 0 of 3, {second} solves 3 of 3: no")
-    assert "no difference is shown (exact McNemar test in pairs, p = 0.25)" in answer
+    assert answer.startswith(f"{task}, seeds 0 to 2: {first} solves 0 of 3, {second} solves 3 of 3: too few to tell")
+    assert answer.endswith("too few to tell (of fewer than 8 runs no test).")
     many = replace(TINY, seeds=tuple(range(12)), tasks=TASKS[:1])
     solved = lambda c: 0.9 if c.read == TINY.sides[second].settings["read"] else 0.1  # noqa: E731
     records = [r if r.settings["seed"] else on_gpu(r) for r in all_records(many, solved)]
@@ -342,7 +342,10 @@ def test_the_answer_names_its_test_and_says_when_nothing_is_shown():
     assert apart.endswith("; the first trained on GPUs, the other on CPUs and GPUs.") and "trained on" not in in_pairs
     fewer = [r for r in records if "RawRead" in str(r.settings["read"]) or r.settings["seed"] > 3]
     [unpaired] = tables.answers(many, fewer)
-    assert f"{first} solves 0 of 12 (seeds 0 to 11), {second} solves 8 of 8 (seeds 4 to 11):" in unpaired
+    assert f"seeds 4 to 11: {first} solves 0 of 8, {second} solves 8 of 8: more than chance" in unpaired
+    strangers = [r for r in mixed if "RawRead" in str(r.settings["read"]) or r.settings["seed"] > 3]
+    [apart] = tables.answers(many, strangers)
+    assert f"{first} solves 0 of 12 (seeds 0 to 11), {second} solves 8 of 8 (seeds 4 to 11):" in apart
     assert tables.answers(TINY, []) == []
 
 

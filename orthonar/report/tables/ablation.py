@@ -104,8 +104,8 @@ def variant_answers(study: Study, records: Iterable[RunRecord]) -> list[str]:
         so_far = "Nothing can be said of the others yet" if told else "Nothing can be said of the variants yet"
         none = int((variants == 0).sum())
         sentences.append(
-            f"{so_far}: {others} of {len(variants)} variants have fewer than {stats.LEAST_FOR_INTERVAL} runs, "
-            f"{none} of them none."
+            f"{so_far}: {others} of {len(variants)} variants have fewer than {stats.LEAST_FOR_INTERVAL} runs"
+            f"{f', {none} of them none' if none else ''}."
         )
     return sentences
 

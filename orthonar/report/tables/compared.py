@@ -7,6 +7,7 @@ import pandas as pd
 
 from .. import stats
 from ..words import mean_text, median_text, p_text
+from .runs import on_shared_seeds
 
 #: What two tables of runs are compared by, see `compared`.
 COMPARED = ("solved", "Fisher p", "pairs", "alone", "McNemar p", "gain (points)")
@@ -57,7 +58,7 @@ class Tested(NamedTuple):
         """What it says of the second side, in the words of every sentence."""
         if not stats.is_told(self.p):
             return "no difference is shown"
-        return f"{'more' if self.more > 0 else 'fewer'} than chance explains, taken by itself"
+        return f"{'' if self.more > 0 else 'fewer, by '}more than chance explains, taken by itself"
 
 
 def tested(first: pd.DataFrame, second: pd.DataFrame) -> Tested:
@@ -75,6 +76,44 @@ def tested(first: pd.DataFrame, second: pd.DataFrame) -> Tested:
         return Tested(stats.mcnemar(pairs), True, int(np.sign(pairs.second_only - pairs.first_only)))
     solved, runs = solved_counts(first, second)
     return Tested(stats.fisher(solved, runs), False, int(np.sign(solved[1] * runs[0] - solved[0] * runs[1])))
+
+
+def as_tested(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs of two sides that `tested` tests: those of the seeds that both have, or all where it takes no pairs.
+
+    Args:
+        first: run table of one side.
+        second: run table of the other.
+    """
+    if tested(first, second).paired:
+        first, second = on_shared_seeds([first, second])
+    return first, second
+
+
+def tested_text(first: pd.DataFrame, second: pd.DataFrame) -> str:
+    """The test of two sides and its p-value, in the words of every sentence.
+
+    Args:
+        first: run table of one side.
+        second: run table of the other.
+
+    Returns:
+        Of fewer than `orthonar.report.stats.LEAST_FOR_INTERVAL` runs of either that there is none.
+    """
+    if _too_few(first, second):
+        return f"of fewer than {stats.LEAST_FOR_INTERVAL} runs no test"
+    test = tested(first, second)
+    return f"{test.name}, p = {p_text(test.p)}"
+
+
+def verdict_text(first: pd.DataFrame, second: pd.DataFrame) -> str:
+    """What the test of two sides says of the second, and `tested_text`, with the same arguments."""
+    verdict = "too few to tell" if _too_few(first, second) else tested(first, second).verdict
+    return f"{verdict} ({tested_text(first, second)})"
+
+
+def _too_few(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+    return min(map(len, as_tested(first, second))) < stats.LEAST_FOR_INTERVAL
 
 
 def solved_counts(first: pd.DataFrame, second: pd.DataFrame) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -84,12 +84,12 @@ def answer(study: Study, records: Iterable[RunRecord]) -> str:
     alone, beside, same = (_ratio_text(found.loc[name]) for name in _MODELS)
     slope = estimate_text(*np.log(found.loc["slope beside the rank", ["ratio", "low", "high"]].astype(float)))
     return (
-        f"{over}, one unit more of effective rank there goes with {alone} times the hazard of escape ({behind}); "
-        f"beside the slope at 0 with {beside} times, and then the power of the slope is {slope}; among runs of the "
-        f"same map with {same} times."
+        f"{over}, one unit more of effective rank there goes with a hazard of escape {alone} ({behind}). Among runs of "
+        f"maps equally steep at 0 it is {beside}, and at one rank the hazard goes with the slope to the power {slope}. "
+        f"Among runs of the same map it is {same}."
     )
 
 
 def _ratio_text(row: pd.Series) -> str:
-    told = "" if row["low"] > 1 or row["high"] < 1 else " (not told from 1)"
-    return f"{estimate_text(*row[['ratio', 'low', 'high']].astype(float))}{told}"
+    told = "" if row["low"] > 1 or row["high"] < 1 else ", which is not told from 1"
+    return f"{estimate_text(*row[['ratio', 'low', 'high']].astype(float))} times as high{told}"

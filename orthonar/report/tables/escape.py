@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 
 from ...study.presets import PRESETS, Study
-from ...study.sides import BASELINE, CONSTANT, COSINE_4000, ORTHOGONALIZED, by_name, title
+from ...study.sides import BASELINE, CONSTANT, COSINE_4000, ORTHOGONALIZED, ORTHOGONALIZED_CONSTANT, by_name, title
 from ...training.config import RunConfig
 from ...training.record import RunRecord
 from .. import hazards, stats
 from ..published import MEDIAN_ESCAPE_4000, REACHED_BY_2000
+from ..seeds import PICKED_ON, seeds_text
 from ..words import estimate_text, p_text
-from .compared import tested
+from .compared import as_tested, tested_text
 from .headline import answers, study_runs
 
 #: What the models' terms are called for readers.
@@ -116,6 +117,8 @@ def equal_time_answer(
 ) -> list[str]:
     """How many runs of two sides have escaped in the seconds that the cheaper one's whole budget takes.
 
+    Seeds on which a side was picked do not count, see `orthonar.report.seeds.PICKED_ON`.
+
     Args:
         runs: as of `orthonar.report.tables.runs.study_runs`, of a study with both sides and one task.
         paces: seconds a step of each side, by the processor's name and the side's, as of
@@ -125,22 +128,26 @@ def equal_time_answer(
     Returns:
         A sentence for each processor on which both sides are timed; none without the runs.
     """
-    if not set(sides) <= set(runs["side"]):
+    fresh = runs[~runs["seed"].isin({seed for name in sides for seed in PICKED_ON.get(name, ())})]
+    if not set(sides) <= set(fresh["side"]):
         return []
-    return [_equal_time(runs, on, processor, sides) for processor, on in paces.items() if set(sides) <= set(on)]
+    return [_equal_time(fresh, on, processor, sides) for processor, on in paces.items() if set(sides) <= set(on)]
 
 
 def _equal_time(runs: pd.DataFrame, paces: Mapping[str, float], processor: str, sides: tuple[str, str]) -> str:
     cheap, dear = sorted(sides, key=lambda name: paces[name])
-    then = in_equal_time(*(runs[runs["side"] == name] for name in (cheap, dear)), (paces[cheap], paces[dear]))
-    test = tested(then.cheap, then.dear)
+    both = as_tested(*(runs[runs["side"] == name] for name in (cheap, dear)))
+    then = in_equal_time(*both, (paces[cheap], paces[dear]))
+    told = tested_text(then.cheap, then.dear)
+    if PICKED_ON.keys() & set(sides):
+        told = f"{seeds_text(then.dear['seed'])}: {told}"
     counts = [f"{of['solved'].sum()} of {len(of)} runs" for of in (then.cheap, then.dear)]
     # A constant rate is the same wherever a run is stopped.
     cut = "" if set(then.dear["schedule"]) == {"constant"} else "; the cosine of the latter goes on after it"
     return (
         f"In the {then.seconds:.0f} seconds that {then.budget:,} steps of {title(cheap)} take ({processor}), "
         f"{title(dear)} comes to step {then.step:,}: by then {counts[0]} of {title(cheap)} and {counts[1]} of "
-        f"{title(dear)} have reached 80 % ({test.name}, p = {p_text(test.p)}{cut})."
+        f"{title(dear)} have reached 80 % ({told}{cut})."
     )
 
 
@@ -216,6 +223,11 @@ def constant_rate() -> Study:
     return replace(PRESETS["schedule"]["paper"], sides=by_name(BASELINE, CONSTANT))
 
 
+def reads_at_constant_rate() -> Study:
+    """Both reads at the follow-up's recipe but for a constant rate over its 2,000 steps."""
+    return PRESETS["schedule"]["paper"].only([CONSTANT.name, ORTHOGONALIZED_CONSTANT.name])
+
+
 def longer_answers(records: Iterable[RunRecord]) -> list[str]:
     """What a cosine over twice the steps does for the raw read, and when its runs escape, in sentences.
 
@@ -231,7 +243,7 @@ def longer_answers(records: Iterable[RunRecord]) -> list[str]:
     if not len(longer):
         return []
     half, by_then = stats.median_escape(longer), int((longer["escape_step"] <= 2000).sum())
-    when = "half of them never" if np.isnan(half) else f"half of them by step {half:,.0f}"
+    when = f"half of the {len(longer)} " + ("never" if np.isnan(half) else f"by step {half:,.0f}")
     theirs = f"{REACHED_BY_2000.solved} of {REACHED_BY_2000.seeds}, half by step {MEDIAN_ESCAPE_4000:,}"
     reached = f"{by_then} of the {len(longer)} runs over 4,000 steps reach 80 % by step 2,000, {when}"
     return [*answers(study, records), f"{reached} (the follow-up's: {theirs})."]

@@ -23,12 +23,11 @@ from ...study.sides import (
 )
 from ...training.record import RunRecord
 from .. import stats
-from ..seeds import seeds_text
+from ..seeds import PICKED_ON, seeds_text
 from ..words import NOT_RUN, device_kinds, p_text
 from .compared import tested
-from .escape import constant_rate, longer_schedule
+from .escape import constant_rate, longer_schedule, reads_at_constant_rate
 from .headline import CellResult, cells
-from .other_reads import PICKED_ON
 from .runs import with_all_seeds
 
 #: Columns of `findings`.
@@ -37,10 +36,10 @@ COLUMNS = ("recipe", "compared", "seeds", "solved", "published", "p")
 #: What a reader of the table has to know.
 LEGEND = (
     "Solved runs are counted in the order of what is compared, *published* ones are of the same experiment. A row "
-    "is of the seeds that all its runs share, but for those that what it compares was picked on; *new seeds* were run "
-    "after all others had been looked at. *p* is of the exact "
-    "McNemar test in pairs of a seed, or, with a †, of Fisher's test where pairs were trained on different devices; of "
-    "several comparisons with the first it is the smallest times their number (Bonferroni); of fewer than "
+    "is of the seeds that all its sides of 8 runs or more share, but for those that what it compares was picked on; "
+    "*new seeds* were run after all others had been looked at. *p* is of the exact McNemar test in pairs of a seed, "
+    "or, with a †, of Fisher's test where pairs were trained on different devices; of several comparisons with the "
+    "first it is the smallest times their number (Bonferroni); of fewer than "
     f"{stats.LEAST_FOR_INTERVAL} runs there is none. As many rows are as many tests: in bold what stays at or below "
     "0.05 by Holm's correction over all of them. *Follow-up's*: vocabulary 80, length 512, batch 16. *Post's*: "
     "vocabulary 96, batch 64. *Pocket*: vocabulary 56 where none is said, length 320, batch 4, width 64; sizes of the "
@@ -108,6 +107,7 @@ def questions() -> list[Question]:
         Question("follow-up's", "raw read: embedding std 1, 0.065", _of(initialisation, BASELINE, SMALL_EMBEDDING)),
         Question("follow-up's", "raw read: cosine over 2,000, 4,000 steps", longer_schedule()),
         Question("follow-up's", "raw read: cosine, constant rate", constant_rate()),
+        Question("follow-up's, constant rate", reads, reads_at_constant_rate()),
         Question("follow-up's", "raw read: AdamW, Muon", _of(paper["muon"], BASELINE, MUON)),
         Question("follow-up's", f"raw read, a read of {cheap.title}", _of(paper["frontier"], BASELINE, cheap)),
         *(

@@ -10,11 +10,10 @@ from ...study.presets import PRESETS, Study
 from ...study.sides import BASELINE, ORTHOGONALIZED, title
 from ...training.record import RunRecord
 from .. import hazards, stats
-from ..seeds import seeds_text
+from ..seeds import PICKED_ON, seeds_text
 from ..words import NOT_RUN
 from .frontier import KEEPS, ratio_text
-from .other_reads import PICKED_ON
-from .runs import study_runs
+from .runs import on_shared_seeds, study_runs
 
 #: What `groups` calls all seeds that a read was not picked on.
 OTHERS = "all but those that it was picked on"
@@ -24,7 +23,7 @@ def groups(name: str) -> dict[str, Collection[int]]:
     """Seeds of the pocket frontier and those that were run after it had been looked at, by what is said of them.
 
     Args:
-        name: a side of both that was picked, see `orthonar.report.tables.other_reads.PICKED_ON`.
+        name: a side of both that was picked, see `orthonar.report.seeds.PICKED_ON`.
     """
     first, picked = PRESETS["frontier"]["pocket"].seeds, PICKED_ON[name]
     new = PRESETS["new-seeds"]["pocket"].seeds
@@ -57,12 +56,11 @@ def by_seeds(
     sides = [runs[runs["side"] == side] for side in (BASELINE.name, ORTHOGONALIZED.name, name)]
     rows = {}
     for group, wanted in seeds.items():
-        shared = set(wanted).intersection(*(set(side["seed"]) for side in sides))
-        raw, five, own = (side[side["seed"].isin(shared)] for side in sides)
-        enough = len(shared) >= stats.LEAST_FOR_INTERVAL
+        raw, five, own = on_shared_seeds([side[side["seed"].isin(wanted)] for side in sides])
+        enough = len(own) >= stats.LEAST_FOR_INTERVAL
         ratio = hazards.hazard_ratio(five, own) if enough else stats.Interval(*3 * [np.nan])
         rows[group] = {
-            "seeds": sorted(shared),
+            "seeds": sorted(own["seed"]),
             "solved_raw": int(raw["solved"].sum()),
             "solved_five": int(five["solved"].sum()),
             "solved": int(own["solved"].sum()),

@@ -17,7 +17,7 @@ from .. import stats
 from ..published import REPLICATION, PublishedCell, published_cells
 from ..seeds import seeds_text
 from ..words import NOT_RUN, device_kinds, devices, mean_text, p_text, solved_text, task_label, text_table
-from .compared import COMPARED, HOW_SOON, compared, how_soon, solved_counts, tested
+from .compared import COMPARED, HOW_SOON, as_tested, compared, how_soon, solved_counts, tested, verdict_text
 from .runs import study_runs, study_task_label, with_all_seeds
 
 
@@ -180,6 +180,7 @@ def at_levels(study: Study, records: Iterable[RunRecord], levels: Sequence[float
         side alone brings there; and the two-sided p-value of `tested`, blank without runs of both.
     """
     ((_, first, second),) = _against_first(study, records)
+    first, second = as_tested(first, second) if len(first) and len(second) else (first, second)
     titles, rows = [side.title for side in study.sides.values()], []
     for level in levels:
         there = [side.assign(solved=stats.accuracies(side) >= level) for side in (first, second)]
@@ -217,9 +218,9 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
     """What came out of each side of a study against its first, a sentence for each task that both have runs of.
 
     A difference is said to be there where the two-sided p-value of `orthonar.report.tables.compared.tested` is at most
-    0.05. Every sentence names the seeds, says where the sides were trained on different kinds of devices, and counts
-    all recorded seeds where both sides have more of them than the study asks for: without a test, since a side may have
-    been picked on those.
+    0.05; of pairs only the seeds that both sides have count. Every sentence names the seeds, says where the sides were
+    trained on different kinds of devices, and counts all recorded seeds where both sides have more of them than the
+    study asks for: without a test, since a side may have been picked on those.
 
     Args:
         study: which runs to look for.
@@ -231,8 +232,8 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
     for (key, first, second), (_, *of_all) in zip(_against_first(study, records), everything, strict=True):
         if min(len(first), len(second)) < least:
             continue
+        first, second = as_tested(first, second)
         solved, runs = solved_counts(first, second)
-        test = tested(first, second)
         names = (study.sides[next(iter(study.sides))].title, study.sides[key["read"]].title)
         counts = [f"{name} solves {s} of {n}" for name, s, n in zip(names, solved, runs)]
         seeds, task = [seeds_text(side["seed"]) for side in (first, second)], key["task"]
@@ -240,7 +241,7 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
             task = f"{task}, {seeds[0]}"
         else:
             counts = [f"{count} ({of_side})" for count, of_side in zip(counts, seeds)]
-        said = f"{task}: {counts[0]}, {counts[1]}: {test.verdict} ({test.name}, p = {p_text(test.p)})"
+        said = f"{task}: {counts[0]}, {counts[1]}: {verdict_text(first, second)}"
         if device_kinds(first) != device_kinds(second):
             said += f"; the first trained on {device_kinds(first)}, the other on {device_kinds(second)}"
         if len(of_all[0]) > len(first) and len(of_all[1]) > len(second):

@@ -7,8 +7,7 @@ import pandas as pd
 
 from ...study.presets import Study
 from ...training.record import RunRecord
-from ..words import p_text
-from .compared import tested
+from .compared import verdict_text
 from .escape import runs_with_covariates
 
 #: The learning rate that the factors of `FORMULA` are at, the follow-up's.
@@ -75,12 +74,11 @@ def answer(study: Study, records: Iterable[RunRecord], setting: str) -> str:
         for side in study.sides
     )
     one, other = (side.title for side in study.sides.values())
-    test = tested(first, second)
     all_there = len(complete) == len(by_place)
     which = f"all {len(complete)} cells" if all_there else f"the {len(complete)} complete cells of {len(by_place)}"
     said = (
         f"Over {which} {one} solves {first['solved'].sum()} of {len(first)} runs, {other} {second['solved'].sum()} of "
-        f"{len(second)}: {test.verdict} ({test.name}, p = {p_text(test.p)})"
+        f"{len(second)}: {verdict_text(first, second)}"
     )
     back = [_fallen(title, runs) for title, runs in ((one, first), (other, second))]
     return f"{said}; after an escape fall back: {', '.join(back)}."

@@ -1,6 +1,6 @@
 """The reads that solve more than the raw one, a row each: on seeds of their own, in equal time, and read raw."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,23 +10,13 @@ from ...study.presets import PRESETS
 from ...study.sides import BASELINE, HEADLINE, ORTHOGONALIZED, title
 from ...training.record import SOLVED_AT, RunRecord
 from .. import stats
-from ..seeds import seeds_text
+from ..seeds import PICKED_ON, seeds_text
 from ..words import p_text
 from . import pace
 from .compared import tested
 from .escape import in_equal_time
 from .probed import EVALUATED_WITH, probed_runs
-from .runs import with_all_seeds
-
-#: Seeds of the pocket scale on which a read was picked, by what came out there, for a question of its own: a test on
-#: these would flatter it. The one in 21 products was made after the whole polynomial had been run on seeds 0 to 23,
-#: of which it is a shorter form; it was picked on those that the whole one was.
-PICKED_ON: Mapping[str, range] = {
-    "rls_read": range(8),
-    "muon3": range(8),
-    "degree8": range(9),
-    "short_muon3": range(8),
-}
+from .runs import on_shared_seeds, with_all_seeds
 
 #: The presets at pocket scale and the side of each that has a row, the cheapest step first.
 _ROWS = (
@@ -41,12 +31,11 @@ _ROWS = (
 COLUMNS = ("read", "seeds", "solved", "a step", "in a raw run's time", "solved, read raw")
 
 _LEGEND = (
-    "*Solved*: runs of the raw read, of the orthogonalized one and of this one, on the seeds that all three have and "
-    "that it was not picked on; *p* of the exact McNemar test against the orthogonalized read, each by itself. *A "
-    "step*: how long a training step takes on one CPU thread{processors} over the raw read's. *In a raw run's time*: "
-    "runs of the raw read, and, by these paces, of this one, of all seeds, that have reached 80 % when a raw run ends. "
-    "*Solved, read raw*: of its solved runs, of all seeds, those that are at 80 % or more when they are read raw after "
-    "training."
+    "A row is of the seeds that all three reads have and that this one was not picked on. *Solved*: runs of the raw "
+    "read, of the orthogonalized one and of this one; *p* of the exact McNemar test against the orthogonalized read, "
+    "each by itself. *A step*: how long a training step takes on one CPU thread{processors} over the raw read's. *In a "
+    "raw run's time*: runs of the raw read, and, by these paces, of this one, that have reached 80 % when a raw run "
+    "ends. *Solved, read raw*: of its solved runs those that are at 80 % or more when they are read raw after training."
 )
 
 
@@ -65,23 +54,22 @@ def other_reads(
         rows: a preset at pocket scale and a side of it each.
 
     Returns:
-        One row per read, by its side's name: seeds (a list) that all three reads have and that it was not picked on;
-        solved_raw, solved_five and solved of these; p against five steps (NaN for those themselves); step, seconds a
-        step over the raw read's, and in_time, how many of its runs have escaped when a raw run ends, both by the name
-        of each processor on which they were timed; raw_in_time, the same of raw_runs; read_raw of asked, how many of
-        its solved runs stay solved read raw.
+        One row per read, by its side's name, of the seeds (a list) that all three reads have and that it was not picked
+        on: solved_raw, solved_five and solved; p against five steps (NaN for those themselves); step, seconds a step
+        over the raw read's, and in_time, how many of its runs have escaped when a raw run ends, both by the name of
+        each processor on which they were timed; raw_in_time, the same of the raw read; read_raw of asked, how many of
+        its solved runs that were asked stay solved read raw.
     """
     records, timed = list(records), list(timed)
     found: dict[str, dict[str, Any]] = {}
     for preset, name in rows:
         study = PRESETS[preset]["pocket"].only(list(dict.fromkeys([*HEADLINE, name])), 1)
         table = probed_runs(with_all_seeds(study, records), records, kept)
-        raw, five, own = (table[table["side"] == side] for side in (*HEADLINE, name))
-        shared = set(raw["seed"]) & set(five["seed"]) & set(own["seed"]) - set(PICKED_ON.get(name, ()))
-        if len(shared) < stats.LEAST_FOR_INTERVAL:
+        sides = [table[table["side"] == side] for side in (*HEADLINE, name)]
+        raw, five, own = on_shared_seeds(sides, PICKED_ON.get(name, ()))
+        if len(own) < stats.LEAST_FOR_INTERVAL:
             continue
-        fresh = [of[of["seed"].isin(shared)] for of in (raw, five, own)]
-        solved = [int(of["solved"].sum()) for of in fresh]
+        solved = [int(of["solved"].sum()) for of in (raw, five, own)]
         step, in_time = {}, {}
         for processor, on in pace.by_processor(study, timed).items():
             if {BASELINE.name, name} <= set(on):
@@ -90,16 +78,14 @@ def other_reads(
                 in_time[processor] = int(then.dear["solved"].sum())
         read_raw = own.loc[own["solved"], EVALUATED_WITH["raw"]].dropna()
         found[name] = {
-            "seeds": sorted(shared),
+            "seeds": sorted(own["seed"]),
             "solved_raw": solved[0],
             "solved_five": solved[1],
             "solved": solved[2],
-            "p": np.nan if name in HEADLINE else tested(*fresh[1:]).p,
+            "p": np.nan if name in HEADLINE else tested(five, own).p,
             "step": step,
             "raw_in_time": int(raw["escape_step"].notna().sum()),
-            "raw_runs": len(raw),
             "in_time": in_time,
-            "runs": len(own),
             "read_raw": int((read_raw >= SOLVED_AT).sum()),
             "asked": len(read_raw),
         }
@@ -123,9 +109,7 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
                 "seeds": seeds_text(row["seeds"]).partition(" ")[2],
                 "solved": f"{', '.join(map(str, solved))} of {len(row['seeds'])}{p}",
                 "a step": steps,
-                "in a raw run's time": f"{row['raw_in_time']} of {row['raw_runs']}; {in_time} of {row['runs']}"
-                if row["step"]
-                else "",
+                "in a raw run's time": f"{row['raw_in_time']}; {in_time}" if row["step"] else "",
                 "solved, read raw": f"{row['read_raw']} of {row['asked']}" if row["asked"] else "",
             }
         )

@@ -1,7 +1,7 @@
 """A study's recorded runs as one table."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -94,6 +94,17 @@ def with_all_seeds(study: Study, records: Iterable[RunRecord]) -> Study:
     choosing = {*study.rate_seeds, *(seed for of in PRESETS["learning-rate"].values() for seed in of.rate_seeds)}
     recorded = {record.settings["seed"] for record in records} - choosing
     return replace(study, seeds=tuple(sorted({*study.seeds, *recorded})))
+
+
+def on_shared_seeds(sides: Sequence[pd.DataFrame], without: Collection[int] = ()) -> list[pd.DataFrame]:
+    """The runs of the seeds that all of several sides have.
+
+    Args:
+        sides: their run tables.
+        without: seeds that do not count.
+    """
+    shared = set.intersection(*(set(side["seed"]) for side in sides)) - set(without)
+    return [side[side["seed"].isin(shared)] for side in sides]
 
 
 def in_seconds(runs: pd.DataFrame, pace: float) -> pd.DataFrame:
