@@ -69,11 +69,11 @@ def test_the_tail_is_recalled_apart():
     assert text.loc["baseline, solved", ["runs", "once"]].tolist() == ["5", "20.0"]
     assert text.loc["elsewhere", "runs"] == words.NOT_RUN and len(text.columns) <= 6
     assert tail.answer(table)[0].startswith("Baseline, 5 solved runs: 20.0 % of keys shown once before and ")
-    figure = plots.recall_of_the_tail(table, STUDY.sides)
+    figure = plots.recall_of_the_tail(table, STUDY.sides, "here")
     assert [ax.get_title() for ax in figure.axes] == ["solved runs", "runs not solved"]
     nothing = tail.recall(study_runs(STUDY, []), answers_of([], numbers).reindex(columns=list(numbers)))
     assert tail.answer(nothing) == [] and nothing.empty
-    figure = plots.recall_of_the_tail(nothing, STUDY.sides)
+    figure = plots.recall_of_the_tail(nothing, STUDY.sides, "here")
     assert [text.get_text() for ax in figure.axes for text in ax.texts] == 2 * [words.NOT_RUN]
 
 
@@ -85,11 +85,11 @@ def test_recall_after_delays():
     told = streaming.delay_answer(table, 0.125)
     assert "distractors: baseline (2 of its 8 solved runs asked) 50, 20, 10 %; orth" in told
     assert told.endswith("(guessing: 12 %).")
-    ax = plots.recall_over_delay(table, STUDY.sides, 0.125)
+    ax = plots.recall_over_delay(table, STUDY.sides, 0.125, "here")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["baseline", "orthogonalized", "guessing"]
     nothing = streaming.delays(study_runs(STUDY, []), answers_of([], numbers).reindex(columns=list(numbers)))
     assert "no solved run was asked yet" in streaming.delay_answer(nothing, 0.1)
-    assert plots.recall_over_delay(nothing, STUDY.sides, 0.1).texts[0].get_text() == words.NOT_RUN
+    assert plots.recall_over_delay(nothing, STUDY.sides, 0.1, "here").texts[0].get_text() == words.NOT_RUN
 
 
 @pytest.fixture(scope="module")

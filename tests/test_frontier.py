@@ -143,6 +143,19 @@ def test_steps_become_seconds_at_the_measured_pace():
     assert timed["escape_step"].tolist()[::2] == [10.0, 4.0] and np.isnan(timed["escape_step"][1])
 
 
+def test_what_separates_two_reads_is_told_from_no_escape():
+    """All runs of one escape before any of the other does: there is no estimate, and not for want of escapes."""
+    pair = STUDY.only(["orthogonalized", "degree3"])
+    sooner = [
+        escaping(pair.run(task, side, 3e-3, seed), 100 + 50 * (seed % 3) + (300 if side == "orthogonalized" else 0))
+        for task, side in pair.cells()
+        for seed in range(8)
+    ]
+    table = tables.frontier(pair, sooner, {})
+    assert tables.frontier_text(table).loc["degree3", "relative hazard"] == ("cannot be told")
+    assert tables.answer(table).startswith("Which read keeps the effect of five steps cannot be told: no relative")
+
+
 def test_of_a_few_runs_there_is_no_hazard():
     few = [r for r in records({}) if r.settings["seed"] < 8 or r.settings["read"].get("degree") not in (3, 4)]
     few = [r for r in few if r.settings["seed"] < 7 or r.settings["read"].get("degree") != 4]

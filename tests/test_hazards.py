@@ -44,6 +44,21 @@ def test_intervals_hold_what_the_runs_were_drawn_with():
     assert events / sets < 40, "some runs leave without an escape"
 
 
+def test_runs_of_a_group_are_one_draw():
+    """Each run three times over tells no more than once: by group the error stays, run by run it falls by sqrt(3)."""
+    once = drawn(np.random.default_rng(5), 40, 3.0, 0.75, 0.0).assign(seed=range(80))
+    thrice = pd.concat(3 * [once], ignore_index=True)
+
+    def width(table, **options):
+        found = hazards.fit(table, "side + x", **options).loc["x"]
+        return math.log(found["high"] / found["low"])
+
+    assert width(thrice, groups="seed") == pytest.approx(width(once, groups="seed"), rel=0.02)
+    assert width(thrice) == pytest.approx(width(once) / math.sqrt(3), rel=1e-6)
+    assert width(once, groups="seed") == pytest.approx(width(once), rel=0.35), "each by itself"
+    assert hazards.fit(once.assign(seed=0), "x", groups="seed")["ratio"].isna().all()
+
+
 def test_logit_and_cloglog_of_one_evaluation_by_hand():
     both = pd.concat([runs(3 * [10] + 7 * [20], side=0.0), runs(6 * [10] + 4 * [20], side=1.0)], ignore_index=True)
     odds = hazards.fit(both, "side", "logit").loc["side"]

@@ -51,7 +51,8 @@ def test_complete_cells_are_compared_in_pairs_of_a_cell_and_a_seed():
     # Of 16 pairs the orthogonalized read alone solves 5 in the one cell and 6 in the other, where both solve seed 2's.
     assert maps.answer(STUDY, RECORDS, "vocab_size") == (
         "Over the 2 complete cells of 9 baseline solves 1 of 16 runs, orthogonalized 12 of 16: more than chance "
-        f"explains, taken by itself (exact McNemar test in pairs, p = {2 / 2**11:.2g}); after an escape fall back: 2 "
+        f"explains, taken by itself (exact McNemar test in pairs, p = {2 / 2**11:.2g}), as if a "
+        "seed's runs in several cells were independent; after an escape fall back: 2 "
         "of 3 baseline (at 0.01), 1 of 13 orthogonalized (at 0.01)."
     )
     for nothing in (RECORDS[-3:], []):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from tiny import TASKS, TINY, record_of
 
-from orthonar import RunConfig
+from orthonar import KeyDoor, RunConfig
 from orthonar.report import stats, style, words
 from orthonar.report.figures import cost as cost_plots
 from orthonar.report.figures import headline as plots
@@ -218,6 +218,19 @@ def test_positions_that_share_their_answer_count_as_fewer():
     wanted = 32 / 64 * sum(counts) ** 2 / sum(c * c for c in counts)
     assert run_tables.independent_positions(config) == pytest.approx(wanted)
     assert wanted < 32 / 64 * sum(counts)
+    several = RunConfig(task=KeyDoor(doors=4, keys=4), batch_size=8, validation_sequences=32)
+    [(_, targets)] = several.task.validation_set(0, 64, 64, "cpu")
+    assert run_tables.independent_positions(several) == 32 / 64 * (targets >= 0).sum(), "a key's doors differ"
+
+
+def test_a_mean_of_few_solved_runs_has_no_interval():
+    """It hangs on whether the sample has such a run: bootstrap intervals of what has one in 24 hold it in 61 %."""
+    few, enough = (pd.DataFrame({"accuracy": [0.9] * n + [0.1] * (24 - n), "outcome": "plateau"}) for n in (3, 4))
+    assert compared.accuracy_text(few) == "20.0 (10 to 90)" and compared.accuracy_text(enough).startswith("23.3 [")
+    pairs = [table.assign(seed=range(24), device="cpu", solved=table["accuracy"] > 0.5) for table in (few, enough)]
+    none = pairs[0].assign(accuracy=0.1, solved=False)
+    assert "(0 to 80)" in compared.compared(none, pairs[0])["gain (points)"]
+    assert "[" in compared.compared(none, pairs[1])["gain (points)"]
 
 
 def test_the_rate_for_a_task_and_that_for_task_and_read():
@@ -254,11 +267,12 @@ def test_the_best_rates_in_a_sentence():
     )
     alike = all_records(TINY, lambda c: 0.9 if c.lr == 1e-3 else 0.1)
     assert rates.answer(TINY, alike).endswith(
-        "; for each of them 0.001 has the highest mean accuracy: no difference of rates is shown by 2 runs a rate."
+        "; for each of them 0.001 has the highest mean accuracy, of 2 runs a rate, which were not tested against each "
+        "other."
     )
     never = all_records(TINY, lambda c: 0.9 if c.lr == 1e-3 and type(c.read).__name__ != "RawRead" else 0.1 + c.lr)
     never = [r for r in never if r.settings["lr"] == 1e-3] + [r for r in alike if r.settings["lr"] != 1e-3]
-    assert rates.answer(TINY, never).endswith("a rate, and little is told of baseline, which solves none.")
+    assert rates.answer(TINY, never).endswith("each other, and little is told of baseline, which solves none.")
     assert rates.answer(TINY, []).endswith(
         "not told yet of baseline (0 of 4 runs are recorded), orthogonalized (0 of 4 runs are recorded)."
     )

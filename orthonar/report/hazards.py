@@ -8,7 +8,8 @@ one. Of the runs that wait before evaluation i the share h_i(x) escapes by it:
 with a level a_i of its own for every evaluation. With cloglog it is the proportional-hazards model of times known to
 an interval (Prentice and Gloeckler 1978): exp(b) multiplies the hazard whatever the time, and where x is the logarithm
 of a setting, b is the hazard's *elasticity* to it. With logit exp(b) multiplies the odds (Cox 1972). Either is a
-binomial regression over run-intervals (Allison 1982), here statsmodels'.
+binomial regression over run-intervals (Allison 1982), here statsmodels'. Runs of one seed see the same data and start
+from the same embedding; where many sides share seeds, errors can be taken by seed (Liang and Zeger 1986).
 
 A run that leaves without an escape, because its budget is over, it diverged, or it can no longer escape, is censored
 there: it counts for as long as it waited. So an end that competes with escape moves these estimates only if it is not
@@ -18,6 +19,7 @@ independent of escape, given x.
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,7 +72,7 @@ def run_intervals(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[rows].reset_index(drop=True).assign(evaluation=evaluation, escaped=event.astype(int))
 
 
-def fit(table: pd.DataFrame, formula: str, link: str = "cloglog") -> pd.DataFrame:
+def fit(table: pd.DataFrame, formula: str, link: str = "cloglog", groups: str | None = None) -> pd.DataFrame:
     """Fit a hazard model of escape.
 
     An evaluation by which none or all of the waiting runs escape is fitted exactly by its level alone: it tells nothing
@@ -80,6 +82,8 @@ def fit(table: pd.DataFrame, formula: str, link: str = "cloglog") -> pd.DataFram
         table: a run table, see `run_intervals`, with the columns that the formula names.
         formula: what moves the hazard, as patsy writes it, such as "orthogonalized * np.log(lr) + np.log(batch_size)".
         link: one of `LINKS`.
+        groups: the column whose values mark runs that are not independent of each other, such as those of a seed:
+            errors are then the sandwich estimator's, which takes each group as one draw; None takes each run as one.
 
     Returns:
         One row per term of the formula: effect (b), ratio (exp b) with low and high (95 %, Wald's on b), p (Wald's);
@@ -109,21 +113,27 @@ def fit(table: pd.DataFrame, formula: str, link: str = "cloglog") -> pd.DataFram
     behind = pd.DataFrame(
         {"run_intervals": counted.sum(), "events": counted.mul(waits["escaped"], axis=0).sum().astype(int)}
     )
-    estimates = _regress(waits[told], terms[told], LINKS[link]())
+    estimates = _regress(waits[told], terms[told], LINKS[link](), groups)
     return estimates.join(behind)
 
 
-def _regress(waits: pd.DataFrame, terms: pd.DataFrame, link) -> pd.DataFrame:
+def _regress(waits: pd.DataFrame, terms: pd.DataFrame, link, groups: str | None) -> pd.DataFrame:
     """b of every term with its standard error, as effect, ratio, low, high and p."""
     unknown = pd.DataFrame(math.nan, terms.columns, ["effect", "ratio", "low", "high", "p"])
     levels = pd.get_dummies(waits["evaluation"]).astype(float)
     design = pd.concat([levels, terms], axis=1)
     if not len(design) or np.linalg.matrix_rank(design) < design.shape[1]:
         return unknown
+    errors: dict[str, Any] = {}
+    if groups is not None:
+        of_group = waits[groups].astype("category").cat.codes.to_numpy()
+        if len(set(of_group)) < 2:
+            return unknown
+        errors = {"cov_type": "cluster", "cov_kwds": {"groups": of_group}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # separation is what the bound below looks for
         try:
-            model = GLM(waits["escaped"].astype(float), design, Binomial(link)).fit(maxiter=200)
+            model = GLM(waits["escaped"].astype(float), design, Binomial(link)).fit(maxiter=200, **errors)
         except PerfectSeparationError:
             return unknown
     b, error = model.params[terms.columns], model.bse[terms.columns]

@@ -27,6 +27,10 @@ LEVEL = 0.05
 #: Fewest values whose mean gets an interval: of fewer, a 95 % bootstrap interval holds the mean far less often (of two
 #: values in about half of the cases).
 LEAST_FOR_INTERVAL = 8
+#: Accuracies lie at chance or near 1, and a mean of them is as uncertain as the share of either: fewest solved runs,
+#: and fewest others, or fewest pairs of which one run alone is solved, for an interval. Where one run in 24 is solved,
+#: a 95 % bootstrap interval of 24 runs holds the mean in 61 % of samples, since most have one such run or none.
+LEAST_OF_EITHER = 4
 
 #: How runs end, the best first.
 ENDINGS = ("solved", "unsolved", "at chance", "collapsed", "diverged")
@@ -148,6 +152,16 @@ def accuracies(table: pd.DataFrame) -> np.ndarray:
         names = ", ".join(table.loc[lost, "identity"])
         raise ValueError(f"accuracy: not a number in runs that did not diverge: {names}")
     return table["accuracy"].fillna(0.0).to_numpy(dtype=float)
+
+
+def enough_of_either(values: np.ndarray) -> bool:
+    """Whether accuracies hold `LEAST_OF_EITHER` solved runs and as many others, so that their mean has an interval.
+
+    Args:
+        values: one a run, 0 to 1.
+    """
+    solved = int((values >= SOLVED_AT).sum())
+    return min(solved, len(values) - solved) >= LEAST_OF_EITHER
 
 
 def mean_interval(values: Sequence[float] | pd.Series, seed: int = 0, resamples: int = 9999) -> Interval:
@@ -279,7 +293,7 @@ def survival(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def median_escape(table: pd.DataFrame) -> float:
-    """The step by which half of the runs have escaped; NaN where half of them never do."""
+    """The step by which half of the runs have escaped; NaN where more than half of them never do."""
     curve = survival(table)
     # The estimate is a product of ratios, and may miss a half by a rounding error.
     half = curve.loc[curve["waiting"] <= 0.5 + 1e-9, "step"]

@@ -15,7 +15,7 @@ NOT_KNOWN = "not known"
 
 #: Widest line of a table, in characters, and of a sentence below one: a notebook on a page breaks longer ones anywhere.
 PAGE, LINE = 120, 96
-#: What it says of a median escape step where half of the runs or more never escape.
+#: What it says of a median escape step where more than half of the runs never escape.
 NO_MEDIAN = "none"
 #: At most so many values are all shown in a narrow column.
 _FEW = 4
@@ -45,14 +45,17 @@ def percent(interval: stats.Interval) -> str:
     return f"{value:.1f}" if np.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def mean_text(shares: Sequence[float] | np.ndarray, most: int = stats.LEAST_FOR_INTERVAL - 1) -> str:
+def mean_text(
+    shares: Sequence[float] | np.ndarray, enough: bool = True, most: int = stats.LEAST_FOR_INTERVAL - 1
+) -> str:
     """A mean of shares in percent with its interval, or, of too few runs for one, with the runs: "39.2 (31 34 52)".
 
     Args:
         shares: one per run, 0 to 1; at least one.
+        enough: whether they can carry an interval, see `orthonar.report.stats.LEAST_OF_EITHER`.
         most: so many runs are shown one by one, of more the least and the largest.
     """
-    interval = stats.mean_interval(shares)
+    interval = stats.mean_interval(shares) if enough else stats.Interval(float(np.mean(shares)), np.nan, np.nan)
     text, runs = percent(interval), [f"{100 * share:.0f}" for share in sorted(shares)]
     if not np.isnan(interval.low) or len(runs) == 1:
         return text

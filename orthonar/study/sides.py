@@ -25,11 +25,13 @@ from ..training.schedules import Constant
 _BLACK, _ORANGE, _GREEN = "#000000", "#E69F00", "#009E73"
 _BLUE, _VERMILLION, _PURPLE, _GREY = "#0072B2", "#D55E00", "#CC79A7", "#777777"
 # Fewer and more Newton-Schulz steps than the orthogonalized read's five: lighter and darker than its blue.
-_STEPS = {0: "#BFC9D1", 1: "#9CC3DE", 2: "#6FAAD2", 3: "#3C90C3", 8: "#003A5C"}
+_STEPS = {0: "#8FA1AE", 1: "#74ABD1", 2: "#4E98C8", 3: "#2A86BF", 8: "#003A5C"}
 # As many of Muon's polynomial.
 _MUON = {1: "#C9A3DB", 2: "#9E66BE", 3: "#6B2C91"}
 # Few products to many: light green to dark.
-_PRODUCTS = ("#C3E6B5", "#A1D99B", "#7CC87C", "#57B668", "#389F55", "#228245", "#18743C", "#0E6533", "#004322")
+_PRODUCTS = ("#93CC83", "#7CC275", "#66B767", "#50AB5B", "#3A9D50", "#268C46", "#177A3D", "#0D6432", "#004322")
+# The baseline from another start or on another schedule: darker than its orange, since their curves lie on each other.
+_BASELINES = {"small embedding": "#B87A00", "4,000 steps": "#8F5A00", "constant rate": "#5E3B00"}
 
 
 @dataclass(frozen=True)
@@ -268,8 +270,8 @@ FRONTIER = by_name(
 
 #: Both reads from an embedding as small as the layer's projections, which is not the study's.
 SMALL_EMBEDDING = _reading(
-    "small embedding", f"raw read, embedding std {small_init_std(94):.3f}", Look(_ORANGE, "D", "-."), RawRead(),
-    embedding_std=small_init_std(94),
+    "small embedding", f"raw read, embedding std {small_init_std(94):.3f}",
+    Look(_BASELINES["small embedding"], "D", "-."), RawRead(), embedding_std=small_init_std(94),
 )  # fmt: skip
 ORTHOGONALIZED_SMALL_EMBEDDING = _reading(
     "orthogonalized, small embedding", f"orthogonalized read, embedding std {small_init_std(94):.3f}",
@@ -278,11 +280,12 @@ ORTHOGONALIZED_SMALL_EMBEDDING = _reading(
 
 #: The raw read over twice the steps, and at a constant rate.
 COSINE_4000 = _reading(
-    "baseline, 4,000 steps", "raw read, cosine over 4,000 steps", Look(_ORANGE, "^", ":"), RawRead(), steps=4000
-)
+    "baseline, 4,000 steps", "raw read, cosine over 4,000 steps", Look(_BASELINES["4,000 steps"], "^", ":"), RawRead(),
+    steps=4000,
+)  # fmt: skip
 CONSTANT = _reading(
-    "baseline, constant rate", "raw read, constant learning rate", Look(_ORANGE, "P", (0, (5, 1))), RawRead(),
-    schedule=Constant(),
+    "baseline, constant rate", "raw read, constant learning rate", Look(_BASELINES["constant rate"], "P", (0, (5, 1))),
+    RawRead(), schedule=Constant(),
 )  # fmt: skip
 ORTHOGONALIZED_CONSTANT = _reading(
     "ns5, constant rate", "orthogonalized read, constant learning rate", Look(_BLUE, "P", (0, (5, 1))),

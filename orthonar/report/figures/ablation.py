@@ -18,6 +18,7 @@ from ...training.record import SOLVED_AT
 from .. import stats
 from ..published import PublishedDecode, PublishedSwap, PublishedVariant
 from ..style import GREY, WIDTH, panel_grid, write_in_the_middle
+from ..tables.probed import EARLY
 from ..words import NOT_RUN
 
 #: Of what is published only.
@@ -113,7 +114,7 @@ def over_training(
         column: which probe.
         label: its name for readers.
         sides: by variant, a panel each.
-        published: variant -> what the follow-up saw early in training, drawn as a level.
+        published: variant -> what the follow-up saw early in training, drawn as a level there.
 
     Returns:
         The figure: a thin line for each seed, its escape marked, a thick one for the mean.
@@ -128,19 +129,22 @@ def over_training(
         mine = traces[traces["side"] == name]
         color, marker = side.look.color, side.look.marker
         if len(mine) and name != BASELINE.name and BASELINE.name in means.index:
-            ax.plot(means[BASELINE.name], **behind)
+            ax.plot(means[BASELINE.name], **behind, zorder=3)
         for _, seed in mine.groupby("seed"):
             ax.plot(seed["step"], seed[column], color=color, linewidth=0.7, alpha=0.6)
             escape = seed[seed["step"] == seed["escape_step"]]
             ax.plot(escape["step"], escape[column], marker, color=color, markersize=4.5)
         if len(mine):
-            ax.plot(means[name], color=color, linewidth=2.2)
+            ax.plot(means[name], color="white", linewidth=4, zorder=3)
+            ax.plot(means[name], color=color, linewidth=2.2, zorder=3)
         else:
             write_in_the_middle(ax)
         if published and name in published:
-            ax.axhline(published[name], color="black", linestyle=":", linewidth=1.2)
+            early = [share * traces["step"].max() for share in EARLY]
+            ax.plot(early, 2 * [published[name]], color="black", linestyle=":", linewidth=1.6, zorder=4)
         seeds = mine["seed"].nunique()
-        ax.set_title(f"{side.title} ({seeds} seed{'s'[: seeds != 1]})")
+        between = "\n" if len(side.title) > 20 else " "
+        ax.set_title(f"{side.title}{between}({seeds} seed{'s'[: seeds != 1]})")
     for ax in axes[len(sides) :]:
         ax.set_visible(False)
     for ax in axes[len(sides) - columns : len(sides)]:
@@ -266,9 +270,7 @@ def _seeds(ax: Axes, runs: pd.DataFrame, at: float, look: Look, upright: bool = 
     dots, mean = (at + _spread(len(values)), values), ([at - 0.32, at + 0.32], 2 * [values.mean()])
     if not upright:
         dots, mean = dots[::-1], mean[::-1]
-    ax.plot(
-        *dots, look.marker, color=look.color, markersize=6, alpha=0.75, markeredgecolor="white", markeredgewidth=0.5
-    )
+    ax.plot(*dots, look.marker, color=look.color, markersize=6, alpha=0.9, markeredgecolor="white", markeredgewidth=0.5)
     ax.plot(*mean, color="black", linewidth=2, zorder=1)
 
 
@@ -281,7 +283,7 @@ def _counts(runs: pd.DataFrame, published: Mapping[str, PublishedVariant], name:
 def _shares(ax: Axes, at: float, counts: list[tuple[int, int]], look: Look, upright: bool = False) -> None:
     """Our solved share and, hollow, the published one with Wilson's intervals, side by side."""
     looks: tuple[dict[str, Any], ...] = ({"marker": look.marker, "color": look.color, "markersize": 6}, _hollow(look))
-    for (solved, of), shift, style in zip(counts, (-0.14, 0.14), looks):
+    for (solved, of), shift, style in zip(counts, (-0.18, 0.18) if counts[1][1] else (0.0, 0.0), looks):
         if of:
             share, low, high = (100 * x for x in stats.solved_share(solved, of))
             bars = [[max(share - low, 0)], [max(high - share, 0)]]  # rounding may leave -1e-15

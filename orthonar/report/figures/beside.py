@@ -68,12 +68,13 @@ def attention_cost(measured: pd.DataFrame, what: str, memory: str, axes=None) ->
     return axes[0].figure
 
 
-def recall_of_the_tail(table: pd.DataFrame, sides: Mapping[str, Side], axes=None) -> Figure:
+def recall_of_the_tail(table: pd.DataFrame, sides: Mapping[str, Side], of_what: str, axes=None) -> Figure:
     """Draw recall against how often a key was shown before it is asked for.
 
     Args:
         table: as of `orthonar.report.tables.tail.recall`.
         sides: by name.
+        of_what: the scale, for the title.
         axes: two, of one figure with constrained layout; None for new ones.
 
     Returns:
@@ -81,7 +82,7 @@ def recall_of_the_tail(table: pd.DataFrame, sides: Mapping[str, Side], axes=None
     """
     if axes is None:
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), sharey=True, layout="constrained")
-        figure.suptitle("Recall of keys that were shown seldom and often")
+        figure.suptitle(f"Recall of keys that were shown seldom and often: {of_what}")
     at = np.arange(len(GROUPS))
     for ax, solved in zip(axes, (True, False)):
         of = table[table["solved"] == solved]
@@ -127,13 +128,16 @@ def stream_memory(measured: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def recall_over_delay(table: pd.DataFrame, sides: Mapping[str, Side], chance: float, ax: Axes | None = None) -> Axes:
+def recall_over_delay(
+    table: pd.DataFrame, sides: Mapping[str, Side], chance: float, of_what: str, ax: Axes | None = None
+) -> Axes:
     """Draw recall against the number of distractors between the last pair and the query, a line a run.
 
     Args:
         table: as of `orthonar.report.tables.streaming.delays`.
         sides: by name.
         chance: share of right answers of a guess, 0 to 1.
+        of_what: the scale, for the title.
         ax: the axes to draw on; None for new ones.
 
     Returns:
@@ -141,12 +145,12 @@ def recall_over_delay(table: pd.DataFrame, sides: Mapping[str, Side], chance: fl
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(4.6, 3.0), layout="constrained")
-    ax.set_title("Recall of a pair that was shown long ago, a line a run")
+    ax.set_title(f"Recall of a pair that was shown long ago,\na line a run: {of_what}")
     labelled = set()
     for i, (_, row) in enumerate(table.iterrows()):
         label = None if row["side"] in labelled else sides[row["side"]].title
         labelled.add(row["side"])
-        beside = np.array(DELAYS) * 1.06 ** (i - len(table) / 2)  # marks of equal runs side by side
+        beside = np.array(DELAYS) * 1.03 ** (i - (len(table) - 1) / 2)  # marks of equal runs side by side
         look = _line(sides[row["side"]]) | {"linewidth": 1.2}
         ax.plot(beside, 100 * row[list(DELAYS)].astype(float), **look, label=label)
     _over_tokens(ax, DELAYS, xlabel="distractors between pair and query", ylabel="recalled (%)")

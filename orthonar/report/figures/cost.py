@@ -123,12 +123,13 @@ def against_newton_schulz(measured: pd.DataFrame, axes: Sequence[Axes] | None = 
 def _against_length(ax: Axes, rows: pd.DataFrame, column: str, bars: bool = False) -> None:
     """One line a contender, with the study's five Newton-Schulz steps; numbers divided by the batch size."""
     rows = rows[rows["steps"].isna() | (rows["steps"] == 5)].dropna(subset=column)
-    for contender, (color, marker, line, label) in _LOOKS.items():
+    for place, (contender, (color, marker, line, label)) in enumerate(_LOOKS.items()):
         of = rows[rows["contender"] == contender].sort_values("length")
         values = of[column] / of["batch"]
         spread = [values - of["low"] / of["batch"], of["high"] / of["batch"] - values] if bars else None
         look: dict[str, Any] = {"color": color, "marker": marker, "linestyle": line, "linewidth": 1.8, "markersize": 5}
-        ax.errorbar(of["length"], values, spread, **look, capsize=2, elinewidth=1, label=label)
+        beside = 1.025 ** (place - (len(_LOOKS) - 1) / 2)  # bars of one length side by side
+        ax.errorbar(beside * of["length"], values, spread, **look, capsize=2, elinewidth=1, label=label)
     _logarithmic(ax)
     lengths = sorted(set(rows["length"]))
     ax.set_xscale("log")

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from ...study.sides import BASELINE, ORTHOGONALIZED, Side
 from ..style import GREY, SMALLEST, WIDTH, write_in_the_middle
@@ -65,23 +66,31 @@ def frontier(
         figure.suptitle("How soon runs escape, and what their read costs")
     hazards, waiting = axes
     drawn = table[table["ratio"].notna()]
+    # Bars of reads that cost the same stand side by side.
+    place = drawn.groupby("products").cumcount() - (drawn.groupby("products")["products"].transform("size") - 1) / 2
     for name, row in drawn.iterrows():
         bars = [[row["ratio"] - row["low"]], [row["high"] - row["ratio"]]]
         look = {"color": sides[name].look.color, "marker": sides[name].look.marker, "markersize": 6}
-        hazards.errorbar(row["products"], row["ratio"], yerr=bars, **look, elinewidth=1, capsize=2)
+        at = row["products"] * 1.1 ** place[name]
+        hazards.errorbar(at, row["ratio"], yerr=bars, **look, elinewidth=1, capsize=2)
     hazards.axhline(1, color=GREY, linewidth=0.8)
-    hazards.axhline(keeps, color=GREY, linewidth=0.8, linestyle="--")
+    hazards.axhline(keeps, color=GREY, linewidth=0.8, linestyle="--", label=f"{keeps:g}: has to be below the bar")
     hazards.set_xscale("symlog", linthresh=1, linscale=0.3)
-    ticks = sorted(set(table["products"].astype(int)))
+    ticks = sorted(set((drawn if len(drawn) else table)["products"].astype(int)))
     hazards.set_xticks(ticks, [str(tick) if tick >= 1.2 * before else "" for tick, before in zip(ticks, [0, *ticks])])
     hazards.minorticks_off()
     hazards.set(xlim=(-0.2, 1.25 * max(ticks)), xlabel="products with $X^T X$")
     hazards.set_ylabel("hazard of escape, relative to the study's read")
     if len(drawn) > 1:
         hazards.set_yscale("log")
+        hazards.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        hazards.yaxis.set_major_formatter("{x:g}")
+        hazards.yaxis.set_minor_locator(NullLocator())
     for name, curve in curves.items():
         width = 2.4 if name in (ORTHOGONALIZED.name, BASELINE.name) else 1.2
-        style = {**sides[name].look.of_line, "markevery": max(1, len(curve) // 3), "markersize": 5, "linewidth": width}
+        every = max(1, len(curve) // 3)
+        marks = {"markevery": (every, every), "markersize": 5}  # none at 0, where all are
+        style = {**sides[name].look.of_line, **marks, "linewidth": width}
         label = f"{sides[name].title} ({table.loc[name, 'runs']:.0f})"
         waiting.step(curve["step"], 1 - curve["waiting"], where="post", **style, label=label)
     waiting.set(xlabel="wall seconds of training", ylabel="share of runs that have escaped", ylim=(0, 1.03))

@@ -93,9 +93,10 @@ def _column(ax: Axes, at: float, half: float, side: Side, here: pd.Series, there
         look: dict[str, Any] = {"marker": side.look.marker, "color": color, "alpha": 0.8}
         look["markersize"] = 7.5 if side.look.marker == "*" else 4.5  # a star's body is small
         places = at + (np.linspace(-half, half, len(here)) if len(here) > 1 else np.zeros(1))
-        ax.plot(places, np.sort(here), **look, linestyle="none", markeredgecolor="white", mew=0.5)
-        if len(here) > 1:
-            ax.plot([at - half, at + half], 2 * [here.mean()], color="black", linewidth=2.2)
+        rim = 0.0 if side.look.marker in "PX" else 0.5  # it would eat the arms of crosses
+        ax.plot(places, np.sort(here), **look, linestyle="none", markeredgecolor="white", mew=rim)
+        if len(here) > 1:  # behind the marks, none of which it may hide
+            ax.plot([at - half, at + half], 2 * [here.mean()], color="black", linewidth=2.2, zorder=1)
     else:
         ax.text(at, 34, NOT_RUN, rotation=90, ha="center", va="bottom", color=GREY)
     solved = [f"{(here >= 100 * SOLVED_AT).sum()}/{len(here)} here"] if len(here) else []
@@ -134,6 +135,7 @@ def survival_curves(curves: Mapping[str, tuple[Side, pd.DataFrame]], title: str,
             "clip_on": False,
         }
         look: dict[str, Any] = {"color": color, "linestyle": line, "linewidth": 2, **(end if crowded else {})}
+        look["zorder"] = 2 if line == "-" else 3  # where curves coincide the gaps show the one below
         ax.step(curve["step"], curve["waiting"], where="post", label=label, **look)
         if not crowded:
             band: dict[str, Any] = {"step": "post", "color": color, "alpha": 0.15, "linewidth": 0}
@@ -173,7 +175,10 @@ def learning_rates(
     for side, shift in zip(sides, 1 + 0.08 * (np.arange(len(sides)) - (len(sides) - 1) / 2)):
         color, marker = side.look.color, side.look.marker
         mine = shown[shown["side"] == side.name]
-        ax.plot(shift * mine["lr"], mine["percent"], marker, color=color, alpha=0.6, markersize=4.5)
+        # Runs of a rate stand beside each other, in the order of their seeds.
+        within = mine.groupby("lr")["seed"].rank() / (mine.groupby("lr")["seed"].transform("size") + 1) - 0.5
+        at = shift * np.exp(0.06 * within) * mine["lr"]
+        ax.plot(at, mine["percent"], marker, color=color, alpha=0.6, markersize=4)
         means = mine.groupby("lr")["percent"].mean()
         count = f" ({mine['seed'].nunique()} seeds)" if len(mine) else f" ({NOT_RUN})"
         line: dict[str, Any] = {"linestyle": side.look.line, "color": color, "linewidth": 1.8}
@@ -181,6 +186,7 @@ def learning_rates(
         for _, row in published[published["side"] == side.name].dropna(subset="low").iterrows():
             label = f"{side.title}, published ({row['source']})"
             ax.axhspan(row["low"], max(row["high"], row["low"] + 0.5), color=color, alpha=0.35, label=label)
+    ax.plot([], [], "o", color=GREY, alpha=0.6, markersize=4, label="one run")
     ax.axhline(100 * SOLVED_AT, color=GREY, linestyle=":", linewidth=1, label="solved")
     ax.set(xscale="log", xlabel="peak learning rate", ylabel="final accuracy (%)", ylim=(-2, 102))
     rates = sorted(set(runs["lr"])) if len(runs) else [3e-4, 1e-3, 3e-3, 1e-2]

@@ -79,7 +79,7 @@ def series_errors(errors: pd.DataFrame, tolerance: float, ax: Axes | None = None
     Args:
         errors: largest error on the singular values in [0, 1]; a row per degree, a column per number of steps (of 1, 3,
             5, 8).
-        tolerance: the error to mark, float32's machine epsilon.
+        tolerance: the error to mark, at which a series for float32 is cut: four times its machine epsilon.
         ax: the axes to draw on; None for new ones.
 
     Returns:
@@ -90,7 +90,8 @@ def series_errors(errors: pd.DataFrame, tolerance: float, ax: Axes | None = None
     for steps, error in errors.items():
         ax.plot(errors.index, error, markevery=4, **_steps_style(steps))
     ax.axhline(tolerance, color=GREY, linestyle="--", linewidth=1)
-    ax.annotate("float32 epsilon", (0.3 * errors.index[-1], tolerance), (0, 4), textcoords="offset points")
+    text, place = "4 float32 epsilon,\nwhere a series is cut", (0.3 * errors.index[-1], tolerance)
+    ax.annotate(text, place, (0, 4), textcoords="offset points")
     ax.set_title("A polynomial of low degree does what the steps do, to rounding")
     ax.set(xlabel="degree, in products with $A$", ylabel="largest error on [0, 1]", yscale="log")
     ax.set(xlim=(-1, errors.index[-1]), ylim=(1e-13, 2))

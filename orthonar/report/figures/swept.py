@@ -39,7 +39,8 @@ def solved_along(
         if len(of):
             at = of[setting] * np.exp(place) if log else of[setting] + place
             bars = 100 * np.maximum([of["value"] - of["low"], of["high"] - of["value"]], 0)
-            label = f"{side.title} ({of['runs'].sum()} runs)"
+            fewest, most = of["runs"].min(), of["runs"].max()
+            label = f"{side.title} ({most if fewest == most else f'{fewest} to {most}'} runs each)"
             ax.errorbar(
                 at, 100 * of["value"], bars, **side.look.of_line, markersize=5, capsize=2, elinewidth=1, label=label
             )
@@ -77,13 +78,15 @@ def escapes_along(table: pd.DataFrame, setting: str, sides: Mapping[str, Side], 
         # Runs of one value stand beside each other in the order of their seeds.
         within = of.groupby(setting)["seed"].rank() - 0.5
         share = within / of.groupby(setting)["seed"].transform("size")
-        at = of[setting].map(values.index) + 0.3 * (number - len(sides) / 2 + share) * 2 / len(sides)
+        # A tenth of the room between sides stays free.
+        at = of[setting].map(values.index) + 0.8 * (number - len(sides) / 2 + 0.1 + 0.8 * share) / len(sides)
         escaped = of["escape_step"].notna()
         look: dict[str, Any] = {
             "color": side.look.color,
             "marker": side.look.marker,
             "linestyle": "none",
-            "markersize": 3.5,
+            "markersize": 3,
+            "markeredgewidth": 0.7,
         }
         ax.plot(at[escaped], of.loc[escaped, "escape_step"], label=side.title, **look)
         ax.plot(at[~escaped], np.full((~escaped).sum(), 1.08 * budget), markerfacecolor="none", **look)

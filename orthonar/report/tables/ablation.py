@@ -10,8 +10,8 @@ from ...study.sides import BASELINE, ORTHOGONALIZED
 from ...training.record import RunRecord
 from .. import stats
 from ..published import ELIMINATION
-from ..words import NOT_RUN, mean_text, median_text, p_text, solved_text, text_table, values_text
-from .compared import tested
+from ..words import NOT_RUN, median_text, p_text, solved_text, text_table, values_text
+from .compared import accuracy_text, tested
 from .probed import probed_runs
 from .runs import study_runs
 
@@ -191,7 +191,7 @@ def _outcome(runs: pd.DataFrame) -> dict[str, str]:
         return {"solved": NOT_RUN, "accuracy (%)": "", "escape": ""}
     return {
         "solved": solved_text(int(runs["solved"].sum()), len(runs)),
-        "accuracy (%)": mean_text(stats.accuracies(runs), most=4),
+        "accuracy (%)": accuracy_text(runs, most=4),
         "escape": median_text(stats.median_escape(runs)),
     }
 

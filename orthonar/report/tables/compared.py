@@ -23,8 +23,9 @@ def compared(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, str]:
     Returns:
         Of `COMPARED` what there is to say: solved runs of either side, and the two-sided p-value of Fisher's test; how
         many pairs of a seed there are, how many of them the first and the second side alone solves, and the two-sided
-        p-value of the exact McNemar test; the mean difference of accuracies over the pairs with its interval, of at
-        least `orthonar.report.stats.LEAST_FOR_INTERVAL` pairs.
+        p-value of the exact McNemar test; the mean difference of accuracies over the pairs, of at least
+        `orthonar.report.stats.LEAST_FOR_INTERVAL` pairs, with its interval, or its range where too few pairs differ in
+        which run is solved.
     """
     solved, runs = solved_counts(first, second)
     row = {"solved": ", ".join(f"{s} of {n}" for s, n in zip(solved, runs))}
@@ -37,8 +38,20 @@ def compared(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, str]:
         row["alone"] = f"{counts.first_only}, {counts.second_only}"
         row["McNemar p"] = p_text(stats.mcnemar(counts)) if len(ours) > 1 else ""
         if len(ours) >= stats.LEAST_FOR_INTERVAL:
-            row["gain (points)"] = mean_text(stats.accuracies(theirs) - stats.accuracies(ours))
+            enough = counts.first_only + counts.second_only >= stats.LEAST_OF_EITHER
+            row["gain (points)"] = mean_text(stats.accuracies(theirs) - stats.accuracies(ours), enough)
     return row
+
+
+def accuracy_text(runs: pd.DataFrame, most: int = stats.LEAST_FOR_INTERVAL - 1) -> str:
+    """The mean final accuracy of a run table in percent, as of `orthonar.report.words.mean_text`.
+
+    Args:
+        runs: at least one.
+        most: as of `mean_text`.
+    """
+    values = stats.accuracies(runs)
+    return mean_text(values, stats.enough_of_either(values), most)
 
 
 class Tested(NamedTuple):
@@ -100,7 +113,7 @@ def tested_text(first: pd.DataFrame, second: pd.DataFrame) -> str:
     Returns:
         Of fewer than `orthonar.report.stats.LEAST_FOR_INTERVAL` runs of either that there is none.
     """
-    if _too_few(first, second):
+    if too_few(first, second):
         return f"of fewer than {stats.LEAST_FOR_INTERVAL} runs no test"
     test = tested(first, second)
     return f"{test.name}, p = {p_text(test.p)}"
@@ -108,11 +121,17 @@ def tested_text(first: pd.DataFrame, second: pd.DataFrame) -> str:
 
 def verdict_text(first: pd.DataFrame, second: pd.DataFrame) -> str:
     """What the test of two sides says of the second, and `tested_text`, with the same arguments."""
-    verdict = "too few to tell" if _too_few(first, second) else tested(first, second).verdict
+    verdict = "too few to tell" if too_few(first, second) else tested(first, second).verdict
     return f"{verdict} ({tested_text(first, second)})"
 
 
-def _too_few(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+def too_few(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+    """Whether fewer than `orthonar.report.stats.LEAST_FOR_INTERVAL` runs of either side would be tested.
+
+    Args:
+        first: run table of one side.
+        second: run table of the other.
+    """
     return min(map(len, as_tested(first, second))) < stats.LEAST_FOR_INTERVAL
 
 

@@ -12,7 +12,7 @@ from ..words import NOT_RUN, estimate_text
 from .frontier import slope_at_zero
 from .probed import EARLY, probed_runs, traces
 
-#: The share of the training at which the rank is taken, before all but a few runs escape.
+#: The share of the training at which the rank is taken.
 AT = EARLY[0]
 #: What is fitted: the rank alone, beside the slope of the read's map at 0, and among runs of one map.
 _MODELS = {"alone": "rank", "beside the slope": "rank + np.log(slope)", "same map": "rank + C(side)"}
@@ -61,7 +61,7 @@ def fits(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         "same map"; and one, "slope beside the rank", for the logarithm of the slope in the second.
     """
     runs = waiting(study, records)
-    fitted = {name: hazards.fit(runs, formula) for name, formula in _MODELS.items()}
+    fitted = {name: hazards.fit(runs, formula, groups="seed") for name, formula in _MODELS.items()}
     rows = {name: of.loc["rank"] for name, of in fitted.items()}
     return pd.DataFrame(rows | {"slope beside the rank": fitted["beside the slope"].loc["np.log(slope)"]}).T
 
@@ -84,7 +84,8 @@ def answer(study: Study, records: Iterable[RunRecord]) -> str:
     alone, beside, same = (_ratio_text(found.loc[name]) for name in _MODELS)
     slope = estimate_text(*np.log(found.loc["slope beside the rank", ["ratio", "low", "high"]].astype(float)))
     return (
-        f"{over}, one unit more of effective rank there goes with a hazard of escape {alone} ({behind}). Among runs of "
+        f"{over}, one unit more of effective rank there goes with a hazard of escape {alone} ({behind}; intervals take "
+        f"each seed as one draw). Among runs of "
         f"maps equally steep at 0 it is {beside}, and at one rank the hazard goes with the slope to the power {slope}. "
         f"Among runs of the same map it is {same}."
     )

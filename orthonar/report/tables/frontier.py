@@ -114,9 +114,7 @@ def frontier_text(table: pd.DataFrame) -> pd.DataFrame:
             rows.append(shown | {"solved": NOT_RUN})
             continue
         own = name == ORTHOGONALIZED.name
-        hazard = ratio_text(row)
-        if np.isnan(row["ratio"]):
-            hazard = "too few runs" if row["runs"] < stats.LEAST_FOR_INTERVAL else "no escape"
+        hazard = "too few runs" if row["runs"] < stats.LEAST_FOR_INTERVAL else _hazard_text(row)
         rows.append(
             shown
             | {
@@ -148,6 +146,13 @@ def pace_text(table: pd.DataFrame) -> pd.DataFrame:
     ]
     columns = ["read", "products", "median step", "median seconds", "ms a step"]
     return pd.DataFrame(rows, columns=columns).set_index("read")
+
+
+def _hazard_text(row: pd.Series) -> str:
+    """The relative hazard of a read with runs enough; where it has no estimate, whether that is for want of escapes."""
+    if np.isnan(row["ratio"]):
+        return "cannot be told" if row["escaped"] else "no escape"
+    return ratio_text(row)
 
 
 def ratio_text(row: pd.Series) -> str:
@@ -195,14 +200,15 @@ def answer(table: pd.DataFrame) -> str:
     missing = len(others) - len(enough)
     so_far = f" (so far: {missing} of {len(others)} reads have too few runs)" if missing else ""
     if not len(keeping):
-        if enough["low"].isna().all():
+        if not enough["escaped"].any():
             return f"No read keeps the effect of five steps: with none that has enough runs does any escape{so_far}."
+        if enough["low"].isna().all():
+            return (
+                f"Which read keeps the effect of five steps cannot be told: no relative hazard has an estimate{so_far}."
+            )
         best = enough.loc[enough["low"].idxmax()]
         if missing:
-            told = "; ".join(
-                f"{title(name)} {'no escape' if np.isnan(row['ratio']) else ratio_text(row)}"
-                for name, row in enough.iterrows()
-            )
+            told = "; ".join(f"{title(name)} {_hazard_text(row)}" for name, row in enough.iterrows())
             worse = [title(name) for name, row in enough.iterrows() if row["high"] < 1]
             return (
                 f"Not told yet: {missing} of {len(others)} reads have fewer than {stats.LEAST_FOR_INTERVAL} runs. The "

@@ -16,8 +16,18 @@ from ...training.record import RunRecord
 from .. import stats
 from ..published import REPLICATION, PublishedCell, published_cells
 from ..seeds import seeds_text
-from ..words import NOT_RUN, device_kinds, devices, mean_text, p_text, solved_text, task_label, text_table
-from .compared import COMPARED, HOW_SOON, as_tested, compared, how_soon, solved_counts, tested, verdict_text
+from ..words import NOT_RUN, device_kinds, devices, p_text, solved_text, task_label, text_table
+from .compared import (
+    COMPARED,
+    HOW_SOON,
+    accuracy_text,
+    as_tested,
+    compared,
+    how_soon,
+    solved_counts,
+    tested,
+    verdict_text,
+)
 from .runs import study_runs, study_task_label, with_all_seeds
 
 
@@ -65,7 +75,7 @@ class CellResult:
             "solved": NOT_RUN,
         }
         if len(self.runs):
-            row["accuracy (%)"] = mean_text(stats.accuracies(self.runs))
+            row["accuracy (%)"] = accuracy_text(self.runs)
             row["solved"] = solved_text(self.solved, len(self.runs))
         return row
 

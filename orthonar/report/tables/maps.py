@@ -78,7 +78,7 @@ def answer(study: Study, records: Iterable[RunRecord], setting: str) -> str:
     which = f"all {len(complete)} cells" if all_there else f"the {len(complete)} complete cells of {len(by_place)}"
     said = (
         f"Over {which} {one} solves {first['solved'].sum()} of {len(first)} runs, {other} {second['solved'].sum()} of "
-        f"{len(second)}: {verdict_text(first, second)}"
+        f"{len(second)}: {verdict_text(first, second)}, as if a seed's runs in several cells were independent"
     )
     back = [_fallen(title, runs) for title, runs in ((one, first), (other, second))]
     return f"{said}; after an escape fall back: {', '.join(back)}."

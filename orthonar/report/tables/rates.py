@@ -95,8 +95,8 @@ def answer(study: Study, records: Iterable[RunRecord]) -> str:
         none = [sides[name].title for name in sides if not _solves_any(study, task, name, found)]
         little = f", and little is told of {' and '.join(none)}, which solves none" if none else ""
         return (
-            f"{said}; for each of them {best[0]} {mean}: no difference of rates is shown by {len(study.rate_seeds)} "
-            f"runs a rate{little}."
+            f"{said}; for each of them {best[0]} {mean}, of {len(study.rate_seeds)} runs a rate, which were not tested "
+            f"against each other{little}."
         )
     ends = ", ".join(f"{lr:g} for {sides[name].title}" for name, lr in rates.items())
     return f"{said}; not one rate {mean} for all ({ends}): read and rate change together."

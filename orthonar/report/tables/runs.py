@@ -127,8 +127,9 @@ def independent_positions(config: RunConfig) -> float:
 
     Where a key comes c times after its first showing in a sequence, c positions ask for one value. A constant guess is
     right at all of them or at none, so its share of right answers scatters as if there were (sum c)² / sum c² positions
-    instead of sum c. Both sums are taken from the first 64 sequences of the validation set with seed 0 and scaled to
-    the size of the run's.
+    instead of sum c. Where one token of a sequence has several answers, as a key tried at several doors has, each
+    position counts by itself. Both sums are taken from the first 64 sequences of the validation set with seed 0 and
+    scaled to the size of the run's.
 
     Args:
         config: the run's settings.
@@ -140,7 +141,10 @@ def independent_positions(config: RunConfig) -> float:
 def _independent_per_sequence(task: Task, sequences: int = 64) -> float:
     [(tokens, targets)] = task.validation_set(0, sequences, sequences, "cpu")
     row, position = np.nonzero(targets.numpy() != IGNORE_INDEX)
-    _, count = np.unique(np.stack([row, tokens.numpy()[row, position]]), axis=1, return_counts=True)
+    asked, answered = np.stack([row, tokens.numpy()[row, position]]), targets.numpy()[row, position]
+    _, count = np.unique(asked, axis=1, return_counts=True)
+    if np.unique(np.vstack([asked, answered]), axis=1).shape[1] > len(count):
+        return len(row) / sequences
     return float(count.sum() ** 2 / (count**2).sum() / sequences)
 
 

@@ -116,7 +116,7 @@ def _power(runs: pd.DataFrame) -> dict[str, float]:
     shown = {"maps": runs["side"].nunique(), "runs": len(runs)}
     if shown["maps"] < 2:
         return shown | dict.fromkeys(["power", "low", "high", "run_intervals", "events"], np.nan)
-    found = hazards.fit(runs, _TERM).loc[_TERM]
+    found = hazards.fit(runs, _TERM, groups="seed").loc[_TERM]
     bounds = {"power": found["effect"], "low": np.log(found["low"]), "high": np.log(found["high"])}
     return shown | bounds | {name: found[name] for name in ("run_intervals", "events")}
 
@@ -143,7 +143,7 @@ def answer(study: Study, records: Iterable[RunRecord]) -> str:
     else:
         sentences = [
             f"{over} the hazard of escape goes with the slope at 0 to the power {_power_text(every)} (95 % interval, "
-            f"as if runs of a seed were independent; {behind})."
+            f"which takes each seed as one draw; {behind})."
         ]
     if "without one" in found.index:
         one, steep = found.loc["without one"], found.loc["steep"]

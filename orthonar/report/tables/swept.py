@@ -12,8 +12,8 @@ from ...study.presets import Study
 from ...training.record import RunRecord
 from .. import stats
 from ..words import NOT_RUN, text_table
-from .compared import COMPARED, HOW_SOON, compared, how_soon, tested
-from .runs import study_runs
+from .compared import COMPARED, HOW_SOON, compared, how_soon, tested, too_few
+from .runs import on_shared_seeds, study_runs
 
 
 def solved_along(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFrame:
@@ -156,7 +156,9 @@ def _more_solved(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, float
     return test.more > 0, test.p, test.name
 
 
-def _sooner(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, float, str]:
+def _sooner(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, float, str] | None:
+    if len(stats.shared_seeds(first, second)[0]) < stats.LEAST_FOR_INTERVAL:
+        return None
     ours, theirs = stats.sooner(first, second)
     return theirs > ours, stats.paired_logrank(first, second), "log-rank test stratified by seed"
 
@@ -167,21 +169,22 @@ def _where(
     setting: str,
     words: str,
     does: str,
-    test: Callable[[pd.DataFrame, pd.DataFrame], tuple[bool, float, str]],
+    test: Callable[[pd.DataFrame, pd.DataFrame], tuple[bool, float, str] | None],
 ) -> str:
     """At which values of a setting a claim of the second side against the first holds, in a sentence.
 
     Args:
         study, records, setting, words: as of `side_answer`.
         does: what the second side does.
-        test: of the run tables of both: whether it does so at all, the p-value (NaN where nothing tells), its name.
+        test: of the run tables of both: whether it does so at all, the p-value (NaN where nothing tells), its name;
+            None where it has too few pairs.
     """
     judged, found_at, tests = [], [], []
     found = _by_value(study, records, setting)
     one, other = (side.title for side in study.sides.values())
     for at, (first, second) in ((at, sides.values()) for at, sides in found.items()):
-        if min(len(first), len(second)) >= stats.LEAST_FOR_INTERVAL:
-            it_does, p, name = test(first, second)
+        if min(len(first), len(second)) >= stats.LEAST_FOR_INTERVAL and (result := test(first, second)):
+            it_does, p, name = result
             judged.append(f"{at:g}")
             tests.append(name)
             found_at.append(p if it_does else 1.0)
@@ -220,21 +223,22 @@ def value_answers(study: Study, records: Iterable[RunRecord], setting: str, word
     """
     found, sentences = _by_value(study, records, setting), []
     for name, side in study.sides.items():
-        mine = [(at, sides[name]) for at, sides in found.items() if len(sides[name])]
+        mine = {at: sides[name] for at, sides in found.items() if len(sides[name])}
         if len(mine) < 2:
             continue
-        (start, first), *others = mine
-        counts = ", ".join(f"{runs['solved'].sum()} of {len(runs)} at {at:g}" for at, runs in mine)
-        tests = {at: tested(first, runs) for at, runs in others}
+        shared = on_shared_seeds(list(mine.values()))
+        if len(shared[0]) == min(map(len, mine.values())):  # what is counted is what is tested
+            mine = dict(zip(mine, shared))
+        (start, first), *others = mine.items()
+        counts = ", ".join(f"{runs['solved'].sum()} of {len(runs)} at {at:g}" for at, runs in mine.items())
+        tests = {at: tested(first, runs) for at, runs in others if not too_few(first, runs)}
         verdicts = []
-        for which, sign in (("more", 1), ("fewer", -1)):
+        for which, sign in (("more", 1), ("fewer, by more", -1)):
             at = [f"{at:g}" for at, test in tests.items() if test.more == sign and stats.is_told(test.p)]
             verdicts += [f"{which} than chance explains at {', '.join(at)}"] if at else []
         used = ", ".join(dict.fromkeys(test.name for test in tests.values()))
-        sentences.append(
-            f"Along the {words} {side.title} solves {counts}; against {start:g} "
-            f"{' and '.join(verdicts) or 'no difference is shown'} ({used})."
-        )
+        shown = f"{' and '.join(verdicts) or 'no difference is shown'} ({used})" if tests else "too few to tell"
+        sentences.append(f"Along the {words} {side.title} solves {counts}; against {start:g} {shown}.")
     return sentences
 
 
