@@ -91,6 +91,23 @@ def test_the_cache_is_the_whole_sequence(mixer):
 
 
 @every_mixer
+@pytest.mark.parametrize("first", ["float32", "autocast"])
+def test_a_cache_goes_on_under_autocast(mixer, first):
+    """What is kept is then of another dtype than the inputs, or of two."""
+    model = shaken_model(mixer).float()
+    tokens = torch.randint(11, (2, 12), generator=seeded())
+    whole = model(tokens)
+    with torch.autocast("cpu", torch.bfloat16, enabled=first == "autocast"):
+        _, held = model(tokens[:, :5], return_state=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        middle, held = model(tokens[:, 5:11], held, return_state=True)
+        last, _ = model.step(tokens[:, 11], held)
+    rest = torch.cat([middle, last[:, None]], 1)
+    assert rest.dtype == torch.bfloat16
+    assert torch.linalg.vector_norm(rest - whole[:, 5:]) <= 0.03 * torch.linalg.vector_norm(whole[:, 5:])
+
+
+@every_mixer
 @pytest.mark.parametrize("place", ["left", "right", "between"])
 def test_packed_and_padded_sequences_are_those_alone(mixer, place):
     """Logits, gradients, and what is carried on."""

@@ -104,6 +104,31 @@ def test_a_cell_of_a_few_runs_does_not_carry_the_model():
         assert set(same["steps"]) == {2000} and set(same["schedule"]) == {"cosine"}
 
 
+def test_both_schedules_are_of_one_embedding_and_one_budget():
+    studies = [PRESETS[name]["paper"] for name in ("initialisation", "replication", "schedule", "anneal", "batch-size")]
+    made = [record_of(config, 0.9) for study in studies for config in study.runs([])]
+    for records, sizes in ((made, 4 * [16]), (made[:64], 2 * [16])):
+        same = escape.same_recipe(escape.runs_with_covariates(studies, records), "schedule")
+        assert same.groupby(["orthogonalized", "constant_rate"]).size().tolist() == sizes
+        assert set(same["steps"]) == {2000} and set(same["embedding_std"]) == {1.0}
+        assert same["constant_rate"].eq(same["schedule"] == "constant").all()
+    assert escape.schedules_answer(same) == "", "of one schedule there is nothing to put together"
+
+
+def test_what_both_schedules_say_together_takes_a_seed_as_one_draw():
+    cells = [waiting(read, 1.0, escapes).assign(constant_rate=rate, schedule=f"{rate:g}")
+             for read, rate, escapes in ((0.0, 0.0, 2), (0.0, 1.0, 5), (1.0, 0.0, 6), (1.0, 1.0, 12))]  # fmt: skip
+    runs = pd.concat([cell.assign(seed=range(40)) for cell in cells], ignore_index=True)
+    told = escape.schedules_answer(runs)
+    by_seed = hazards.fit(runs, "orthogonalized + constant_rate", groups="seed")
+    for term, of in (("orthogonalized", "the raw read's"), ("constant_rate", "that with the cosine")):
+        ratio, low, high = by_seed.loc[term, ["ratio", "low", "high"]]
+        assert f"is {ratio:.2g} [{low:.2g}, {high:.2g}] times {of}" in told
+    assert "take each seed as one draw; 50 escapes in 405 run-intervals)" in told
+    never = runs[(runs["orthogonalized"] == 1) | runs["escape_step"].isna()]
+    assert "cannot be told" in escape.schedules_answer(never)
+
+
 def test_runs_by_another_optimizer_or_of_another_task_are_of_another_recipe():
     muon, study = PRESETS["muon"]["paper"], PRESETS["replication"]["paper"]
     made = [record_of(config, 0.9) for config in study.runs([])]

@@ -207,6 +207,23 @@ def test_model_in_narrow_dtypes(read, change):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("first", ["float32", "autocast"])
+@pytest.mark.parametrize("read", ["raw", "five_steps"])
+def test_a_state_goes_on_under_autocast(read, first):
+    config = MLSTMConfig(vocab_size=11, embedding_dim=8, num_heads=2, read=READS[read])
+    model = MLSTMModel(config, generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(11, (2, 20), generator=torch.Generator().manual_seed(1))
+    whole = model(tokens)
+    with torch.autocast("cpu", torch.bfloat16, enabled=first == "autocast"):
+        _, state = model(tokens[:, :9], return_state=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        middle, state = model(tokens[:, 9:19], state, return_state=True)
+        last, _ = model.step(tokens[:, 19], state)
+    rest = torch.cat([middle, last[:, None]], 1)
+    assert rest.dtype == torch.bfloat16
+    assert torch.linalg.vector_norm(rest - whole[:, 9:]) <= 0.03 * torch.linalg.vector_norm(whole[:, 9:])
+
+
 # Norms that overflow
 
 

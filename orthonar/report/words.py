@@ -101,8 +101,12 @@ def significant(value: float, digits: int = 2) -> str:
 
 
 def estimate_text(value: float, low: float, high: float, digits: int = 2) -> str:
-    """An estimate and its interval, each to so many digits that count: "6.4 [3.5, 12]"."""
-    return f"{significant(value, digits)} [{significant(low, digits)}, {significant(high, digits)}]"
+    """An estimate and its interval, each to so many digits that count: "6.4 [3.5, 12]".
+
+    A bound that would read as 1 has one digit more, "1.04": whether it lies above or below is what a ratio's tells.
+    """
+    bounds = [significant(x, digits + (significant(x, digits) == "1")) for x in (low, high)]
+    return f"{significant(value, digits)} [{', '.join(bounds)}]"
 
 
 def p_text(p: float, nothing: str = "") -> str:

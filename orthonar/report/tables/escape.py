@@ -11,6 +11,7 @@ from ...study.presets import PRESETS, Study
 from ...study.sides import BASELINE, CONSTANT, COSINE_4000, ORTHOGONALIZED, ORTHOGONALIZED_CONSTANT, by_name, title
 from ...training.config import RunConfig
 from ...training.record import RunRecord
+from ...training.schedules import Constant, Cosine
 from .. import hazards, stats
 from ..published import MEDIAN_ESCAPE_4000, REACHED_BY_2000
 from ..seeds import PICKED_ON, seeds_text
@@ -26,15 +27,15 @@ TERMS = {
     "np.log(batch_size)": "log batch size",
     "np.log(embedding_std)": "log embedding std",
     "vocab_size": "vocabulary, per token",
+    "constant_rate": "constant rate",
 }
 
 
-#: Settings in which runs of one recipe may differ: what is compared, what is only looked at, and what names the task
-#: once more (a table's task is a label; the task's own settings are compared).
+#: Settings in which runs of one recipe may differ: the read, what is only looked at, and what names the task once more
+#: (a table's task is a label; the task's own settings are compared).
 _MAY_DIFFER = frozenset(
     {
         "read",
-        "embedding_std",
         "seed",
         "device",
         "engine",
@@ -58,7 +59,7 @@ def runs_with_covariates(
 
     Returns:
         `orthonar.report.tables.runs.study_runs` with orthogonalized: 1 for five Newton-Schulz steps, 0 for the raw
-        read; other reads are left out.
+        read; other reads are left out; and with constant_rate: 1 where the learning rate does not change, else 0.
     """
     records = list(records)
     tables = [study_runs(study, records, stage) for study in studies for stage in stages]
@@ -66,22 +67,27 @@ def runs_with_covariates(
     runs = pd.concat(found or tables[:1], ignore_index=True).drop_duplicates("identity").reset_index(drop=True)
     five = runs["read"].eq("NewtonSchulzRead") & runs.get("read.steps", pd.Series(np.nan, runs.index)).eq(5)
     runs = runs[five | runs["read"].eq("RawRead")].reset_index(drop=True)
-    return runs.assign(orthogonalized=runs["read"].eq("NewtonSchulzRead").astype(float))
+    five_steps, constant = runs["read"].eq("NewtonSchulzRead"), runs["schedule"].eq(Constant.kind)
+    return runs.assign(orthogonalized=five_steps.astype(float), constant_rate=constant.astype(float))
 
 
-def same_recipe(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of several studies' runs those of the follow-up's recipe, which differ in read and embedding alone.
+def same_recipe(runs: pd.DataFrame, differing: str = "embedding_std") -> pd.DataFrame:
+    """Of several studies' runs those of the follow-up's recipe, which differ in read and one setting alone.
 
-    A read with an embedding of which there are fewer than `orthonar.report.stats.LEAST_FOR_INTERVAL` runs is left out:
-    one early escape in a cell of one run would carry a whole model.
+    A read with a value of that setting of which there are fewer than `orthonar.report.stats.LEAST_FOR_INTERVAL` runs is
+    left out: one early escape in a cell of one run would carry a whole model.
 
     Args:
         runs: as of `runs_with_covariates`.
+        differing: the setting, "embedding_std" or "schedule"; of schedules these are the cosine and the constant rate.
     """
     settings = RunConfig(batch_size=16, lr=3e-3).settings()
     recipe = {k: v["name"] if isinstance(v, dict) else v for k, v in settings.items() if k not in _MAY_DIFFER}
+    del recipe[differing]
     same = runs[runs[list(recipe)].eq(pd.Series(recipe)).all(axis=1)]
-    cells = same.groupby(["orthogonalized", "embedding_std"])["identity"].transform("size")
+    if differing == "schedule":
+        same = same[same["schedule"].isin([Cosine.kind, Constant.kind])]
+    cells = same.groupby(["orthogonalized", differing])["identity"].transform("size")
     return same[cells >= stats.LEAST_FOR_INTERVAL].reset_index(drop=True)
 
 
@@ -177,6 +183,10 @@ def hazard_text(fitted: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("term")
 
 
+_RAW = "the raw read's"
+_NOT_TOLD = "What moves the hazard of escape cannot be told from the runs so far."
+
+
 def answer(runs: pd.DataFrame) -> str:
     """What the hazard of escape is with the orthogonalized read and from the smallest embedding, in a sentence.
 
@@ -194,9 +204,9 @@ def answer(runs: pd.DataFrame) -> str:
     both = smallest < largest
     fitted = hazards.fit(runs, "orthogonalized + np.log(embedding_std)" if both else "orthogonalized")
     if fitted["ratio"].isna().any():
-        return "What moves the hazard of escape cannot be told from the runs so far."
+        return _NOT_TOLD
     bounds = fitted[["ratio", "low", "high"]].astype(float)
-    of_read = _times(bounds.loc["orthogonalized"], "the raw read's")
+    of_read = _times(bounds.loc["orthogonalized"], _RAW)
     said = f"With the orthogonalized read the hazard of escape is {of_read}"
     if both:
         apart = np.exp(np.log(bounds.loc["np.log(embedding_std)"]) * np.log(smallest / largest))
@@ -204,6 +214,36 @@ def answer(runs: pd.DataFrame) -> str:
     events, waited = (int(fitted[name].max()) for name in ("events", "run_intervals"))
     counted = f"{events} escapes in {waited} run-intervals{'' if both else ' with it'}"
     return f"{said} (95 % {'intervals, each by itself' if both else 'interval, by itself'}; {counted})."
+
+
+#: The hazard model of runs at either schedule: by seed, since one seed's runs with one read start alike at both.
+SCHEDULES = {"formula": "orthogonalized + constant_rate", "groups": "seed"}
+
+
+def schedules_answer(runs: pd.DataFrame) -> str:
+    """What the hazard of escape is with the orthogonalized read and at a constant rate, over both schedules together.
+
+    It is that of `orthonar.report.hazards.fit`, `SCHEDULES`, relative to the raw read's and to that with the cosine.
+
+    Args:
+        runs: as of `same_recipe`, differing in their schedule.
+
+    Returns:
+        The sentence; an empty one where a read is not recorded at both schedules; that it cannot be told, where an
+        effect has no estimate.
+    """
+    if runs.groupby("orthogonalized")["schedule"].nunique().tolist() != [2, 2]:
+        return ""
+    fitted = hazards.fit(runs, **SCHEDULES)
+    if fitted["ratio"].isna().any():
+        return _NOT_TOLD
+    bounds = fitted[["ratio", "low", "high"]].astype(float)
+    counted = f"{runs['escape_step'].notna().sum()} escapes in {len(hazards.run_intervals(runs))} run-intervals"
+    return (
+        f"With the orthogonalized read the hazard of escape is {_times(bounds.loc['orthogonalized'], _RAW)}, over both "
+        f"schedules together; at a constant rate it is {_times(bounds.loc['constant_rate'], 'that with the cosine')} "
+        f"(95 % intervals, each by itself, which take each seed as one draw; {counted})."
+    )
 
 
 def _times(factor: pd.Series, of: str) -> str:
