@@ -122,6 +122,11 @@ def test_without_gymnasium_it_says_what_is_missing(monkeypatch):
         SMALL.generate(np.random.default_rng(0), training=True)
 
 
+def test_another_generator_than_numpys_is_named():
+    with pytest.raises(TypeError, match="rng must be a numpy.random.Generator, not RandomState"):
+        SMALL.generate(np.random.RandomState(0), training=True)
+
+
 @pytest.mark.parametrize("name", ["doors", "keys", "distractors", "corridor", "episodes", "recording_seed"])
 def test_impossible_settings_are_named(name):
     with pytest.raises(ValueError, match=name):
