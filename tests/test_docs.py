@@ -9,18 +9,14 @@ import yaml
 
 from docs import findings as written
 from orthonar.report import stats
-from orthonar.report.tables import cost, headline, memory, other_reads, pace
+from orthonar.report.tables import cost, headline, memory, other_reads, pace, read_raw, slopes
 from orthonar.report.tables.compared import solved_counts
 from orthonar.report.tables.compared import tested as compare
-from orthonar.report.tables.escape import (
-    constant_rate,
-    equal_time_answer,
-    longer_schedule,
-    reads_at_constant_rate,
-)
+from orthonar.report.tables.equal_time import equal_time_answer
 from orthonar.report.tables.findings import findings
 from orthonar.report.tables.runs import on_shared_seeds, study_runs, with_all_seeds
-from orthonar.report.words import p_text
+from orthonar.report.tables.schedules import constant_rate, longer_schedule, reads_at_constant_rate
+from orthonar.report.words import estimate_text, p_text
 from orthonar.study.contents import answer_table
 from orthonar.study.presets import PRESETS, find_study, preset_names
 from orthonar.study.records import RunStore
@@ -209,3 +205,5 @@ def test_the_readme_says_which_runs_still_need_their_read():
     still = r"(\d+ of \d+) runs solved with the orthogonalized read are still solved when they are read raw \((.*?);"
     (first, its_mean), (other, mean) = (re.search(still, text).groups() for text in told)
     assert f"{first} at its recipe ({its_mean}), {other} on the small task ({mean.removeprefix('mean ')})" in opening
+    more = read_raw.per_doubling(read_raw.losses(slopes.every_map(), records))
+    assert f"twice as far costs {estimate_text(*more)} points more when it is removed" in opening and more.low > 0

@@ -135,3 +135,31 @@ def solved_by_map(table: pd.DataFrame, sides: Mapping[str, Side]) -> Figure:
     if len(table):
         figure.legend(loc="outside lower center", ncols=3, fontsize=SMALLEST)
     return figure
+
+
+def lost_when_read_raw(lost: pd.DataFrame, sides: Mapping[str, Side]) -> Axes:
+    """Draw how much accuracy solved runs lose when they are read raw, against the slope of their map at 0.
+
+    Args:
+        lost: as of `orthonar.report.tables.read_raw.losses`.
+        sides: by name.
+
+    Returns:
+        The axes: a pale mark per run, and one for the mean of each map, in brackets of how many runs.
+    """
+    _, ax = plt.subplots(figsize=(WIDTH, 3.4), layout="constrained")
+    for name, mine in lost.groupby("side", sort=False):
+        look, label = sides[name].look, f"{sides[name].title} ({len(mine)})"
+        ax.plot(mine["slope"], mine["lost"], look.marker, color=look.color, markersize=4, alpha=0.35, linewidth=0)
+        ax.plot(mine["slope"].iloc[0], mine["lost"].mean(), look.marker, color=look.color, markersize=8, label=label)
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    ax.set(xscale="log", xlabel="slope of the map at 0", ylabel="points of accuracy lost when read raw")
+    ax.set_title("What solved runs lose without the read that they were trained with")
+    if not len(lost):
+        write_in_the_middle(ax)
+        return ax
+    ticks = [1, 2, 5, 10, 20, 40]
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=SMALLEST)
+    return ax

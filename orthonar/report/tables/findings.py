@@ -26,9 +26,9 @@ from .. import stats
 from ..seeds import PICKED_ON, seeds_text
 from ..words import NOT_RUN, device_kinds, p_text
 from .compared import tested
-from .escape import constant_rate, longer_schedule, reads_at_constant_rate
 from .headline import CellResult, cells
 from .runs import with_all_seeds
+from .schedules import constant_rate, longer_schedule, reads_at_constant_rate
 
 #: Columns of `findings`.
 COLUMNS = ("recipe", "compared", "seeds", "solved", "published", "p")

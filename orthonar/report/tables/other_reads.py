@@ -14,7 +14,7 @@ from ..seeds import PICKED_ON, seeds_text
 from ..words import p_text
 from . import pace
 from .compared import tested
-from .escape import in_equal_time
+from .equal_time import in_equal_time
 from .probed import EVALUATED_WITH, probed_runs
 from .runs import on_shared_seeds, with_all_seeds
 
