@@ -64,27 +64,27 @@ def test_what_is_behind_a_term():
 def waiting(orthogonalized, embedding_std, escapes, count=40):
     """Runs of a read and an embedding, of which so many escape at the first and at the second of three evaluations."""
     steps = [*(escapes * [10]), *(escapes * [20])]
-    steps += (count - len(steps)) * [np.nan]
+    steps = np.random.default_rng(7 + escapes).permutation(steps + (count - len(steps)) * [np.nan])
     return pd.DataFrame({
         "orthogonalized": orthogonalized, "embedding_std": embedding_std, "escape_step": steps, "steps": 30,
-        "eval_every": 10,
+        "eval_every": 10, "seed": range(count),
     })  # fmt: skip
 
 
 def test_the_answer_is_of_the_read_and_of_the_embeddings_that_were_run():
     of_reads = pd.concat([waiting(0.0, 1.0, 1), waiting(1.0, 1.0, 6)], ignore_index=True)
-    ratio, low, high = hazards.hazard_ratio(*(of_reads[of_reads["orthogonalized"] == x] for x in (0, 1)))
+    ratio, low, high = hazards.hazard_ratio(*(of_reads[of_reads["orthogonalized"] == x] for x in (0, 1)), "seed")
     assert escape.answer(of_reads) == (
         f"With the orthogonalized read the hazard of escape is {ratio:.2g} [{low:.2g}, {high:.2g}] times the raw "
-        "read's (95 % interval, by itself; 12 escapes in 102 run-intervals with it)."
+        "read's (95 % interval, by itself, which takes each seed as one draw; 12 escapes in 102 run-intervals with it)."
     )
     small = pd.concat([waiting(0.0, 0.05, 6), waiting(1.0, 0.05, 7)], ignore_index=True)
     both = escape.answer(pd.concat([of_reads, small], ignore_index=True))
     category = pd.concat([of_reads.assign(small=0.0), small.assign(small=1.0)], ignore_index=True)
     ratio = hazards.fit(category, "orthogonalized + small").loc["small", "ratio"]
     assert f"from an embedding of std 0.05 it is {ratio:.2g} [" in both and "times that from 1 (" in both
-    assert "each by itself; 40 escapes in" in both
-    alike = pd.concat([waiting(0.0, 1.0, 3), waiting(1.0, 1.0, 3)], ignore_index=True)
+    assert "each by itself, which take each seed as one draw; 40 escapes in" in both
+    alike = pd.concat([waiting(0.0, 1.0, 3), waiting(1.0, 1.0, 3).assign(seed=range(39, -1, -1))], ignore_index=True)
     assert "times the raw read's (no difference is shown) (95 %" in escape.answer(alike)
     never = pd.concat([waiting(0.0, 1.0, 0), waiting(1.0, 1.0, 3)], ignore_index=True)
     assert "cannot be told" in escape.answer(never)
@@ -119,7 +119,7 @@ def test_both_schedules_are_of_one_embedding_and_one_budget():
 def test_what_both_schedules_say_together_takes_a_seed_as_one_draw():
     cells = [waiting(read, 1.0, escapes).assign(constant_rate=rate, schedule=f"{rate:g}")
              for read, rate, escapes in ((0.0, 0.0, 2), (0.0, 1.0, 5), (1.0, 0.0, 6), (1.0, 1.0, 12))]  # fmt: skip
-    runs = pd.concat([cell.assign(seed=range(40)) for cell in cells], ignore_index=True)
+    runs = pd.concat(cells, ignore_index=True)
     told = escape.schedules_answer(runs)
     by_seed = hazards.fit(runs, "orthogonalized + constant_rate", groups="seed")
     for term, of in (("orthogonalized", "the raw read's"), ("constant_rate", "that with the cosine")):

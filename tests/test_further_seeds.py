@@ -1,5 +1,6 @@
 """A read on seeds that it was picked on and on others, from records that never were."""
 
+import numpy as np
 import pytest
 from test_frontier import escaping
 
@@ -9,15 +10,17 @@ from orthonar.study.presets import PRESETS
 
 STUDY = PRESETS["new-seeds"]["pocket"]
 SIDES = ("baseline", "orthogonalized", "degree8")
+#: 8 products come to five steps' times in another order of the seeds: a seed's runs have nothing in common.
+ORDER = np.random.default_rng(0).permutation(48)
 
 
 def made(gain, seeds=range(48), picked=range(9)):
-    """Raw never escapes, five steps at ten different times, 8 products sooner on the seeds that they were picked on."""
+    """Raw never escapes; of five seeds in six five steps do, at ten times, and 8 products, sooner where picked."""
     for seed in seeds:
-        five = 600 + 100 * (seed % 10)
-        for side, at in zip(SIDES, (None, five, five - (500 if seed in picked else gain))):
+        five, own = (600 + 100 * (place % 10) for place in (seed, ORDER[seed]))
+        for side, at in zip(SIDES, (None, five, own - (500 if seed in picked else gain))):
             if (side, seed) != ("degree8", 47):
-                yield escaping(STUDY.run(STUDY.tasks[0], side, 3e-3, seed), at)
+                yield escaping(STUDY.run(STUDY.tasks[0], side, 3e-3, seed), None if seed % 6 == 5 else at)
 
 
 def table_of(records):
@@ -32,20 +35,25 @@ def test_the_seeds_that_a_read_was_picked_on_are_told_from_the_others():
     table = table_of(made(0))
     assert table["seeds"].iloc[-1] == list(range(9, 47)), "seeds that all three reads have"
     counts = ["solved_raw", "solved_five", "solved", "escaped_five", "escaped"]
-    assert table[counts].iloc[[0, -1]].values.tolist() == [[0, 9, 9, 9, 9], [0, 38, 38, 38, 38]]
-    assert table["ratio"].iloc[0] > 1.5 and table["ratio"].iloc[1:].tolist() == pytest.approx(3 * [1])
+    assert table[counts].iloc[[0, -1]].values.tolist() == [[0, 8, 8, 8, 8], [0, 32, 32, 32, 32]]
+    assert table["alike"].tolist() == [9, 15, 23, 38]
+    assert table["alike_by_chance"].iloc[-1] == pytest.approx((32**2 + 6**2) / 38)
+    assert table["ratio"].iloc[0] > 1.5 and table["ratio"].iloc[1:].between(0.7, 1.4).all()
     text = further_seeds.as_text(table)
     assert text["seeds"].tolist() == ["0 to 8", "9 to 23", "24 to 46", "9 to 46"]
-    assert text["solved"].iloc[-1] == "0, 38, 38 of 38" and text["relative hazard"].iloc[-1].startswith("1.00 [0.6")
+    assert text["solved"].iloc[-1] == "0, 32, 32 of 38" and text["end alike"].iloc[-1] == "38 of 38"
     assert style.text_width(text) <= words.PAGE and len(text.columns) <= 6
 
 
 def test_the_answer_goes_by_the_lower_bound():
-    as_good, better = (further_seeds.answer(table_of(made(gain)), "degree8") for gain in (0, 300))
-    assert as_good.startswith(
-        "On seeds 9 to 46, on which it was not picked, the read of 8 products solves 38 of 38 (five steps 38, raw 0); "
+    worse, better = (further_seeds.answer(table_of(made(gain)), "degree8") for gain in (-200, 300))
+    assert worse.startswith(
+        "On seeds 9 to 46, on which it was not picked, the read of 8 products solves 32 of 38 (five steps 32, raw 0); "
     )
-    assert as_good.endswith("is not shown by these.") and better.endswith("is shown by these.")
+    assert "is not shown by these." in worse and "is shown by these." in better
+    assert "on 38 of 38 seeds both reads escape or neither does, where 28 would by chance;" in worse
+    low, high = (table_of(made(-200)).loc[further_seeds.OTHERS, bound] for bound in ("low_apart", "high_apart"))
+    assert worse.endswith(f"were they independent it would be [{low:.2f}, {high:.2f}].")
     few = table_of(made(0, range(12)))
     assert further_seeds.answer(few, "degree8").endswith("cannot be told by these.")
     assert "cannot be told" in further_seeds.as_text(few)["relative hazard"].iloc[-1]

@@ -59,6 +59,28 @@ def test_runs_of_a_group_are_one_draw():
     assert hazards.fit(once.assign(seed=0), "x", groups="seed")["ratio"].isna().all()
 
 
+def in_pairs(rng, count, shared, evaluations=30):
+    """Runs of two sides with one hazard, whose logarithm a seed shifts for both alike with this standard deviation."""
+    level = 0.015 * np.exp(shared * rng.standard_normal(count))
+    sides = []
+    for _ in range(2):
+        escape = rng.geometric(1 - np.exp(-level)).astype(float)
+        escape[escape > evaluations] = np.nan
+        sides.append(runs(escape, evaluations, 1, seed=range(count)))
+    return sides
+
+
+def test_a_ratio_of_pairs_holds_what_it_should_by_seed_and_more_run_by_run():
+    rng, sets, held = np.random.default_rng(3), 200, {"seed": 0, None: 0}
+    for _ in range(sets):
+        pair = in_pairs(rng, 24, shared=2.0)
+        for groups in held:
+            ratio = hazards.hazard_ratio(*pair, groups)
+            held[groups] += ratio.low < 1 < ratio.high
+    assert 0.92 <= held["seed"] / sets <= 0.98 < held[None] / sets, held
+    assert np.isnan(hazards.hazard_ratio(pair[0], pair[0], "seed")).all(), "no seed differs: no error to go by"
+
+
 def test_logit_and_cloglog_of_one_evaluation_by_hand():
     both = pd.concat([runs(3 * [10] + 7 * [20], side=0.0), runs(6 * [10] + 4 * [20], side=1.0)], ignore_index=True)
     odds = hazards.fit(both, "side", "logit").loc["side"]

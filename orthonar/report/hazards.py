@@ -9,7 +9,9 @@ with a level a_i of its own for every evaluation. With cloglog it is the proport
 an interval (Prentice and Gloeckler 1978): exp(b) multiplies the hazard whatever the time, and where x is the logarithm
 of a setting, b is the hazard's *elasticity* to it. With logit exp(b) multiplies the odds (Cox 1972). Either is a
 binomial regression over run-intervals (Allison 1982), here statsmodels'. Runs of one seed see the same data and start
-from the same embedding; where many sides share seeds, errors can be taken by seed (Liang and Zeger 1986).
+from the same embedding, and so end alike more often than chance has it: where sides share seeds, errors can be taken
+by seed (Liang and Zeger 1986). Taken run by run they are then too large for what differs within a seed, and the
+intervals of two reads' ratio too wide.
 
 A run that leaves without an escape, because its budget is over, it diverged, or it can no longer escape, is censored
 there: it counts for as long as it waited. So an end that competes with escape moves these estimates only if it is not
@@ -88,7 +90,8 @@ def fit(table: pd.DataFrame, formula: str, link: str = "cloglog", groups: str | 
     Returns:
         One row per term of the formula: effect (b), ratio (exp b) with low and high (95 %, Wald's on b), p (Wald's);
         and behind them run_intervals and events: of the runs with a 1 where a term is 0 or 1, else of all. What the
-        runs cannot tell, because a side has no escape or the term moves together with another, is NaN.
+        runs cannot tell, because a side has no escape, the term moves together with another, or all groups have the
+        same runs on either side, is NaN.
 
     Raises:
         ValueError: there is no such link, a term is not a finite number for every run, or runs are evaluated at
@@ -141,25 +144,30 @@ def _regress(waits: pd.DataFrame, terms: pd.DataFrame, link, groups: str | None)
     # At one end of cloglog the likelihood flattens before b is large: there the error is what has no bound.
     bound = math.log(_LARGEST_RATIO)
     b = b.where(np.isfinite(error) & (b.abs() * span < bound) & (error * span < bound))
+    # Groups that all end alike on either side leave errors by group nothing to go by.
+    b = b.where(error * span > 1e-6)
     half = distributions.norm.ppf((1 + CONFIDENCE) / 2) * error.where(b.notna())
     p = 2 * distributions.norm.sf((b / error).abs())
     found = {"effect": b, "ratio": np.exp(b), "low": np.exp(b - half), "high": np.exp(b + half), "p": p}
     return pd.DataFrame(found)
 
 
-def hazard_ratio(reference: pd.DataFrame, other: pd.DataFrame) -> Interval:
+def hazard_ratio(reference: pd.DataFrame, other: pd.DataFrame, groups: str | None = None) -> Interval:
     """How many times likelier than the reference's the other side's waiting runs escape, per evaluation, with interval.
 
     Args:
         reference: a run table.
         other: a run table.
+        groups: as of `fit`: "seed" for pairs, None for runs that are independent.
 
     Returns:
         exp(b) of the proportional-hazards model with x = 0 for the reference and 1 for the other side; NaN where a side
         has no escape at the evaluations that tell something.
     """
     both = pd.concat([reference.assign(other=0.0), other.assign(other=1.0)], ignore_index=True)
-    found = fit(both, "other").loc["other"] if len(both) else pd.Series(math.nan, ["ratio", "low", "high"])
+    found = (
+        fit(both, "other", groups=groups).loc["other"] if len(both) else pd.Series(math.nan, ["ratio", "low", "high"])
+    )
     return Interval(*(float(found[name]) for name in ("ratio", "low", "high")))
 
 

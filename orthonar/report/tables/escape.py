@@ -24,7 +24,9 @@ TERMS = {
     "constant_rate": "constant rate",
 }
 
-#: The hazard model of runs at either schedule: by seed, since one seed's runs with one read start alike at both.
+#: The hazard models of one recipe's runs, of several embeddings and of either schedule, with errors by seed: one seed's
+#: runs see the same data and start alike.
+EMBEDDINGS = {"formula": "orthogonalized + np.log(embedding_std)", "groups": "seed"}
 SCHEDULES = {"formula": "orthogonalized + constant_rate", "groups": "seed"}
 
 #: Settings in which runs of one recipe may differ: the read, what is only looked at, and what names the task once more
@@ -127,8 +129,9 @@ def hazard_text(fitted: pd.DataFrame) -> pd.DataFrame:
 def answer(runs: pd.DataFrame) -> str:
     """What the hazard of escape is with the orthogonalized read and from the smallest embedding, in a sentence.
 
-    It is that of `orthonar.report.hazards.fit`, relative to the raw read's and to that from the largest embedding; only
-    these two are told of, since the hazard need not go with a power of the embedding's scale between and beyond them.
+    It is that of `orthonar.report.hazards.fit`, `EMBEDDINGS`, relative to the raw read's and to that from the largest
+    embedding; only these two are told of, since the hazard need not go with a power of the embedding's scale between
+    and beyond them.
 
     Args:
         runs: as of `runs_with_covariates`.
@@ -138,7 +141,7 @@ def answer(runs: pd.DataFrame) -> str:
         no estimate.
     """
     smallest, largest = (float(of(runs["embedding_std"])) if len(runs) else 1.0 for of in (np.min, np.max))
-    fitted = hazards.fit(runs, "orthogonalized" + (" + np.log(embedding_std)" if smallest < largest else ""))
+    fitted = hazards.fit(runs, **EMBEDDINGS if smallest < largest else {**EMBEDDINGS, "formula": "orthogonalized"})
     if fitted["ratio"].isna().any():
         return _NOT_TOLD
     factors = fitted[["ratio", "low", "high"]].astype(float)
@@ -171,16 +174,16 @@ def schedules_answer(runs: pd.DataFrame) -> str:
         f"{_READ} {_times(factors.loc['orthogonalized'], _RAW)}, over both schedules together",
         f"at a constant rate it is {_times(factors.loc['constant_rate'], 'that with the cosine')}",
     ]
-    return _sentence(effects, runs, ", which take each seed as one draw")
+    return _sentence(effects, runs)
 
 
-def _sentence(effects: list[str], runs: pd.DataFrame, errors: str = "") -> str:
+def _sentence(effects: list[str], runs: pd.DataFrame) -> str:
     """Effects with what they rest on: several on all runs, that of the read alone on the runs with it."""
     several = len(effects) > 1
     waits = hazards.run_intervals(runs if several else runs[runs["orthogonalized"] == 1])
     counted = f"{waits['escaped'].sum()} escapes in {len(waits)} run-intervals{'' if several else ' with it'}"
-    intervals = "intervals, each by itself" if several else "interval, by itself"
-    return f"{'; '.join(effects)} (95 % {intervals}{errors}; {counted})."
+    intervals = "intervals, each by itself, which take" if several else "interval, by itself, which takes"
+    return f"{'; '.join(effects)} (95 % {intervals} each seed as one draw; {counted})."
 
 
 def _times(factor: pd.Series, of: str) -> str:

@@ -14,6 +14,7 @@ from ...study.presets import Study
 from ...study.sides import ORTHOGONALIZED, Side, title
 from ...training.record import RunRecord
 from .. import hazards, stats
+from ..seeds import PICKED_ON, seeds_text
 from ..words import NOT_RUN, median_text, text_table
 from .probed import probed_runs
 
@@ -21,6 +22,8 @@ from .probed import probed_runs
 KEEPS = 0.7
 #: Singular values from here on are far from 0: what a map's slope is there says how it ripples.
 ALREADY_LARGE = 0.3
+#: An interval's bounds lie so many standard errors from an estimate.
+_BOUND = float(distributions.norm.ppf((1 + stats.CONFIDENCE) / 2))
 
 
 def products(read) -> int:
@@ -63,19 +66,19 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
         One row per side, by its name: products; slope (of the map at 0) and ripple_slope (the largest of its slopes, up
         or down, at singular values above `ALREADY_LARGE`); runs, solved and escaped (counts);
         run_intervals, see `orthonar.report.hazards.run_intervals`; ratio, low and high, the hazard of escape relative
-        to the study's read on the seeds that both have, with its 95 % interval, NaN without one or with fewer than
-        `orthonar.report.stats.LEAST_FOR_INTERVAL` such seeds; median_step and median_seconds to escape; step_ms, a
-        training step's milliseconds, NaN where they are not measured; early_rank, the mean effective rank of the
-        memory early in training.
+        to the study's read on the seeds that both have, with its 95 % interval, which takes each seed as one draw, NaN
+        without one or with fewer than `orthonar.report.stats.LEAST_FOR_INTERVAL` such seeds; median_step and
+        median_seconds to escape; step_ms, a training step's milliseconds, NaN where they are not measured; early_rank,
+        the mean effective rank of the memory early in training.
     """
     table = probed_runs(study, records)
     reference = table[table["side"] == ORTHOGONALIZED.name]
     rows = {}
     for name, side in study.sides.items():
         read, runs = side.settings["read"], table[table["side"] == name]
-        pairs = stats.shared_seeds(reference, runs)
-        enough = len(pairs[0]) >= stats.LEAST_FOR_INTERVAL
-        ratio = hazards.hazard_ratio(*pairs) if enough else stats.Interval(*3 * [np.nan])
+        of_study, of_side = (shared.reset_index() for shared in stats.shared_seeds(reference, runs))
+        enough = len(of_side) >= stats.LEAST_FOR_INTERVAL
+        ratio = hazards.hazard_ratio(of_study, of_side, "seed") if enough else stats.Interval(*3 * [np.nan])
         if name == ORTHOGONALIZED.name and len(runs):
             ratio = stats.Interval(1.0, 1.0, 1.0)
         there, seconds = len(runs) > 0, pace.get(name, np.nan)
@@ -160,30 +163,52 @@ def ratio_text(row: pd.Series) -> str:
     return f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
-def power(escapes: int, level: float = KEEPS) -> float:
+def power(error: float, level: float = KEEPS) -> float:
     """How often a read with just the hazard of the study's would be found to keep the effect.
 
-    The logarithm of a hazard ratio has a standard error of about sqrt(1 / d1 + 1 / d2) with d1 and d2 escapes
-    (Schoenfeld 1981), so the lower 95 % bound of an estimate of 1 on average lies above `level` with the probability
-    Phi(-log(level) / se - 1.96).
+    The lower 95 % bound of an estimate of 1 on average lies above `level` with the probability
+    Phi(-log(level) / error - 1.96).
 
     Args:
-        escapes: of either read.
+        error: the standard error of the hazard ratio's logarithm.
         level: the bound's, below 1.
     """
-    error = math.sqrt(2 / escapes)
-    return float(distributions.norm.cdf(-math.log(level) / error - distributions.norm.ppf((1 + stats.CONFIDENCE) / 2)))
+    return float(distributions.norm.cdf(-math.log(level) / error - _BOUND))
 
 
-def escapes_needed(wanted: float = 0.8, level: float = KEEPS) -> int:
-    """Escapes that either read needs so that `power` is as large as wanted.
+def seeds_needed(error: float, seeds: int, wanted: float = 0.8, level: float = KEEPS) -> int:
+    """Seeds that two reads need so that `power` is as large as wanted.
 
     Args:
+        error: as of `power`, of so many seeds; it falls with the root of their number.
+        seeds: how many these are.
         wanted: the probability, between 0 and 1.
         level: as of `power`.
     """
-    z = distributions.norm.ppf((1 + stats.CONFIDENCE) / 2) + distributions.norm.ppf(wanted)
-    return math.ceil(2 * (z / math.log(level)) ** 2)
+    return math.ceil(seeds * (error * (_BOUND + distributions.norm.ppf(wanted)) / math.log(level)) ** 2)
+
+
+def power_answer(table: pd.DataFrame) -> str:
+    """How hard it is to be found to keep the effect, by the errors of the reads that are judged, in a sentence.
+
+    Args:
+        table: as of `frontier`.
+
+    Returns:
+        The sentence; an empty one where no read is judged.
+    """
+    others = table.drop(index=ORTHOGONALIZED.name)
+    errors = np.log(others["high"] / others["low"]).dropna() / (2 * _BOUND)
+    if not len(errors):
+        return ""
+    # As many seeds as the read of the middling error has; of an even number, the smaller.
+    median = errors.sort_values().index[(len(errors) - 1) // 2]
+    error, seeds = errors[median], int(min(table.loc[[median, ORTHOGONALIZED.name], "runs"]))
+    return (
+        f"By the errors of the {len(errors)} reads whose hazard has an interval, the middling one of {seeds} seeds, a "
+        f"read just as good as five steps passes that test in {100 * power(error):.0f} % of cases; for four of five to "
+        f"pass it takes {seeds_needed(error, seeds)} seeds."
+    )
 
 
 def answer(table: pd.DataFrame) -> str:
@@ -220,9 +245,10 @@ def answer(table: pd.DataFrame) -> str:
             f"comes nearest, {ratio_text(best)} with {best['products']:.0f} products{so_far}."
         )
     best = keeping.iloc[0]
+    picked = f" (picked on {seeds_text(PICKED_ON[best.name])}, which count here)" if best.name in PICKED_ON else ""
     own_cost = "" if "product" in title(best.name) else title(f"degree{best['products']:.0f}") + "; "
     return (
         f"The cheapest read whose hazard of escape relative to five steps' has a lower 95 % bound above {KEEPS:g} is "
-        f"{title(best.name)} ({own_cost}five steps: {cost:.0f}), {ratio_text(best)}; each of the {len(enough)} reads "
-        f"that are judged is by itself{so_far}."
+        f"{title(best.name)} ({own_cost}five steps: {cost:.0f}), {ratio_text(best)}{picked}; each of the {len(enough)} "
+        f"reads that are judged is by itself{so_far}."
     )

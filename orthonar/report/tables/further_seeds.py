@@ -48,8 +48,10 @@ def by_seeds(
 
     Returns:
         One row per group, in its order: seeds (those that all three have); solved_raw, solved_five and solved (counts
-        on these); escaped_five and escaped; ratio, low and high: the hazard of escape relative to the study's read on
-        these seeds, with its 95 % interval, NaN where it cannot be told or with fewer than
+        on these); escaped_five and escaped; alike, on how many seeds both of these two escape or neither does, and
+        alike_by_chance, on how many they would if a seed's runs had nothing in common; ratio, low and high: the hazard
+        of escape relative to the study's read on these seeds, with its 95 % interval, which takes each seed as one
+        draw, and low_apart and high_apart, were each run one; NaN where they cannot be told or with fewer than
         `orthonar.report.stats.LEAST_FOR_INTERVAL` seeds.
     """
     runs = study_runs(replace(study, seeds=tuple(sorted(set().union(*seeds.values())))), records)
@@ -58,17 +60,25 @@ def by_seeds(
     for group, wanted in seeds.items():
         raw, five, own = on_shared_seeds([side[side["seed"].isin(wanted)] for side in sides])
         enough = len(own) >= stats.LEAST_FOR_INTERVAL
-        ratio = hazards.hazard_ratio(five, own) if enough else stats.Interval(*3 * [np.nan])
+        ratio, apart = (
+            hazards.hazard_ratio(five, own, groups) if enough else stats.Interval(*3 * [np.nan])
+            for groups in ("seed", None)
+        )
+        ends = [side.set_index("seed")["escape_step"].notna().sort_index() for side in (five, own)]
         rows[group] = {
             "seeds": sorted(own["seed"]),
             "solved_raw": int(raw["solved"].sum()),
             "solved_five": int(five["solved"].sum()),
             "solved": int(own["solved"].sum()),
-            "escaped_five": int(five["escape_step"].notna().sum()),
-            "escaped": int(own["escape_step"].notna().sum()),
+            "escaped_five": int(ends[0].sum()),
+            "escaped": int(ends[1].sum()),
+            "alike": int((ends[0] == ends[1]).sum()),
+            "alike_by_chance": len(own) * sum(np.prod([end.eq(how).mean() for end in ends]) for how in (True, False)),
             "ratio": ratio.value,
             "low": ratio.low,
             "high": ratio.high,
+            "low_apart": apart.low,
+            "high_apart": apart.high,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("which")
 
@@ -81,12 +91,15 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
             "seeds": seeds_text(row["seeds"]).partition(" ")[2],
             "solved": f"{row['solved_raw']}, {row['solved_five']}, {row['solved']} of {len(row['seeds'])}",
             "escaped": f"{row['escaped_five']}, {row['escaped']}",
+            "end alike": f"{row['alike']} of {len(row['seeds'])}",
             "relative hazard": "cannot be told" if np.isnan(row["ratio"]) else ratio_text(row),
         }
         for group, row in table.iterrows()
         if row["seeds"]
     ]
-    return pd.DataFrame(rows, columns=["which", "seeds", "solved", "escaped", "relative hazard"]).set_index("which")
+    return pd.DataFrame(
+        rows, columns=["which", "seeds", "solved", "escaped", "end alike", "relative hazard"]
+    ).set_index("which")
 
 
 def answer(table: pd.DataFrame, name: str) -> str:
@@ -105,5 +118,8 @@ def answer(table: pd.DataFrame, name: str) -> str:
         return f"{told}; whether it keeps the effect of five steps cannot be told by these."
     return (
         f"{told}; its hazard of escape is {ratio_text(row)} of that of five steps: that it keeps the effect (lower "
-        f"bound above {KEEPS:g}) is {'' if row['low'] > KEEPS else 'not '}shown by these."
+        f"bound above {KEEPS:g}) is {'' if row['low'] > KEEPS else 'not '}shown by these. The interval takes each "
+        f"seed as one draw, since its runs start alike and see the same data: on {row['alike']} of {len(row['seeds'])} "
+        f"seeds both reads escape or neither does, where {row['alike_by_chance']:.0f} would by chance; were they "
+        f"independent it would be [{row['low_apart']:.2f}, {row['high_apart']:.2f}]."
     )
