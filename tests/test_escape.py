@@ -109,7 +109,9 @@ def test_both_schedules_are_of_one_embedding_and_one_budget():
     studies = [PRESETS[name]["paper"] for name in ("initialisation", "replication", "schedule", "anneal", "batch-size")]
     made = [record_of(config, 0.9) for study in studies for config in study.runs([])]
     for records, sizes in ((made, 4 * [16]), (made[:64], 2 * [16])):
-        same = escape.same_recipe(escape.runs_with_covariates(studies, records), "schedule")
+        runs = escape.runs_with_covariates(studies, records)
+        of_another = runs.assign(schedule="another", identity="another " + runs["identity"])
+        same = escape.same_recipe(pd.concat([runs, of_another], ignore_index=True), "schedule")
         assert same.groupby(["orthogonalized", "constant_rate"]).size().tolist() == sizes
         assert set(same["steps"]) == {2000} and set(same["embedding_std"]) == {1.0}
         assert same["constant_rate"].eq(same["schedule"] == "constant").all()

@@ -101,9 +101,8 @@ def test_the_power_of_the_criterion():
     for name, error in (("degree1", 0.2), ("degree3", 0.3), ("degree4", 0.9)):
         table.loc[name, ["low", "high"]] = np.exp(-1.96 * error), np.exp(1.96 * error)
     assert tables.power_answer(table) == (
-        "By the errors of the 3 reads whose hazard has an interval, the middling one of 24 seeds, a read just as good "
-        f"as five steps passes that test in {100 * met:.0f} % of cases; for four of five to pass it takes {needed} "
-        "seeds."
+        "With the median error of the 3 reads whose hazard has an interval, that of 24 seeds, a read just as good as "
+        f"five steps passes that test in {100 * met:.0f} % of cases; for four of five to pass it takes {needed} seeds."
     )
 
 

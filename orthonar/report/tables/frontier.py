@@ -201,13 +201,13 @@ def power_answer(table: pd.DataFrame) -> str:
     errors = np.log(others["high"] / others["low"]).dropna() / (2 * _BOUND)
     if not len(errors):
         return ""
-    # As many seeds as the read of the middling error has; of an even number, the smaller.
+    # The smaller of the two in the middle, where there are two: a read of the table, which has its number of seeds.
     median = errors.sort_values().index[(len(errors) - 1) // 2]
     error, seeds = errors[median], int(min(table.loc[[median, ORTHOGONALIZED.name], "runs"]))
     return (
-        f"By the errors of the {len(errors)} reads whose hazard has an interval, the middling one of {seeds} seeds, a "
-        f"read just as good as five steps passes that test in {100 * power(error):.0f} % of cases; for four of five to "
-        f"pass it takes {seeds_needed(error, seeds)} seeds."
+        f"With the median error of the {len(errors)} reads whose hazard has an interval, that of {seeds} seeds, a read "
+        f"just as good as five steps passes that test in {100 * power(error):.0f} % of cases; for four of five to pass "
+        f"it takes {seeds_needed(error, seeds)} seeds."
     )
 
 
