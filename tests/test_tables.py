@@ -340,7 +340,7 @@ def test_no_number_is_a_power_of_ten(value, text):
 @pytest.mark.parametrize(
     ("bounds", "text"),
     [((0.26, 9.9), "3.5 [0.26, 9.9]"), ((1.041, 11.9), "3.5 [1.04, 12]"), ((0.34, 0.998), "3.5 [0.34, 0.998]"),
-     ((1.0, 12.0), "3.5 [1, 12]")],
+     ((1.0012, 1.7), "3.5 [1.001, 1.7]"), ((1.0, 12.0), "3.5 [1, 12]")],
 )  # fmt: skip
 def test_a_bound_beside_1_is_told_from_it(bounds, text):
     assert words.estimate_text(3.518, *bounds) == text

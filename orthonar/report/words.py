@@ -103,9 +103,10 @@ def significant(value: float, digits: int = 2) -> str:
 def estimate_text(value: float, low: float, high: float, digits: int = 2) -> str:
     """An estimate and its interval, each to so many digits that count: "6.4 [3.5, 12]".
 
-    A bound that would read as 1 has one digit more, "1.04": whether it lies above or below is what a ratio's tells.
+    A bound that would read as 1 has as many digits more as it takes, up to 6: "1.04", "1.002". Whether it lies above or
+    below is what a ratio's tells.
     """
-    bounds = [significant(x, digits + (significant(x, digits) == "1")) for x in (low, high)]
+    bounds = [next((t for d in range(digits, 7) if (t := significant(x, d)) != "1"), "1") for x in (low, high)]
     return f"{significant(value, digits)} [{', '.join(bounds)}]"
 
 
