@@ -242,7 +242,12 @@ def hostile_inputs(
 
     Returns:
         Inputs in float64, each number representable in float32.
+
+    Raises:
+        ValueError: there is no such family.
     """
+    if name not in FAMILIES:
+        raise ValueError(f"name must be one of {', '.join(FAMILIES)}, not {name!r}")
     draw = _Draw(seed)
     length = _LENGTHS.get(name, length)
     q, k, v = (draw.normal(batch, heads, length, size) for _ in range(3))

@@ -6,7 +6,8 @@ import torch
 import orthonar.reads.mesa as mesa_module
 from benchmarks.oracle import assert_accurate, hostile_inputs, relative_errors, run_with_grads, saved_elements
 from orthonar import MesaRead, MLSTMState, RawRead, mlstm_sequence
-from orthonar.reads.mesa import _conjugate_gradients, _iterations, _System
+from orthonar.engine.gates import gate_logs, in_chunks
+from orthonar.reads.mesa import _conjugate_gradients, _iterations, _preconditioner, _System
 
 
 def cell(form: str = "chunkwise", read=MesaRead(), **options):  # noqa: B008 (frozen)
@@ -83,7 +84,8 @@ def system(condition_ridge: float, size: int = 24):
     eigenvalues = (eigenvalues - 1) / 9 / condition_ridge
     none = torch.zeros(1, 1, size, dtype=torch.float64)
     one = torch.ones(1, 1, 1, dtype=torch.float64)
-    return _System(none, none, one, one, one, (u * eigenvalues) @ u.mT), u
+    not_preconditioned = torch.eye(size, dtype=torch.float64)[None], none
+    return _System(none, none, one, one, one, (u * eigenvalues) @ u.mT, *not_preconditioned), u
 
 
 @pytest.mark.parametrize("ridge", [0.5, 0.01, 0.001, 0.0001])
@@ -101,6 +103,45 @@ def test_bound_on_the_iterations_suffices(ridge, dtype):
 def test_iterations_are_as_documented():
     assert _iterations(1001) == 212
     assert _iterations(2) < 20
+
+
+@pytest.mark.parametrize(
+    "family", ["random", "same_key", "zero_keys", "one_open_gate", "gates_within_50", "igate_+50_fgate_-50"]
+)
+def test_preconditioner_is_the_inverse_at_the_last_penalty(family):
+    """Held against matrices formed one by one; what it leaves is never spread wider than what was there."""
+    ridge, eps, length, size = 0.001, 1e-6, 12, 5
+    _, k, _, igate, fgate = hostile_inputs(family, length=2 * length, size=size)
+    logs = gate_logs(igate, fgate, torch.zeros(igate.shape[:2], dtype=torch.float64))
+    gates = in_chunks(logs.log_input, logs.peak, torch.zeros(igate.shape[:2], dtype=torch.float64), length)
+    k = k.double().unflatten(2, (2, length))[0, 0]
+    a, w = gates.log_decay.exp()[0, 0, ..., None], gates.log_weights.exp()[0, 0]
+    writes = torch.einsum("ntu,nud,nue->ntde", w, k, 0.4 * k)
+    h = [writes[:1], a[1:, :, :, None] * writes[:1, -1:] + writes[1:]]
+    h_start, h = torch.cat([torch.zeros_like(h[0][:, 0]), h[0][:, -1]]), torch.cat(h)
+    penalty = (ridge * h.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)).clamp_min(eps)
+    parts = k, 0.4 * k, a, w, penalty, h_start
+    system = _System(*parts, *_preconditioner(*parts))
+
+    def columns(product):
+        """The matrices by which every position is multiplied, (2, L, D, D)."""
+        return torch.stack([product(row.expand(2, length, size)) for row in torch.eye(size, dtype=torch.float64)], -1)
+
+    eye = torch.eye(size, dtype=torch.float64)
+    to_last = (gates.peak - gates.peak[..., -1:]).exp()[0, 0, ..., None, None]
+    wanted = torch.linalg.inv(to_last * h / penalty[:, -1:, :, None] + eye)
+    found = columns(system.precondition)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+
+    damped = h + penalty[..., None] * eye
+    torch.testing.assert_close(columns(system.matvec), damped, rtol=1e-9, atol=1e-12)
+
+    def spread(eigenvalues):
+        return eigenvalues.real.amax(-1) / eigenvalues.real.amin(-1)
+
+    left, before = spread(torch.linalg.eigvals(found @ damped)), spread(torch.linalg.eigvals(damped))
+    assert (left <= before * (1 + 1e-9)).all()
+    assert family != "random" or left[1].max() < 3
 
 
 def test_right_hand_sides_of_zero():

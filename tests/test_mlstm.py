@@ -128,6 +128,12 @@ def fused(read: str, **options):
     return lambda *x: cell(read, "fused", **options)(*(y.to("cuda" if GPU else "cpu") for y in x))
 
 
+def test_a_family_of_inputs_that_does_not_exist_is_refused():
+    """Taken for the random one, a misspelt name would be a check that cannot fail."""
+    with pytest.raises(ValueError, match=r"^name must be one of random, .*, not 'igate_50'"):
+        hostile_inputs("igate_50")
+
+
 @pytest.mark.needs_triton
 @some_of(1, read=["raw", "five_steps" if GPU else "two_steps"], family=FAMILIES)
 def test_fused_form_is_accurate(read, family):

@@ -29,6 +29,7 @@ from orthonar import (
 )
 from orthonar.engine.by_hand import HandWritten, _Gradient
 from orthonar.engine.chunk_states import Scan
+from orthonar.reads.mesa import _preconditioner
 
 READS = {
     "raw": RawRead(),
@@ -163,6 +164,7 @@ def solution_case(function):
     k, w = operands((N, L, D), (N, L, L))
     parts = [k, k, torch.ones(N, L, 1).double(), w.tril().abs(), torch.ones(N, L, 1).double(), system_of(k)]
     system = [x.detach() for x in parts]
+    system += _preconditioner(*system)
     return operands((N, L, D)), lambda b: function.apply(b, torch.float64, 200, *system)
 
 
@@ -212,6 +214,7 @@ def case_of(name: str, wrapped=lambda function: function):
         eye = torch.eye(D, dtype=torch.float64).expand(N, D, D)
         fixed = [torch.zeros(N, L, D).double()] * 2 + [torch.ones(N, L, 1).double(), torch.zeros(N, L, L).double()]
         fixed += [torch.ones(N, L, 1).double(), eye]
+        fixed += _preconditioner(*fixed)
         return operands((N, L, D)), lambda x: 2 * function.apply(x, x.detach(), torch.float64, 99, *fixed)
     return operands((N, L, D)), lambda x: function.apply(x.detach(), x)
 

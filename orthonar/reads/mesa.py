@@ -39,9 +39,13 @@ class MesaRead(LeafRead):
 
     No filter of C can give this: it depends on H. The chunkwise form solves by conjugate gradients, all positions of a
     chunk at once; a product with H_t is two products with the chunk's keys and one with its start state, and no matrix
-    of a position is formed. With c = 1 + 1 / ridge, n iterations always suffice for one round if
+    of a position is formed. Were lam the same at every position of a chunk, the matrix inversion lemma would give all
+    its inverses, as it does for `orthonar.RLSRead`; with the chunk's last lam it gives what the iterations are
+    preconditioned by. That leaves the eigenvalues (h + lam_t) / (h + lam_L), h those of H_t in the frame of the last
+    position: near 1, but for the first positions of a sequence, and never further apart than those of H_t + lam_t I
+    are. So with c = 1 + 1 / ridge, n iterations always suffice for one round if
     2 sqrt(c) ((sqrt(c) - 1) / (sqrt(c) + 1))^n <= 1e-4 (n = 212 for ridge 0.001); they stop when all positions of a
-    block are there, after about DH iterations. Each round gains four digits: float32 takes two or three rounds, float64
+    block are there, most often after a few. Each round gains four digits: float32 takes two or three rounds, float64
     three or four (more for ridges below 0.001), and the backward pass as many.
 
     Args:
@@ -95,7 +99,10 @@ class MesaRead(LeafRead):
         a, w = keys.gates.log_decay.exp()[..., None], keys.gates.log_weights.exp()
         trace = a * h_start.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
         trace = trace + w @ (k * k_written).sum(-1, keepdim=True)
-        system = _System(k, k_written, a, w, self._penalty(trace), h_start)
+        parts = k, k_written, a, w, self._penalty(trace), h_start
+        with torch.no_grad():
+            preconditioner = _preconditioner(*parts)
+        system = _System(*parts, *preconditioner)
         fixed = _System(*(x.detach() for x in system))
         most = _iterations(1 + 1 / self.ridge)
         x = _Solution.of(q.detach().double(), q.dtype, most, *fixed)
@@ -111,10 +118,42 @@ class _System(NamedTuple):
     w: Tensor  #: (N, L, L).
     penalty: Tensor  #: lam, (N, L, 1).
     h_start: Tensor  #: H_0, (N, D, D).
+    p_start: Tensor  #: P_0 of the preconditioner, (N, D, D).
+    p_rows: Tensor  #: W of the preconditioner, (N, L, D).
 
     def matvec(self, x: Tensor) -> Tensor:
         """(H_t + lam_t I) x_t, (N, L, D)."""
         return self.a * (x @ self.h_start) + (x @ self.k_written.mT * self.w) @ self.k + self.penalty * x
+
+    def precondition(self, x: Tensor) -> Tensor:
+        """P_t x_t, (N, L, D), with P_t = P_0 - sum_{u <= t} w_u w_u^T."""
+        return x @ self.p_start - (x @ self.p_rows.mT).tril() @ self.p_rows
+
+
+def _preconditioner(k, k_written, a, w, penalty, h_start) -> tuple[Tensor, Tensor]:
+    """P_t = (H_t / lam_L + I)^{-1} of a chunk's positions, all of H in the frame of its last, whose lam is the largest.
+
+    With the written keys as the rows of U, P_0 = (a_L H_0 / lam_L + I)^{-1}, R R^T = I + U P_0 U^T and R lower
+    triangular, P_t = P_0 - sum_{u <= t} w_u w_u^T for the rows w_u of R^{-1} U P_0: the matrix inversion lemma. No
+    eigenvalue of what is inverted is below 1 or above 1 + 1 / ridge.
+
+    Args:
+        k, k_written, a, w, penalty, h_start: of `_System`.
+
+    Returns:
+        P_0, (N, D, D), and the rows w_u, (N, L, D); of chunks that are not finite the identity and zeros.
+    """
+    last = penalty[:, -1:]
+    identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
+    p_start = torch.linalg.inv_ex(a[:, -1:] / last * h_start + identity).inverse
+    # k k'^T = u u^T, since k' is a multiple of k.
+    u = (k * k_written).sqrt().copysign(k) * (w[:, -1, :, None] / last).sqrt()
+    of_keys = u @ p_start
+    gram = of_keys @ u.mT + torch.eye(k.shape[1], dtype=k.dtype, device=k.device)
+    rows = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(gram).L, of_keys, upper=False)
+    # What is not finite at one position must not reach those before it, which solve without then.
+    finite = (p_start.sum((1, 2)) + rows.sum((1, 2))).isfinite()[:, None, None]
+    return torch.where(finite, p_start, identity), torch.where(finite, rows, 0.0)
 
 
 class _Solution(HandWritten):
@@ -182,17 +221,19 @@ def _solve(b: Tensor, system: _System, dtype: torch.dtype, most: int) -> Tensor:
 
 
 def _conjugate_gradients(b: Tensor, system: _System, most: int) -> Tensor:
-    """An approximate solution for right-hand sides of norm 1 or 0 (Hestenes and Stiefel 1952)."""
+    """An approximate solution for right-hand sides of norm 1 or 0 (Hestenes and Stiefel 1952; preconditioned)."""
     tiny = torch.finfo(b.dtype).tiny
-    x, residual, direction = torch.zeros_like(b), b, b
-    squared = (b * b).sum(-1, keepdim=True)
+    x, residual = torch.zeros_like(b), b
+    direction = better = system.precondition(b)
+    product = (b * better).sum(-1, keepdim=True)
     for _ in range(most):
-        if known((squared <= _ROUND_TOLERANCE**2).all()):
+        if known(((residual * residual).sum(-1) <= _ROUND_TOLERANCE**2).all()):
             break
         applied = system.matvec(direction)
-        step = squared / (direction * applied).sum(-1, keepdim=True).clamp_min(tiny)
+        step = product / (direction * applied).sum(-1, keepdim=True).clamp_min(tiny)
         x = x + step * direction
         residual = residual - step * applied
-        before, squared = squared, (residual * residual).sum(-1, keepdim=True)
-        direction = residual + squared / before.clamp_min(tiny) * direction
+        better = system.precondition(residual)
+        before, product = product, (residual * better).sum(-1, keepdim=True)
+        direction = better + product / before.clamp_min(tiny) * direction
     return x
