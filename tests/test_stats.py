@@ -1,5 +1,6 @@
 """Each statistic against its definition or a value worked out elsewhere."""
 
+import itertools
 import math
 
 import numpy as np
@@ -187,6 +188,17 @@ def test_pairs_of_the_follow_up():
     assert stats.fisher((3, 9), (16, 16)) == pytest.approx(0.066, abs=5e-4)
     assert stats.mcnemar(counts) == pytest.approx(0.03125)
     assert stats.mcnemar(stats.Pairs(5, 0, 0, 4)) == 1
+
+
+@pytest.mark.parametrize("differences", [[3, -1, 0, 2, 2], [1, 1, -1, 0, 1, 1, 1, 1, 1], [-4, 1], [0, 0], [5]], ids=str)
+def test_sign_flips_are_counted(differences):
+    """All choices of signs, one by one; of pairs that differ by one it is the exact McNemar test."""
+    signs = itertools.product([-1, 1], repeat=len(differences))
+    sums = [abs(sum(s * d for s, d in zip(chosen, differences))) for chosen in signs]
+    p = stats.sign_flips(differences)
+    assert p == pytest.approx(np.mean([total >= abs(sum(differences)) for total in sums]), rel=1e-12)
+    if max(map(abs, differences)) <= 1:
+        assert p == pytest.approx(stats.mcnemar(stats.Pairs(0, differences.count(-1), differences.count(1), 0)))
 
 
 def test_pairs_are_of_shared_seeds_that_come_once():

@@ -306,6 +306,21 @@ def test_the_direction_is_of_the_runs_that_are_tested():
     assert not strangers.paired and strangers.more == 1 and strangers.verdict == "no difference is shown"
 
 
+def test_a_seeds_runs_are_one_draw():
+    """8 seeds of 5 runs each, of which one seed makes all the difference: that is one draw, not five pairs."""
+    first = pd.DataFrame({"seed": np.repeat(range(8), 5), "solved": False, "device": "cpu"})
+    second = first.assign(solved=first["seed"] == 3)
+    test = compared.tested_by_seed(first, second)
+    assert (test.p, test.paired, test.more) == (1, True, 1) and test.verdict == "no difference is shown"
+    assert str(compared.tested_by_seed(second, first.assign(solved=first["seed"] < 0))) == (
+        "exact sign-flip test by seed, p = 1"
+    )
+    once = first.iloc[::5], second.iloc[::5].assign(solved=[False, *7 * [True]])
+    assert compared.tested_by_seed(*once).p == pytest.approx(compared.tested(*once).p)
+    with pytest.raises(ValueError, match="^seed: "):
+        compared.tested_by_seed(first, second.iloc[1:])
+
+
 def test_one_run_tests_nothing():
     records = all_records(TINY, lambda c: 0.9 if c.read == TINY.sides["orthogonalized"].settings["read"] else 0.1)
     missing = {TINY.run(TASKS[0], "orthogonalized", 1e-2, seed).identity for seed in (1, 2)}

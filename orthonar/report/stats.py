@@ -260,6 +260,28 @@ def mcnemar(counts: Pairs) -> float:
     return _sign_test(counts.first_only, counts.second_only)
 
 
+def sign_flips(differences: Sequence[int]) -> float:
+    """Two-sided p-value of the exact test that differences lie evenly about 0 (Fisher 1935).
+
+    Were it so, each could as well have the other sign: of all choices of signs p is the share with a sum at least as
+    far from 0. Of differences of -1, 0 and 1 it is the exact McNemar test.
+
+    Args:
+        differences: whole numbers, one for each draw that is independent of the others, such as a seed.
+
+    Returns:
+        The p-value; 1 where none differs from 0.
+    """
+    shares = np.ones(1)  # of the sums from -n to n
+    for size in np.abs(np.asarray(differences, dtype=int)):
+        one = np.zeros(2 * size + 1)
+        one[0] += 0.5
+        one[-1] += 0.5
+        shares = np.convolve(shares, one)
+    sums = np.abs(np.arange(len(shares)) - len(shares) // 2)
+    return min(1.0, float(shares[sums >= abs(int(np.sum(differences)))].sum()))
+
+
 def escapes(table: pd.DataFrame) -> stats.CensoredData:
     """Escape steps of a run table; a run without one is censored at its budget, a diverged one too: it never will.
 

@@ -58,13 +58,15 @@ class Tested(NamedTuple):
     """A comparison of how often two sides are solved."""
 
     p: float  #: two-sided.
-    paired: bool  #: whether it is the exact McNemar test, of pairs; else it is Fisher's.
+    paired: (
+        bool  #: whether it is of pairs of a seed: the exact McNemar test, or that of `tested_by_seed`; else Fisher's.
+    )
     more: int  #: 1 where the second side solves more of the runs that were tested, -1 where fewer, else 0.
+    name: str  #: the test, as sentences name it.
 
-    @property
-    def name(self) -> str:
-        """The test, as sentences name it."""
-        return "exact McNemar test in pairs" if self.paired else "Fisher's exact test"
+    def __str__(self) -> str:
+        """The test and its p-value, in the words of every sentence."""
+        return f"{self.name}, p = {p_text(self.p)}"
 
     @property
     def verdict(self) -> str:
@@ -86,9 +88,30 @@ def tested(first: pd.DataFrame, second: pd.DataFrame) -> Tested:
     """
     if min(len(first), len(second)) == len(stats.shared_seeds(first, second)[0]):
         pairs = stats.pairs(first, second)
-        return Tested(stats.mcnemar(pairs), True, int(np.sign(pairs.second_only - pairs.first_only)))
+        more = int(np.sign(pairs.second_only - pairs.first_only))
+        return Tested(stats.mcnemar(pairs), True, more, "exact McNemar test in pairs")
     solved, runs = solved_counts(first, second)
-    return Tested(stats.fisher(solved, runs), False, int(np.sign(solved[1] * runs[0] - solved[0] * runs[1])))
+    more = int(np.sign(solved[1] * runs[0] - solved[0] * runs[1]))
+    return Tested(stats.fisher(solved, runs), False, more, "Fisher's exact test")
+
+
+def tested_by_seed(first: pd.DataFrame, second: pd.DataFrame) -> Tested:
+    """Whether both sides solve runs at one rate, two-sided, where a seed has several runs on either side.
+
+    It is `orthonar.report.stats.sign_flips` of how many more of each seed's runs the second side solves: a seed's runs
+    see the same data, and all of them count as one draw. With one run a seed it is the exact McNemar test.
+
+    Args:
+        first: run table of one side.
+        second: run table of the other, with as many runs of each seed.
+
+    Raises:
+        ValueError: they have not.
+    """
+    if sorted(first["seed"]) != sorted(second["seed"]):
+        raise ValueError("seed: the sides have not as many runs of each")
+    more = second.groupby("seed")["solved"].sum() - first.groupby("seed")["solved"].sum()
+    return Tested(stats.sign_flips(more), True, int(np.sign(more.sum())), "exact sign-flip test by seed")
 
 
 def as_tested(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -115,8 +138,7 @@ def tested_text(first: pd.DataFrame, second: pd.DataFrame) -> str:
     """
     if too_few(first, second):
         return f"of fewer than {stats.LEAST_FOR_INTERVAL} runs no test"
-    test = tested(first, second)
-    return f"{test.name}, p = {p_text(test.p)}"
+    return f"{tested(first, second)}"
 
 
 def verdict_text(first: pd.DataFrame, second: pd.DataFrame) -> str:

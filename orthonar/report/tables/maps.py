@@ -7,7 +7,7 @@ import pandas as pd
 
 from ...study.presets import Study
 from ...training.record import RunRecord
-from .compared import verdict_text
+from .compared import tested_by_seed
 from .escape import runs_with_covariates
 
 #: The learning rate that the factors of `FORMULA` are at, the follow-up's.
@@ -50,8 +50,8 @@ def is_drawn(table: pd.DataFrame) -> bool:
 def answer(study: Study, records: Iterable[RunRecord], setting: str) -> str:
     """How many runs of a map each read solves, and where runs fall back after an escape, in a sentence.
 
-    Compared are the cells with all their runs of both reads, by `orthonar.report.tables.compared.tested`: a pair is of
-    one cell and one seed.
+    Compared are the cells with all their runs of both reads, by `orthonar.report.tables.compared.tested_by_seed`: a
+    seed comes again in every cell.
 
     Args:
         study: one of two sides, else as of `cells`.
@@ -68,18 +68,14 @@ def answer(study: Study, records: Iterable[RunRecord], setting: str) -> str:
     complete = [sides for sides in by_place.values() if all(len(runs) == planned for runs in sides.values())]
     if not complete:
         return "No cell is complete yet."
-    # Seeds come again in every cell: a pair is of one cell.
-    apart = 1 + max(study.rate_seeds)
-    first, second = (
-        pd.concat([sides[side].assign(seed=n * apart + sides[side]["seed"]) for n, sides in enumerate(complete)])
-        for side in study.sides
-    )
+    first, second = (pd.concat([sides[side] for sides in complete]) for side in study.sides)
     one, other = (side.title for side in study.sides.values())
     all_there = len(complete) == len(by_place)
     which = f"all {len(complete)} cells" if all_there else f"the {len(complete)} complete cells of {len(by_place)}"
+    test = tested_by_seed(first, second)
     said = (
         f"Over {which} {one} solves {first['solved'].sum()} of {len(first)} runs, {other} {second['solved'].sum()} of "
-        f"{len(second)}: {verdict_text(first, second)}, as if a seed's runs in several cells were independent"
+        f"{len(second)}: {test.verdict} ({test})"
     )
     back = [_fallen(title, runs) for title, runs in ((one, first), (other, second))]
     return f"{said}; after an escape fall back: {', '.join(back)}."
