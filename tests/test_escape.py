@@ -73,7 +73,7 @@ def waiting(orthogonalized, embedding_std, escapes, count=40):
 
 def test_the_answer_is_of_the_read_and_of_the_embeddings_that_were_run():
     of_reads = pd.concat([waiting(0.0, 1.0, 1), waiting(1.0, 1.0, 6)], ignore_index=True)
-    ratio, low, high = hazards.hazard_ratio(*(of_reads[of_reads["orthogonalized"] == x] for x in (0, 1)), "seed")
+    ratio, low, high = hazards.hazard_ratio(*(of_reads[of_reads["orthogonalized"] == x] for x in (0, 1)))[:3]
     assert escape.answer(of_reads) == (
         f"With the orthogonalized read the hazard of escape is {ratio:.2g} [{low:.2g}, {high:.2g}] times the raw "
         "read's (95 % interval, by itself, which takes each seed as one draw; 12 escapes in 102 run-intervals with it)."
@@ -123,7 +123,7 @@ def test_what_both_schedules_say_together_takes_a_seed_as_one_draw():
              for read, rate, escapes in ((0.0, 0.0, 2), (0.0, 1.0, 5), (1.0, 0.0, 6), (1.0, 1.0, 12))]  # fmt: skip
     runs = pd.concat(cells, ignore_index=True)
     told = escape.schedules_answer(runs)
-    by_seed = hazards.fit(runs, "orthogonalized + constant_rate", groups="seed")
+    by_seed = hazards.fit(runs, "orthogonalized + constant_rate")
     for term, of in (("orthogonalized", "the raw read's"), ("constant_rate", "that with the cosine")):
         ratio, low, high = by_seed.loc[term, ["ratio", "low", "high"]]
         assert f"is {ratio:.2g} [{low:.2g}, {high:.2g}] times {of}" in told

@@ -71,7 +71,7 @@ def test_the_cheapest_that_keeps_the_effect_is_found():
     assert table["ripple_slope"].loc["ns1"] == pytest.approx(1.5 * (1 - 0.3**2), rel=1e-4)
     assert table["ripple_slope"].loc["degree12"] > 70 and np.isnan(table.loc["baseline", "ripple_slope"])
     assert "No read has a hazard relative to five steps' with a lower 95 % bound above 0.7" in tables.answer(table)
-    sooner = tables.frontier(STUDY, records(slow | {"degree12": -50, "degree3": -50}), PACE)
+    sooner = tables.frontier(STUDY, records(slow | {"orthogonalized": 50, "degree12": -50, "degree3": -50}), PACE)
     assert "has a lower 95 % bound above 0.7 is 3 products (five steps: 23), " in tables.answer(sooner)
     assert tables.answer(sooner).endswith("; each of the 6 reads that are judged is by itself.")
     assert "is 1 step (1 product; five steps: 23), " in tables.answer(table.assign(low=[0, 0, 0.9, 0, 0, 0, 0]))
@@ -92,14 +92,15 @@ def test_hazards_are_of_the_seeds_that_both_reads_have():
 def test_the_power_of_the_criterion():
     """An estimate of a hazard ratio of 1 whose lower bound is above 0.7, drawn: the criterion is hard to meet."""
     draws = np.random.default_rng(0).normal(0, 0.3, 200_000)
-    met = (np.exp(draws - 1.96 * 0.3) > 0.7).mean()
-    assert tables.power(0.3) == pytest.approx(met, abs=3e-3)
+    met = (np.exp(draws - 2.0687 * 0.3) > 0.7).mean()  # Student's t at 97.5 %, 23 degrees of freedom
+    assert tables.power(0.3, 24) == pytest.approx(met, abs=3e-3)
     needed = tables.seeds_needed(0.3, 24)
-    assert tables.power(0.3 * np.sqrt(24 / needed)) >= 0.8 > tables.power(0.3 * np.sqrt(24 / (needed - 1)))
-    table = tables.frontier(STUDY, records({}), PACE)[["runs"]].assign(low=np.nan, high=np.nan)
+    found, less = (tables.power(0.3 * np.sqrt(24 / n), n) for n in (needed, needed - 1))
+    assert found >= 0.8 > less
+    table = tables.frontier(STUDY, records({}), PACE)[["runs"]].assign(error=np.nan)
     assert tables.power_answer(table) == ""
     for name, error in (("degree1", 0.2), ("degree3", 0.3), ("degree4", 0.9)):
-        table.loc[name, ["low", "high"]] = np.exp(-1.96 * error), np.exp(1.96 * error)
+        table.loc[name, "error"] = error
     assert tables.power_answer(table) == (
         "With the median error of the 3 reads whose hazard has an interval, that of 24 seeds, a read just as good as "
         f"five steps passes that test in {100 * met:.0f} % of cases; for four of five to pass it takes {needed} seeds."

@@ -51,9 +51,14 @@ def test_the_answer_goes_by_the_lower_bound():
         "On seeds 9 to 46, on which it was not picked, the read of 8 products solves 32 of 38 (five steps 32, raw 0); "
     )
     assert "is not shown by these." in worse and "is shown by these." in better
-    assert "on 38 of 38 seeds both reads escape or neither does, where 28 would by chance;" in worse
-    low, high = (table_of(made(-200)).loc[further_seeds.OTHERS, bound] for bound in ("low_apart", "high_apart"))
-    assert worse.endswith(f"were they independent it would be [{low:.2f}, {high:.2f}].")
+    assert "on 38 of 38 seeds both reads escape or neither does, where 28 would by chance." in worse
+    table = table_of(made(-200))
+    low, high = table.loc[further_seeds.OTHERS, ["low_apart", "high_apart"]]
+    assert (
+        f"only after these runs were known: run by run, as before, it is [{low:.2f}, {high:.2f}], and on the" in worse
+    )
+    new = "{:.2f} [{:.2f}, {:.2f}]".format(*table.loc[further_seeds.NEW, ["ratio", "low", "high"]])
+    assert worse.endswith(f"on the new seeds alone, by seed, {new}, which do not show it.")
     few = table_of(made(0, range(12)))
     assert further_seeds.answer(few, "degree8").endswith("cannot be told by these.")
     assert "cannot be told" in further_seeds.as_text(few)["relative hazard"].iloc[-1]

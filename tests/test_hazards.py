@@ -36,7 +36,7 @@ def test_intervals_hold_what_the_runs_were_drawn_with():
     wanted, held, events = {"side": math.log(4), "x": 0.75}, {"side": 0, "x": 0}, 0
     sets = 200
     for _ in range(sets):
-        found = hazards.fit(drawn(rng, 24, 4.0, 0.75, 0.02), "side + x")
+        found = hazards.fit(drawn(rng, 24, 4.0, 0.75, 0.02), "side + x", apart=True)
         events += found.loc["x", "events"]
         for term, b in wanted.items():
             held[term] += found.loc[term, "low"] < math.exp(b) < found.loc[term, "high"]
@@ -53,10 +53,25 @@ def test_runs_of_a_group_are_one_draw():
         found = hazards.fit(table, "side + x", **options).loc["x"]
         return math.log(found["high"] / found["low"])
 
-    assert width(thrice, groups="seed") == pytest.approx(width(once, groups="seed"), rel=0.02)
-    assert width(thrice) == pytest.approx(width(once) / math.sqrt(3), rel=1e-6)
-    assert width(once, groups="seed") == pytest.approx(width(once), rel=0.35), "each by itself"
-    assert hazards.fit(once.assign(seed=0), "x", groups="seed")["ratio"].isna().all()
+    assert width(thrice) == pytest.approx(width(once), rel=0.02)
+    assert width(thrice, apart=True) == pytest.approx(width(once, apart=True) / math.sqrt(3), rel=1e-6)
+    assert width(once) == pytest.approx(width(once, apart=True), rel=0.35), "each by itself"
+    assert hazards.fit(once.assign(seed=0), "x")["ratio"].isna().all()
+    # A GPU draws other batches from a seed than a CPU does: each third is a draw of its own then.
+    kinds = pd.concat([once.assign(device=device) for device in ("cpu", "cuda:0", "cuda:1")], ignore_index=True)
+    assert width(once) / math.sqrt(3) < width(kinds) < 0.99 * width(once)
+    assert stats.draws(kinds).nunique() == 2 * 80
+
+
+def test_intervals_by_seed_are_students():
+    """t and its p from the errors that statsmodels has, with one degree of freedom less than seeds."""
+    found = hazards.fit(drawn(np.random.default_rng(5), 5, 3.0, 0.75, 0.0).assign(seed=np.arange(10) % 5), "x").loc["x"]
+    assert found["low"] == pytest.approx(
+        math.exp(found["effect"] - 2.776445 * found["error"])
+    )  # t at 97.5 %, 4 degrees
+    t = abs(found["effect"] / found["error"])
+    tail = 1 - t / math.sqrt(4 + t * t) * (1 + 2 / (4 + t * t))  # both tails of Student's t, 4 degrees of freedom
+    assert found["p"] == pytest.approx(tail)
 
 
 def in_pairs(rng, count, shared, evaluations=30):
@@ -71,26 +86,26 @@ def in_pairs(rng, count, shared, evaluations=30):
 
 
 def test_a_ratio_of_pairs_holds_what_it_should_by_seed_and_more_run_by_run():
-    rng, sets, held = np.random.default_rng(3), 200, {"seed": 0, None: 0}
+    rng, sets, held = np.random.default_rng(3), 200, {False: 0, True: 0}
     for _ in range(sets):
         pair = in_pairs(rng, 24, shared=2.0)
-        for groups in held:
-            ratio = hazards.hazard_ratio(*pair, groups)
-            held[groups] += ratio.low < 1 < ratio.high
-    assert 0.92 <= held["seed"] / sets <= 0.98 < held[None] / sets, held
-    assert np.isnan(hazards.hazard_ratio(pair[0], pair[0], "seed")).all(), "no seed differs: no error to go by"
+        for apart in held:
+            ratio = hazards.hazard_ratio(*pair, apart=apart)
+            held[apart] += ratio.low < 1 < ratio.high
+    assert 0.92 <= held[False] / sets <= 0.98 < held[True] / sets, held
+    assert np.isnan(hazards.hazard_ratio(pair[0], pair[0])).all(), "no seed differs: no error to go by"
 
 
 def test_logit_and_cloglog_of_one_evaluation_by_hand():
     both = pd.concat([runs(3 * [10] + 7 * [20], side=0.0), runs(6 * [10] + 4 * [20], side=1.0)], ignore_index=True)
-    odds = hazards.fit(both, "side", "logit").loc["side"]
+    odds = hazards.fit(both, "side", "logit", apart=True).loc["side"]
     assert odds["ratio"] == pytest.approx((6 / 4) / (3 / 7), rel=1e-6)
     spread = math.sqrt(1 / 3 + 1 / 7 + 1 / 6 + 1 / 4)  # Woolf's
     assert math.log(odds["high"] / odds["ratio"]) == pytest.approx(1.959964 * spread, rel=1e-4)
     assert odds["events"] == 10 and odds["run_intervals"] == 6 + 4 * 2
     # no level but the two evaluations': a covariate that moves with the evaluation cannot be told from it
     apart = pd.concat([runs([10, 10, None], budget=10), runs([20, 20, None], budget=20)], ignore_index=True)
-    assert hazards.fit(apart.assign(same=1.0), "same").loc["same", ["effect", "low"]].isna().all()
+    assert hazards.fit(apart.assign(same=1.0), "same", apart=True).loc["same", ["effect", "low"]].isna().all()
 
 
 def test_an_elasticity_is_the_power_of_a_setting():
@@ -100,7 +115,7 @@ def test_an_elasticity_is_the_power_of_a_setting():
         first = rng.exponential(1 / (0.02 * (lr / 3e-3) ** 1.5), 400)
         rows += [(lr, math.ceil(t) if t < 30 else None) for t in first]
     table = pd.DataFrame(rows, columns=["lr", "escape_step"]).astype(float).assign(steps=30, eval_every=1)
-    found = hazards.fit(table, "np.log(lr)").loc["np.log(lr)"]
+    found = hazards.fit(table, "np.log(lr)", apart=True).loc["np.log(lr)"]
     assert abs(found["effect"] - 1.5) < 3 * math.log(found["high"] / found["ratio"]) / 1.96 < 0.3
 
 
@@ -131,13 +146,13 @@ def test_an_escape_after_the_budget_is_an_event_here_as_in_the_survival_analysis
 
 def test_a_term_without_end_is_named():
     with pytest.raises(ValueError, match=r"np.log\(rate\) is not finite"):
-        hazards.fit(runs([10, None], rate=[0.0, 1.0]), "np.log(rate)")
+        hazards.fit(runs([10, None], rate=[0.0, 1.0]), "np.log(rate)", apart=True)
 
 
 @pytest.mark.parametrize(("formula", "link", "named"), [("side", "probit", "link"), ("sid", "cloglog", "sid")])
 def test_a_model_that_cannot_be_put_together(formula, link, named):
     with pytest.raises(ValueError, match=named):
-        hazards.fit(runs([10, None], side=[0.0, 1.0]), formula, link)
+        hazards.fit(runs([10, None], side=[0.0, 1.0]), formula, link, apart=True)
 
 
 def drawn_escapes(hazards, seed, count=300, budget=20):
@@ -153,18 +168,18 @@ def drawn_escapes(hazards, seed, count=300, budget=20):
 
 def test_hazard_ratio_is_what_the_runs_were_drawn_with():
     one, two = drawn_escapes(1.0, 0), drawn_escapes(2.0, 1)
-    ratio = hazards.hazard_ratio(one, two)
+    ratio = hazards.hazard_ratio(one, two, apart=True)
     assert ratio.low < 2 < ratio.high and ratio.high / ratio.low < 1.6
-    back = hazards.hazard_ratio(two, one)
-    assert back == pytest.approx((1 / ratio.value, 1 / ratio.high, 1 / ratio.low), rel=1e-5)
-    same = hazards.hazard_ratio(one, one)
+    back = hazards.hazard_ratio(two, one, apart=True)
+    assert back == pytest.approx((1 / ratio.value, 1 / ratio.high, 1 / ratio.low, ratio.error), rel=1e-5)
+    same = hazards.hazard_ratio(one, one, apart=True)
     assert same.value == pytest.approx(1) and same.low < 1 < same.high
 
 
 def test_hazard_ratio_of_one_evaluation_by_hand():
     # 3 of 10 against 6 of 10: log(1 - 0.6) / log(1 - 0.3); that by 20 all the others have escaped tells nothing
     first, second = runs(3 * [10] + 7 * [20]), runs(6 * [10] + 4 * [20])
-    ratio = hazards.hazard_ratio(first, second)
+    ratio = hazards.hazard_ratio(first, second, apart=True)
     assert ratio.value == pytest.approx(math.log(0.4) / math.log(0.7), rel=1e-6)
     spread = sum(p / ((1 - p) * 10 * math.log(1 - p) ** 2) for p in (0.3, 0.6))  # by the delta method
     assert math.log(ratio.high / ratio.low) == pytest.approx(2 * 1.959964 * math.sqrt(spread), rel=1e-4)
@@ -173,12 +188,12 @@ def test_hazard_ratio_of_one_evaluation_by_hand():
 def test_no_hazard_ratio_without_an_escape():
     some, none = runs([10, 20, None]), runs([None, None])
     for sides in ((some, none), (none, some), (none, none), (some, some.iloc[:0])):
-        assert all(math.isnan(x) for x in hazards.hazard_ratio(*sides))
+        assert all(math.isnan(x) for x in hazards.hazard_ratio(*sides, apart=True))
 
 
 def test_a_run_that_is_over_does_not_wait():
     over = runs([None, 30, 40, None]).assign(steps=[10, 100, 100, 100])
-    with_it, without = (hazards.hazard_ratio(runs([20, 30, None]), side) for side in (over, over.iloc[1:]))
+    with_it, without = (hazards.hazard_ratio(runs([20, 30, None]), side, apart=True) for side in (over, over.iloc[1:]))
     assert with_it == pytest.approx(without)
     assert len(hazards.run_intervals(runs([30, None, 100]))) == 3 + 10 + 10
 
@@ -187,12 +202,12 @@ def test_what_separates_two_sides_is_no_estimate_in_either_direction():
     """All of one side escape by an evaluation at which the other's do not: cloglog flattens before its b is large."""
     some, every = runs(4 * [200] + 2 * [400] + 6 * [None], 1000, 200), runs(12 * [200], 1000, 200)
     for pair in ((some, every), (every, some)):
-        assert np.isnan(hazards.hazard_ratio(*pair)).all()
-    far = hazards.hazard_ratio(runs([200] + 11 * [None], 1000, 200), runs(11 * [200] + [None], 1000, 200))
+        assert np.isnan(hazards.hazard_ratio(*pair, apart=True)).all()
+    far = hazards.hazard_ratio(runs([200] + 11 * [None], 1000, 200), runs(11 * [200] + [None], 1000, 200), apart=True)
     assert far.low > 1 and math.isfinite(far.high), "as far apart as twelve runs get without that"
 
 
 def test_an_evaluation_is_one_time_for_all_runs():
     both = pd.concat([runs([100, None], every=10), runs([100, None], every=20)]).assign(side=[0, 0, 1, 1])
     with pytest.raises(ValueError, match="evaluated every 10, 20 steps"):
-        hazards.fit(both, "side")
+        hazards.fit(both, "side", apart=True)

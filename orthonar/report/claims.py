@@ -211,7 +211,7 @@ def _of_the_map(records: list[RunRecord]) -> Iterator[Claim]:
         yield _solved(claim | {"planned": part.count.seeds}, *counts)
     mine, here = runs_with_covariates([study], records, ["rates"]), ""
     if len(mine):
-        ratio = hazards.fit(mine, "orthogonalized + np.log(lr) + vocab_size").loc["orthogonalized"]
+        ratio = hazards.fit(mine, "orthogonalized + np.log(lr) + vocab_size", apart=True).loc["orthogonalized"]
         here = (
             "cannot be told" if np.isnan(ratio["ratio"]) else estimate_text(*ratio[["ratio", "low", "high"]], _DIGITS)
         )

@@ -9,9 +9,9 @@ with a level a_i of its own for every evaluation. With cloglog it is the proport
 an interval (Prentice and Gloeckler 1978): exp(b) multiplies the hazard whatever the time, and where x is the logarithm
 of a setting, b is the hazard's *elasticity* to it. With logit exp(b) multiplies the odds (Cox 1972). Either is a
 binomial regression over run-intervals (Allison 1982), here statsmodels'. Runs of one seed see the same data and start
-from the same embedding, and so end alike more often than chance has it: where sides share seeds, errors can be taken
-by seed (Liang and Zeger 1986). Taken run by run they are then too large for what differs within a seed, and the
-intervals of two reads' ratio too wide.
+from the same embedding, and so end alike more often than chance has it: errors take each seed as one draw (Liang and
+Zeger 1986), and intervals are Student's t, since the seeds are few (Cameron and Miller 2015). Taken run by run errors
+are too large for what differs within a seed, and the intervals of two reads' ratio too wide.
 
 A run that leaves without an escape, because its budget is over, it diverged, or it can no longer escape, is censored
 there: it counts for as long as it waited. So an end that competes with escape moves these estimates only if it is not
@@ -21,19 +21,18 @@ independent of escape, given x.
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import patsy
-from scipy import stats as distributions
 from statsmodels.genmod.families import Binomial
 from statsmodels.genmod.families.links import CLogLog, Logit
 from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.tools.sm_exceptions import PerfectSeparationError
 
 from ..training.record import Evaluation
-from .stats import CONFIDENCE, Interval
+from . import stats
 
 #: What the links are called.
 LINKS = {"cloglog": CLogLog, "logit": Logit}
@@ -74,28 +73,38 @@ def run_intervals(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[rows].reset_index(drop=True).assign(evaluation=evaluation, escaped=event.astype(int))
 
 
-def fit(table: pd.DataFrame, formula: str, link: str = "cloglog", groups: str | None = None) -> pd.DataFrame:
+class HazardRatio(NamedTuple):
+    """A ratio of hazards with its 95 % interval, and the standard error of its logarithm, NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+    error: float
+
+
+def fit(table: pd.DataFrame, formula: str, link: str = "cloglog", *, apart: bool = False) -> pd.DataFrame:
     """Fit a hazard model of escape.
 
     An evaluation by which none or all of the waiting runs escape is fitted exactly by its level alone: it tells nothing
     of b and is left out.
 
     Args:
-        table: a run table, see `run_intervals`, with the columns that the formula names.
+        table: a run table, see `run_intervals`, with the columns that the formula names and, unless apart, seed and
+            device, see `orthonar.report.stats.draws`.
         formula: what moves the hazard, as patsy writes it, such as "orthogonalized * np.log(lr) + np.log(batch_size)".
         link: one of `LINKS`.
-        groups: the column whose values mark runs that are not independent of each other, such as those of a seed:
-            errors are then the sandwich estimator's, which takes each group as one draw; None takes each run as one.
+        apart: whether each run counts as one draw. Else the runs of a seed do together: errors are the sandwich
+            estimator's by seed, and low, high and p are by Student's t with one degree of freedom less than seeds.
 
     Returns:
-        One row per term of the formula: effect (b), ratio (exp b) with low and high (95 %, Wald's on b), p (Wald's);
-        and behind them run_intervals and events: of the runs with a 1 where a term is 0 or 1, else of all. What the
-        runs cannot tell, because a side has no escape, the term moves together with another, or all groups have the
-        same runs on either side, is NaN.
+        One row per term of the formula: effect (b) and its standard error, ratio (exp b) with low and high (95 %,
+        Wald's on b), p (Wald's); and behind them run_intervals and events: of the runs with a 1 where a term is 0 or 1,
+        else of all. What the runs cannot tell, because a side has no escape, the term moves together with another, or
+        all seeds have the same runs on either side, is NaN.
 
     Raises:
-        ValueError: there is no such link, a term is not a finite number for every run, or runs are evaluated at
-            different steps, so that an evaluation's number is not one time.
+        ValueError: there is no such link, a column is missing, a term is not a finite number for every run, or runs are
+            evaluated at different steps, so that an evaluation's number is not one time.
     """
     if link not in LINKS:
         raise ValueError(f"link: there is no {link!r}, only {', '.join(LINKS)}")
@@ -116,23 +125,23 @@ def fit(table: pd.DataFrame, formula: str, link: str = "cloglog", groups: str | 
     behind = pd.DataFrame(
         {"run_intervals": counted.sum(), "events": counted.mul(waits["escaped"], axis=0).sum().astype(int)}
     )
-    estimates = _regress(waits[told], terms[told], LINKS[link](), groups)
+    draws = None if apart else stats.draws(waits)[told]
+    estimates = _regress(waits[told], terms[told], LINKS[link](), draws)
     return estimates.join(behind)
 
 
-def _regress(waits: pd.DataFrame, terms: pd.DataFrame, link, groups: str | None) -> pd.DataFrame:
-    """b of every term with its standard error, as effect, ratio, low, high and p."""
-    unknown = pd.DataFrame(math.nan, terms.columns, ["effect", "ratio", "low", "high", "p"])
+def _regress(waits: pd.DataFrame, terms: pd.DataFrame, link, draws: pd.Series | None) -> pd.DataFrame:
+    """b of every term with its standard error, as effect, error, ratio, low, high and p."""
+    unknown = pd.DataFrame(math.nan, terms.columns, ["effect", "error", "ratio", "low", "high", "p"])
     levels = pd.get_dummies(waits["evaluation"]).astype(float)
     design = pd.concat([levels, terms], axis=1)
     if not len(design) or np.linalg.matrix_rank(design) < design.shape[1]:
         return unknown
     errors: dict[str, Any] = {}
-    if groups is not None:
-        of_group = waits[groups].astype("category").cat.codes.to_numpy()
-        if len(set(of_group)) < 2:
+    if draws is not None:
+        if draws.nunique() < 2:
             return unknown
-        errors = {"cov_type": "cluster", "cov_kwds": {"groups": of_group}}
+        errors = {"cov_type": "cluster", "cov_kwds": {"groups": draws.astype("category").cat.codes.to_numpy()}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # separation is what the bound below looks for
         try:
@@ -144,31 +153,32 @@ def _regress(waits: pd.DataFrame, terms: pd.DataFrame, link, groups: str | None)
     # At one end of cloglog the likelihood flattens before b is large: there the error is what has no bound.
     bound = math.log(_LARGEST_RATIO)
     b = b.where(np.isfinite(error) & (b.abs() * span < bound) & (error * span < bound))
-    # Groups that all end alike on either side leave errors by group nothing to go by.
+    # Seeds that all end alike on either side leave errors by seed nothing to go by.
     b = b.where(error * span > 1e-6)
-    half = distributions.norm.ppf((1 + CONFIDENCE) / 2) * error.where(b.notna())
-    p = 2 * distributions.norm.sf((b / error).abs())
-    found = {"effect": b, "ratio": np.exp(b), "low": np.exp(b - half), "high": np.exp(b + half), "p": p}
-    return pd.DataFrame(found)
+    error = error.where(b.notna())
+    law = stats.error_law(None if draws is None else draws.nunique())
+    half = law.ppf((1 + stats.CONFIDENCE) / 2) * error
+    p = 2 * law.sf((b / error).abs())
+    found = {"ratio": np.exp(b), "low": np.exp(b - half), "high": np.exp(b + half), "p": p}
+    return pd.DataFrame({"effect": b, "error": error} | found)
 
 
-def hazard_ratio(reference: pd.DataFrame, other: pd.DataFrame, groups: str | None = None) -> Interval:
+def hazard_ratio(reference: pd.DataFrame, other: pd.DataFrame, *, apart: bool = False) -> HazardRatio:
     """How many times likelier than the reference's the other side's waiting runs escape, per evaluation, with interval.
 
     Args:
         reference: a run table.
         other: a run table.
-        groups: as of `fit`: "seed" for pairs, None for runs that are independent.
+        apart: as of `fit`.
 
     Returns:
         exp(b) of the proportional-hazards model with x = 0 for the reference and 1 for the other side; NaN where a side
         has no escape at the evaluations that tell something.
     """
     both = pd.concat([reference.assign(other=0.0), other.assign(other=1.0)], ignore_index=True)
-    found = (
-        fit(both, "other", groups=groups).loc["other"] if len(both) else pd.Series(math.nan, ["ratio", "low", "high"])
-    )
-    return Interval(*(float(found[name]) for name in ("ratio", "low", "high")))
+    columns = ["ratio", "low", "high", "error"]
+    found = fit(both, "other", apart=apart).loc["other"] if len(both) else pd.Series(math.nan, columns)
+    return HazardRatio(*(float(found[name]) for name in columns))
 
 
 def left_step(outcome: str, trace: Sequence[Evaluation]) -> int | None:

@@ -218,10 +218,43 @@ def fisher_power(shares: Sequence[float], runs: Sequence[int]) -> float:
     return float(sum(told))
 
 
+def draws(table: pd.DataFrame) -> pd.Series:
+    """Which runs of a run table start alike and see the same data: those of one seed on one kind of device.
+
+    A CPU's generator and a GPU's draw other batches from the same seed. Where a table has no column device, all its
+    runs are of one kind.
+
+    Raises:
+        ValueError: it has no column seed.
+    """
+    if "seed" not in table:
+        raise ValueError("table: it has no column 'seed'")
+    seeds = table["seed"].astype(str)
+    return seeds + " " + device_types(table) if "device" in table else seeds
+
+
+def device_types(table: pd.DataFrame) -> pd.Series:
+    """The kind of device that every run of a run table asked for, such as "cpu" or "cuda"."""
+    return table["device"].astype(str).str.split(":").str[0]
+
+
+def error_law(draws: int | None):
+    """How an estimate is spread about what it estimates, in its standard errors.
+
+    Args:
+        draws: of how many draws the errors are, each with several runs: Student's t with one degree of freedom less
+            (Cameron and Miller 2015, section VI); None: of so many runs, each by itself, that it is normal.
+
+    Returns:
+        A distribution of scipy.
+    """
+    return stats.norm if draws is None else stats.t(draws - 1)
+
+
 def shared_seeds(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The runs of two run tables that make up pairs, each by seed, in the same order.
 
-    A pair has one seed and one kind of device: a CPU's generator and a GPU's draw other batches from the same seed.
+    A pair has one seed and one kind of device, see `draws`.
 
     Raises:
         ValueError: a seed comes twice on one side.
@@ -231,7 +264,7 @@ def shared_seeds(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFram
         twice = side["seed"][side["seed"].duplicated()]
         if len(twice):
             raise ValueError(f"seed: {twice.iloc[0]} comes twice on one side")
-        kinds.append(dict(zip(side["seed"], side["device"].astype(str).str.split(":").str[0])))
+        kinds.append(dict(zip(side["seed"], device_types(side))))
     seeds = sorted(seed for seed in kinds[0] if kinds[0][seed] == kinds[1].get(seed))
     one, other = (side[side["seed"].isin(seeds)].set_index("seed").sort_index() for side in (first, second))
     return one, other

@@ -137,7 +137,7 @@ def device_kinds(runs: pd.DataFrame) -> str:
 
 
 def _kinds(runs: pd.DataFrame) -> pd.Series:
-    return runs["device"].str.split(":").str[0].map(lambda kind: {"cuda": "GPU"}.get(kind, kind.upper()))
+    return stats.device_types(runs).map(lambda kind: {"cuda": "GPU"}.get(kind, kind.upper()))
 
 
 def model_name(device_name: str) -> str:

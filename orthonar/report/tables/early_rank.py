@@ -61,7 +61,7 @@ def fits(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
         "same map"; and one, "slope beside the rank", for the logarithm of the slope in the second.
     """
     runs = waiting(study, records)
-    fitted = {name: hazards.fit(runs, formula, groups="seed") for name, formula in _MODELS.items()}
+    fitted = {name: hazards.fit(runs, formula) for name, formula in _MODELS.items()}
     rows = {name: of.loc["rank"] for name, of in fitted.items()}
     return pd.DataFrame(rows | {"slope beside the rank": fitted["beside the slope"].loc["np.log(slope)"]}).T
 

@@ -24,10 +24,9 @@ TERMS = {
     "constant_rate": "constant rate",
 }
 
-#: The hazard models of one recipe's runs, of several embeddings and of either schedule, with errors by seed: one seed's
-#: runs see the same data and start alike.
-EMBEDDINGS = {"formula": "orthogonalized + np.log(embedding_std)", "groups": "seed"}
-SCHEDULES = {"formula": "orthogonalized + constant_rate", "groups": "seed"}
+#: The hazard models of one recipe's runs, of several embeddings and of either schedule.
+EMBEDDINGS = "orthogonalized + np.log(embedding_std)"
+SCHEDULES = "orthogonalized + constant_rate"
 
 #: Settings in which runs of one recipe may differ: the read, what is only looked at, and what names the task once more
 #: (a table's task is a label; the task's own settings are compared).
@@ -141,7 +140,7 @@ def answer(runs: pd.DataFrame) -> str:
         no estimate.
     """
     smallest, largest = (float(of(runs["embedding_std"])) if len(runs) else 1.0 for of in (np.min, np.max))
-    fitted = hazards.fit(runs, **EMBEDDINGS if smallest < largest else {**EMBEDDINGS, "formula": "orthogonalized"})
+    fitted = hazards.fit(runs, EMBEDDINGS if smallest < largest else "orthogonalized")
     if fitted["ratio"].isna().any():
         return _NOT_TOLD
     factors = fitted[["ratio", "low", "high"]].astype(float)
@@ -166,7 +165,7 @@ def schedules_answer(runs: pd.DataFrame) -> str:
     """
     if runs.groupby("orthogonalized")["schedule"].nunique().tolist() != [2, 2]:
         return ""
-    fitted = hazards.fit(runs, **SCHEDULES)
+    fitted = hazards.fit(runs, SCHEDULES)
     if fitted["ratio"].isna().any():
         return _NOT_TOLD
     factors = fitted[["ratio", "low", "high"]].astype(float)

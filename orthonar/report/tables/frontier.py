@@ -1,5 +1,6 @@
 """What the cheapest read is: how soon runs escape with each, against its products with the memory's Gram matrix."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 
@@ -22,8 +23,6 @@ from .probed import probed_runs
 KEEPS = 0.7
 #: Singular values from here on are far from 0: what a map's slope is there says how it ripples.
 ALREADY_LARGE = 0.3
-#: An interval's bounds lie so many standard errors from an estimate.
-_BOUND = float(distributions.norm.ppf((1 + stats.CONFIDENCE) / 2))
 
 
 def products(read) -> int:
@@ -66,8 +65,9 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
         One row per side, by its name: products; slope (of the map at 0) and ripple_slope (the largest of its slopes, up
         or down, at singular values above `ALREADY_LARGE`); runs, solved and escaped (counts);
         run_intervals, see `orthonar.report.hazards.run_intervals`; ratio, low and high, the hazard of escape relative
-        to the study's read on the seeds that both have, with its 95 % interval, which takes each seed as one draw, NaN
-        without one or with fewer than `orthonar.report.stats.LEAST_FOR_INTERVAL` such seeds; median_step and
+        to the study's read on the seeds that both have, with its 95 % interval, which takes each seed as one draw, and
+        error, its logarithm's standard error, NaN without one or with fewer than
+        `orthonar.report.stats.LEAST_FOR_INTERVAL` such seeds; median_step and
         median_seconds to escape; step_ms, a training step's milliseconds, NaN where they are not measured; early_rank,
         the mean effective rank of the memory early in training.
     """
@@ -78,9 +78,9 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
         read, runs = side.settings["read"], table[table["side"] == name]
         of_study, of_side = (shared.reset_index() for shared in stats.shared_seeds(reference, runs))
         enough = len(of_side) >= stats.LEAST_FOR_INTERVAL
-        ratio = hazards.hazard_ratio(of_study, of_side, "seed") if enough else stats.Interval(*3 * [np.nan])
+        ratio = hazards.hazard_ratio(of_study, of_side) if enough else hazards.HazardRatio(*4 * [np.nan])
         if name == ORTHOGONALIZED.name and len(runs):
-            ratio = stats.Interval(1.0, 1.0, 1.0)
+            ratio = hazards.HazardRatio(1.0, 1.0, 1.0, 0.0)
         there, seconds = len(runs) > 0, pace.get(name, np.nan)
         rows[name] = {
             "products": products(read),
@@ -93,6 +93,7 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
             "ratio": ratio.value,
             "low": ratio.low,
             "high": ratio.high,
+            "error": ratio.error,
             "median_step": stats.median_escape(runs) if there else np.nan,
             "median_seconds": seconds * stats.median_escape(runs) if there else np.nan,
             "step_ms": 1e3 * seconds,
@@ -163,17 +164,19 @@ def ratio_text(row: pd.Series) -> str:
     return f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
-def power(error: float, level: float = KEEPS) -> float:
+def power(error: float, seeds: int, level: float = KEEPS) -> float:
     """How often a read with just the hazard of the study's would be found to keep the effect.
 
     The lower 95 % bound of an estimate of 1 on average lies above `level` with the probability
-    Phi(-log(level) / error - 1.96).
+    Phi(-log(level) / error - t), t the quantile of Student's distribution that the bound is at.
 
     Args:
         error: the standard error of the hazard ratio's logarithm.
+        seeds: of how many seeds that is, at least 2.
         level: the bound's, below 1.
     """
-    return float(distributions.norm.cdf(-math.log(level) / error - _BOUND))
+    bound = stats.error_law(seeds).ppf((1 + stats.CONFIDENCE) / 2)
+    return float(distributions.norm.cdf(-math.log(level) / error - bound))
 
 
 def seeds_needed(error: float, seeds: int, wanted: float = 0.8, level: float = KEEPS) -> int:
@@ -185,7 +188,7 @@ def seeds_needed(error: float, seeds: int, wanted: float = 0.8, level: float = K
         wanted: the probability, between 0 and 1.
         level: as of `power`.
     """
-    return math.ceil(seeds * (error * (_BOUND + distributions.norm.ppf(wanted)) / math.log(level)) ** 2)
+    return next(n for n in itertools.count(2) if power(error * math.sqrt(seeds / n), n, level) >= wanted)
 
 
 def power_answer(table: pd.DataFrame) -> str:
@@ -198,7 +201,7 @@ def power_answer(table: pd.DataFrame) -> str:
         The sentence; an empty one where no read is judged.
     """
     others = table.drop(index=ORTHOGONALIZED.name)
-    errors = np.log(others["high"] / others["low"]).dropna() / (2 * _BOUND)
+    errors = others["error"].dropna()
     if not len(errors):
         return ""
     # The smaller of the two in the middle, where there are two: a read of the table, which has its number of seeds.
@@ -206,8 +209,8 @@ def power_answer(table: pd.DataFrame) -> str:
     error, seeds = errors[median], int(min(table.loc[[median, ORTHOGONALIZED.name], "runs"]))
     return (
         f"With the median error of the {len(errors)} reads whose hazard has an interval, that of {seeds} seeds, a read "
-        f"just as good as five steps passes that test in {100 * power(error):.0f} % of cases; for four of five to pass "
-        f"it takes {seeds_needed(error, seeds)} seeds."
+        f"just as good as five steps passes that test in {100 * power(error, seeds):.0f} % of cases; for four of five "
+        f"to pass it takes {seeds_needed(error, seeds)} seeds."
     )
 
 

@@ -17,6 +17,8 @@ from .runs import on_shared_seeds, study_runs
 
 #: What `groups` calls all seeds that a read was not picked on.
 OTHERS = "all but those that it was picked on"
+#: What it calls those that were run after the frontier had been looked at.
+NEW = "new ones"
 
 
 def groups(name: str) -> dict[str, Collection[int]]:
@@ -30,7 +32,7 @@ def groups(name: str) -> dict[str, Collection[int]]:
     return {
         "those that it was picked on": picked,
         "the frontier's others": sorted(set(first) - set(picked)),
-        "new ones": new,
+        NEW: new,
         OTHERS: sorted({*first, *new} - set(picked)),
     }
 
@@ -61,8 +63,8 @@ def by_seeds(
         raw, five, own = on_shared_seeds([side[side["seed"].isin(wanted)] for side in sides])
         enough = len(own) >= stats.LEAST_FOR_INTERVAL
         ratio, apart = (
-            hazards.hazard_ratio(five, own, groups) if enough else stats.Interval(*3 * [np.nan])
-            for groups in ("seed", None)
+            hazards.hazard_ratio(five, own, apart=apart) if enough else hazards.HazardRatio(*4 * [np.nan])
+            for apart in (False, True)
         )
         ends = [side.set_index("seed")["escape_step"].notna().sort_index() for side in (five, own)]
         rows[group] = {
@@ -120,6 +122,16 @@ def answer(table: pd.DataFrame, name: str) -> str:
         f"{told}; its hazard of escape is {ratio_text(row)} of that of five steps: that it keeps the effect (lower "
         f"bound above {KEEPS:g}) is {'' if row['low'] > KEEPS else 'not '}shown by these. The interval takes each "
         f"seed as one draw, since its runs start alike and see the same data: on {row['alike']} of {len(row['seeds'])} "
-        f"seeds both reads escape or neither does, where {row['alike_by_chance']:.0f} would by chance; were they "
-        f"independent it would be [{row['low_apart']:.2f}, {row['high_apart']:.2f}]."
+        f"seeds both reads escape or neither does, where {row['alike_by_chance']:.0f} would by chance. It was taken so "
+        f"only after these runs were known: run by run, as before, it is [{row['low_apart']:.2f}, "
+        f"{row['high_apart']:.2f}]{_on_new_ones(table)}."
     )
+
+
+def _on_new_ones(table: pd.DataFrame) -> str:
+    """What the seeds say that were run for this question alone, if they can."""
+    if NEW not in table.index or np.isnan(table.loc[NEW, "ratio"]):
+        return ""
+    row = table.loc[NEW]
+    shows = "show it" if row["low"] > KEEPS else "do not show it"
+    return f", and on the new seeds alone, by seed, {ratio_text(row)}, which {shows}"

@@ -12,8 +12,8 @@ from .escape import runs_with_covariates
 
 #: The learning rate that the factors of `FORMULA` are at, the follow-up's.
 RATE = 3e-3
-#: The hazard model of a map but for its own setting: the read's factor is that at `RATE`. Its errors are run by run,
-#: since a map's 8 seeds are too few groups for errors by seed; two reads' factor has too wide an interval then.
+#: The hazard model of a map but for its own setting: the read's factor is that at `RATE`. To be fitted run by run
+#: (`apart`), since a map's 8 seeds are too few for errors by seed; two reads' factor has too wide an interval then.
 FORMULA = f"orthogonalized * np.log(lr / {RATE:g})"
 
 

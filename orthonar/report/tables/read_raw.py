@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
 from statsmodels.regression.linear_model import OLS
 
 from ...study.presets import Study
+from ...study.sides import ORTHOGONALIZED
 from ...training.record import SOLVED_AT, RunRecord
 from .. import stats
 from ..words import NOT_RUN, estimate_text, text_table, values_text
@@ -66,12 +66,12 @@ def per_doubling(lost: pd.DataFrame) -> stats.Interval:
         The estimate and its 95 % interval, Student's t with errors that take each seed as one draw (Liang and Zeger
         1986); NaN of fewer than two maps, or of fewer seeds than an interval takes.
     """
-    seeds = lost["seed"].astype("category").cat.codes.to_numpy()
-    if lost["slope"].nunique() < 2 or len(set(seeds)) < stats.LEAST_FOR_INTERVAL:
+    draws = stats.draws(lost).astype("category").cat.codes.to_numpy()
+    if lost["slope"].nunique() < 2 or len(set(draws)) < stats.LEAST_FOR_INTERVAL:
         return stats.Interval(np.nan, np.nan, np.nan)
     design = np.column_stack([np.ones(len(lost)), np.log2(lost["slope"])])
-    fitted = OLS(lost["lost"].to_numpy(dtype=float), design).fit(cov_type="cluster", cov_kwds={"groups": seeds})
-    half = distributions.t.ppf((1 + stats.CONFIDENCE) / 2, len(set(seeds)) - 1) * fitted.bse[1]
+    fitted = OLS(lost["lost"].to_numpy(dtype=float), design).fit(cov_type="cluster", cov_kwds={"groups": draws})
+    half = stats.error_law(len(set(draws))).ppf((1 + stats.CONFIDENCE) / 2) * fitted.bse[1]
     return stats.Interval(*(float(fitted.params[1] + by) for by in (0, -half, half)))
 
 
@@ -84,10 +84,22 @@ def answer(lost: pd.DataFrame) -> str:
     found = per_doubling(lost)
     if np.isnan(found.value):
         return f"What solved runs lose when they are read raw, by their map's slope at 0: {NOT_RUN}."
-    told = "" if found.low > 0 or found.high < 0 else ", which is not told from 0"
     still = int((lost[EVALUATED_WITH["raw"]] >= SOLVED_AT).sum())
-    return (
+    said = (
         f"Of {len(lost)} runs solved with {lost['side'].nunique()} maps {still} are still solved when they are read "
-        f"raw, which costs them {lost['lost'].mean():.1f} points on average. With a map twice as steep at 0 it costs "
-        f"{estimate_text(*found)} points more (95 % interval, which takes each seed as one draw){told}."
+        f"raw; reading raw costs the {len(lost)} {lost['lost'].mean():.1f} points on average. A map twice as steep at "
+        f"0 goes with {_points_text(found)} points more (95 % interval, which takes each seed as one draw)"
     )
+    steep = lost[lost["slope"] >= slope_at_zero(ORTHOGONALIZED.settings["read"])]
+    among = per_doubling(steep)
+    if np.isnan(among.value):
+        return f"{said}."
+    return (
+        f"{said}; among the {steep['side'].nunique()} maps at least as steep as five steps ({len(steep)} runs) "
+        f"{_points_text(among)}."
+    )
+
+
+def _points_text(found: stats.Interval) -> str:
+    told = "" if found.low > 0 or found.high < 0 else ", which is not told from 0,"
+    return f"{estimate_text(*found)}{told}"

@@ -116,7 +116,7 @@ def _power(runs: pd.DataFrame) -> dict[str, float]:
     shown = {"maps": runs["side"].nunique(), "runs": len(runs)}
     if shown["maps"] < 2:
         return shown | dict.fromkeys(["power", "low", "high", "run_intervals", "events"], np.nan)
-    found = hazards.fit(runs, _TERM, groups="seed").loc[_TERM]
+    found = hazards.fit(runs, _TERM).loc[_TERM]
     bounds = {"power": found["effect"], "low": np.log(found["low"]), "high": np.log(found["high"])}
     return shown | bounds | {name: found[name] for name in ("run_intervals", "events")}
 
