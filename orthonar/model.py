@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .mixer import Mixer
 from .mlstm.layer import MLSTM
 from .mlstm.parts import LayerNorm, unset
-from .settings import Settings, integer, number, part, settings
+from .settings import Settings, checked_kind, integer, number, part, settings
 
 
 @settings
@@ -57,7 +57,7 @@ class SequenceModel(nn.Module):
 
     def __init__(self, config: ModelConfig | None = None, *, generator: torch.Generator | None = None):
         super().__init__()
-        self.config = config = ModelConfig() if config is None else config
+        self.config = config = ModelConfig() if config is None else checked_kind("config", config, ModelConfig)
         width = config.embedding_dim
         self.embedding = unset(nn.Embedding, config.vocab_size, width)
         self._reset_embedding(generator)

@@ -59,6 +59,15 @@ def checked_number(
     return plain + 0.0  # -0.0 is 0.0, and so are their texts
 
 
+def checked_kind(name: str, value: Any, kind: type[_Kind]) -> _Kind:
+    """The value; ValueError naming the setting if it is not of that class."""
+    if not isinstance(value, kind):
+        word = kind.__name__.lower()
+        article = "an" if word[0] in "aeiou" else "a"
+        raise ValueError(f"{name} must be {article} {word} ({kind.__module__}.{kind.__name__}), not {value!r}")
+    return value
+
+
 def integer(default: int | None, *, least: int, most: int = _LARGEST, optional: bool = False) -> Any:
     """A field that holds a whole number.
 
@@ -141,11 +150,7 @@ def _of_kind(kind: type) -> Callable[[str, Any], Any]:
             return kind_named(name, kind, value)()
         if isinstance(value, dict):
             return variant_from_settings(name, kind, value)
-        if not isinstance(value, kind):
-            word = kind.__name__.lower()
-            article = "an" if word[0] in "aeiou" else "a"
-            raise ValueError(f"{name} must be {article} {word} ({kind.__module__}.{kind.__name__}), not {value!r}")
-        return value
+        return checked_kind(name, value, kind)
 
     return plain
 
@@ -158,6 +163,8 @@ class Settings:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # what derives from it is a dataclass
             if (plain := field.metadata.get("plain")) is not None:
                 object.__setattr__(self, field.name, plain(field.name, getattr(self, field.name)))
+            else:
+                _check_hashable(field.name, getattr(self, field.name))
 
     def __getattr__(self, name: str) -> Any:
         # Asked only for what the object has not itself.
@@ -167,6 +174,14 @@ class Settings:
             if held is not None and name in setting_names(held, {}):
                 return getattr(held, name)
         raise AttributeError(f"{type(self).__name__} has no setting {name!r}")
+
+
+def _check_hashable(name: str, value: Any) -> None:
+    try:
+        hash(value)
+    except TypeError as error:
+        hint = ": a tuple?" if isinstance(value, list) else ""
+        raise ValueError(f"{name} must be a value that cannot change, not {value!r}{hint}") from error
 
 
 @functools.cache

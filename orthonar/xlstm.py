@@ -21,7 +21,7 @@ from .mlstm.cell import MLSTMState, check_form, mlstm_sequence
 from .mlstm.layer import MLSTM
 from .model import ModelConfig, SequenceModel
 from .reads.base import Read, check_read
-from .settings import checked_integer
+from .settings import checked_integer, checked_kind
 
 
 class StockModel(nn.Module):
@@ -35,14 +35,14 @@ class StockModel(nn.Module):
         context_length: length of the causal mask that the stock layer keeps; sequences may be shorter, not longer.
 
     Raises:
-        ValueError: the mixer is no `MLSTM`, or the length none.
+        ValueError: config is no `ModelConfig`, its mixer no `MLSTM`, or the length none.
         ImportError: the package `xlstm` is not installed: pip install 'orthonar[xlstm]'.
     """
 
     def __init__(self, config: ModelConfig, context_length: int):
         super().__init__()
         layers, norms = _package("blocks.mlstm.layer"), _package("components.ln")
-        width, mixer = config.embedding_dim, config.mixer
+        width, mixer = checked_kind("config", config, ModelConfig).embedding_dim, config.mixer
         if not isinstance(mixer, MLSTM):
             raise ValueError(f"config: the mixer must be an MLSTM, not {type(mixer).__name__}")
         context_length = checked_integer("context_length", context_length, 1)

@@ -125,6 +125,20 @@ def test_no_scheduler_there(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == "nothing was run: no Dask scheduler answers at tcp://127.0.0.1:9\n"
 
 
+def test_the_wait_for_a_scheduler_is_part_of_the_time_budget(tmp_path, capsys, monkeypatch):
+    waited = []
+
+    def client(address, timeout, **options):
+        waited.append(timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr("distributed.Client", client)
+    for budget in ("3", "1000"):
+        options = ["--dask", "tcp://127.0.0.1:9", "--time-budget", budget, "--results", str(tmp_path)]
+        assert main(["headline-pocket", *options]) == 2
+    assert waited == [3, 20] and "no Dask scheduler answers" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("address", ["nonsense", "tcp://nowhere", "tcp://host:port"])
 def test_what_is_no_address_is_named_before_anything_is_tried(address, tmp_path, capsys):
     assert main(["headline-pocket", "--dask", address, "--results", str(tmp_path)]) == 2

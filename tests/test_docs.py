@@ -221,5 +221,5 @@ def test_the_readme_says_which_runs_still_need_their_read():
     assert f"{first} at its recipe ({its_mean}), {other} on the small task ({mean.removeprefix('mean ')})" in opening
     lost = read_raw.losses(slopes.every_map(), records)
     more = read_raw.per_doubling(lost)
-    said = f"over {lost['side'].nunique()} maps one that does so twice as far costs {estimate_text(*more)} points more when"
-    assert f"{said} it is removed" in opening and more.low > 0
+    said = f"over {lost['side'].nunique()} maps one that does so twice as far costs {estimate_text(*more)} points more"
+    assert f"{said} when it is removed" in opening and more.low > 0

@@ -28,6 +28,7 @@ from orthonar import (
     evaluate,
     train,
 )
+from orthonar.mixers.attention import Attention, AttentionLayer
 from orthonar.mlstm.layer import MLSTM, BlockDiagonal, untouched
 from orthonar.mlstm.rows import emptied
 from orthonar.training.train import train_together
@@ -333,6 +334,15 @@ def test_when_the_small_matrices_are_multiplied_first(monkeypatch):
     assert not untouched(nn.Linear(2, 2), nn.Module)
 
 
+@pytest.mark.parametrize("gates", [["igate"], ["fgate"], ["igate", "fgate"]], ids=str)
+def test_gates_may_have_no_bias(gates):
+    model, zero = small_model(), small_model()
+    for gate in gates:
+        getattr(model.layer.mlstm_cell, gate).bias = None
+        nn.init.zeros_(getattr(zero.layer.mlstm_cell, gate).bias)
+    torch.testing.assert_close(model(tokens_of()), zero(tokens_of()), rtol=1e-10, atol=1e-10)
+
+
 def test_a_model_of_two_layers_as_its_page_has_it_trains():
     page = Path(__file__).parents[1] / "docs" / "your-own-model.md"
     text = page.read_text().split("## A layer in a model of your own\n")[1]
@@ -442,6 +452,14 @@ MASK = torch.zeros(2, 4, dtype=torch.bool)
         (lambda: LAYER(X.to("meta")), "x must be on cpu like the layer's weights, not on meta"),
         (lambda: LAYER.step(X[:, 0]), r"x must have the shape \(B, S, 24\), none of them 0, not \(2, 24\)"),
         (lambda: MLSTMLayer(MLSTM(num_heads=5), 24), "num_heads must divide the inner width 64, not be 5"),
+        (lambda: MLSTMLayer(NewtonSchulzRead(), 24), r"mixer must be a mlstm \(.*\), not NewtonSchulzRead\("),
+        (lambda: MLSTMLayer(MLSTM(), 0), "width must be an integer of at least 1, not 0"),
+        (lambda: MLSTMLayer(MLSTM(), 24.0), "width must be an integer of at least 1, not 24.0"),
+        (lambda: AttentionLayer(None, 24), r"mixer must be an attention \(.*\), not None"),
+        (lambda: AttentionLayer(Attention(), "24"), "width must be an integer of at least 1, not '24'"),
+        (lambda: MLSTMModel(MLSTM()), r"config must be a modelconfig \(orthonar.model.ModelConfig\), not MLSTM"),
+        (lambda: MLSTMModel(RunConfig()), r"config must be a modelconfig \(.*\), not RunConfig"),
+        (lambda: MLSTMState.zeros(1, 2, 4, read=RLSRead), "read must be a read of orthonar.reads, not <class"),
         (lambda: evaluate(MODEL, []), "batches must be pairs of tokens and targets, at least one"),
         (lambda: evaluate(MODEL, [TOKENS]), "batches must be pairs of tensors, tokens and targets, not of a Tensor"),
         (lambda: evaluate(MODEL, [(TOKENS, TOKENS[:, 1:])]), "batches: targets must be int64 of the tokens' shape"),

@@ -106,6 +106,20 @@ def test_what_muon_cannot_do_it_refuses_in_words():
         optimizer.step(lambda: 0.0)
 
 
+@pytest.mark.parametrize("kind", [AdamW, pytest.param(Muon, marks=needs_muon)])
+def test_a_group_without_a_rate_has_the_optimizers(kind):
+    parameters = [nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(3))]
+    groups = [{"params": [p], "names": [name]} for name, p in zip(("layer.weight", "layer.bias"), parameters)]
+    groups[1]["lr"] = 0.25
+    assert [group["lr"] for group in kind(lr=0.5).build(groups).param_groups] == [0.5, 0.25]
+
+
+@needs_muon
+def test_muon_without_names_says_so():
+    with pytest.raises(ValueError, match="^groups: each must have the 'names' of its params"):
+        Muon().build([{"params": [nn.Parameter(torch.ones(3, 4))]}])
+
+
 @needs_muon
 def test_a_run_with_muon_is_recorded_and_told_from_others():
     others = TINY | {"qk_lr_factor": 2.0, "read": NewtonSchulzRead(), "schedule": WarmUp(warm_up=2)}

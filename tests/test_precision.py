@@ -21,6 +21,7 @@ from orthonar import (
     MuonRead,
     NewtonSchulzRead,
     RawRead,
+    RLSRead,
     WriteBack,
     mlstm_sequence,
     newton_schulz,
@@ -118,7 +119,42 @@ def test_a_start_at_which_nothing_is_written(form):
     torch.testing.assert_close(h[:, :, 9:], cell("two_steps", "parallel")(*rest), rtol=1e-8, atol=1e-9)
 
 
+# Least squares
+
+
+@pytest.mark.parametrize("read", [MesaRead(), MesaRead(ridge=0.0001), RLSRead(), RLSRead(ridge=0.0001)], ids=str)
+@pytest.mark.parametrize("strength", [1.0, 10.0])
+def test_what_least_squares_cancels_float32_does_not_lose(read, strength):
+    """At every position by itself, for heads whose factor 1 / sqrt(DH) float32 rounds."""
+    q, k, v, igate, fgate = hostile_inputs("random", length=100, size=48, seed=4)
+    inputs = q, k, v, (strength * igate).float().double(), fgate
+    wanted = mlstm_sequence(*inputs, read=read)
+    h = mlstm_sequence(*(x.float() for x in inputs), read=read).double()
+    errors = torch.linalg.vector_norm(h - wanted, dim=-1) / torch.linalg.vector_norm(wanted, dim=-1)
+    assert errors.max() < 1e-6
+
+
 # What is not a number
+
+
+@pytest.mark.parametrize("read", ["raw", "two_steps"])
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("form", ["chunkwise", "chunkwise without Numba"])
+def test_what_a_write_makes_of_it_spoils_nothing_before_it(form, write, read, monkeypatch):
+    """The delta rules solve for what is written: of one number that is none come many."""
+    if "without" in form:
+        monkeypatch.setenv("ORTHONAR_NUMBA", "0")
+    inputs = sequence()
+    for name, value in (("k", math.nan), ("v", math.inf), ("igate_preact", math.nan), ("fgate_preact", math.nan)):
+        spoilt = getattr(inputs, name).clone()
+        spoilt[:, :, 9] = value
+        # Inside autograd too: what is put apart must not reach the gradients of what is read before.
+        leaves = [x.detach().requires_grad_() for x in inputs._replace(**{name: spoilt})]
+        h = cell(read, form.split()[0], write)(*leaves)
+        torch.testing.assert_close(h[:, :, :9], cell(read, "recurrent", write)(*inputs)[:, :, :9], rtol=1e-8, atol=1e-9)
+        assert h[:, :, 9:].isnan().all()
+        recurrent = cell(read, "recurrent", write)(*inputs._replace(**{name: spoilt}))
+        assert torch.equal(h.isfinite(), recurrent.isfinite())
 
 
 @pytest.mark.parametrize("name", NAMES)

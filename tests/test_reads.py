@@ -23,6 +23,7 @@ from orthonar import (
 from orthonar.reads.base import Read, check_read
 from orthonar.reads.filter_read import FilterRead
 from orthonar.reads.newton_schulz import newton_schulz_scalar
+from orthonar.settings import settings
 
 STEPS = [0, 1, 2, 3, 5, 8]
 
@@ -48,7 +49,34 @@ class SineRead(FilterRead):
         return torch.sin(3 * s)
 
 
-READS = {"raw": RawRead(), "halved": HalvedRead(), "sine": SineRead()}
+@settings
+class TanhInStepsPlace(NewtonSchulzRead):
+    """Another map for a ready-made read, which has a matrix of its own."""
+
+    def scalar_map(self, s):
+        return torch.tanh(2 * s)
+
+
+@settings
+class TanhInPolynomialsPlace(SteepRead):
+    """The same for one that has its own coefficients too."""
+
+    def scalar_map(self, s):
+        return torch.tanh(2 * s)
+
+
+@settings
+class OddPolynomialRead(FilterRead):
+    """A setting that JSON has no word for."""
+
+    c: tuple = (1.5, -0.5)
+
+    def scalar_map(self, s):
+        return sum(a * s ** (2 * n + 1) for n, a in enumerate(self.c))
+
+
+READS = {"raw": RawRead(), "halved": HalvedRead(), "sine": SineRead(), "odd": OddPolynomialRead()}
+READS |= {"tanh": TanhInStepsPlace(), "tanh_in_steep": TanhInPolynomialsPlace(4)}
 READS |= {f"ns{n}": NewtonSchulzRead(steps=n) for n in STEPS}
 READS |= {"polar": PolarRead(), "muon2": MuonRead(steps=2), "muon3": MuonRead(steps=3), "ridge": RidgeRead()}
 READS |= {"steep6": SteepRead(6), "short": ShortNewtonSchulzRead(5), "short_muon": ShortMuonRead()}

@@ -10,6 +10,7 @@ import warnings
 
 import pytest
 import torch
+from test_reads import OddPolynomialRead
 from torch._dynamo.testing import CompileCounter
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
@@ -447,6 +448,15 @@ def test_compiled_model_is_one_graph_and_the_model():
     )
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_compiled_read_has_the_settings_that_it_was_made_with():
+    """They go by as JSON, which makes lists of tuples."""
+    read = OddPolynomialRead(c=(1.2, -0.4, 0.2))
+    compiled = torch.compile(lambda *x: mlstm_sequence(*x, read=read), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(*inputs_of()), mlstm_sequence(*inputs_of(), read=read))
+    with pytest.raises(ValueError, match=r"^c must be a value that cannot change, not \[1.5, -0.5\]: a tuple\?"):
+        OddPolynomialRead(c=[1.5, -0.5])
 
 
 def test_compiled_model_takes_all_lengths_by_few_graphs():

@@ -36,6 +36,7 @@ class Additions(NamedTuple):
     v: Tensor  #: (B, NH, S, DH).
     n_value: Tensor | None = None  #: x, (B, NH, S), any floating dtype; None is 1.
     gated: bool = True
+    spoilt: Tensor | None = None  #: where v or x was not a number, and is 0 now, (B, NH, S); None is nowhere.
 
 
 def chunkwise(
@@ -89,6 +90,8 @@ def chunkwise(
     logs = gate_logs(igate_preact, fgate_preact, m_initial)
     # The keys' factor 1/sqrt(DH) goes to the weights of their writes: it only ever meets them as a product.
     log_input = logs.log_input - 0.5 * math.log(size) if added.gated else logs.peak
+    if added.spoilt is not None:
+        log_input = log_input.masked_fill(added.spoilt.transpose(0, 1), torch.nan)
     by_row = in_chunks(log_input, logs.peak, m_initial, chunk_size)
     decay = (by_row.peak_start[..., 0] - by_row.peak[..., -1]).exp().flatten(0, 1)
     gates = ChunkGates(*(x.flatten(0, 2) for x in by_row))
@@ -157,7 +160,7 @@ def _states(k, v, n_value, gates, decay, c_initial, n_initial, scan) -> tuple[Te
 def _key_memory(kind, k, size, gates, decay, initial, scan) -> tuple[KeyMemory, Tensor]:
     """What is kept of the keys, in float64, and how it stands at the end, (R, D, D); see `orthonar.reads.base.Read`."""
     if kind == "gated":
-        left, right = k, k / math.sqrt(size)
+        left, right = k.double(), k.double() / math.sqrt(size)  # what is solved cancels: no rounding between the two
     else:
         left = right = unit_keys(k.double())[0]
         gates, decay = ChunkGates(*map(torch.zeros_like, gates)), torch.ones_like(decay)

@@ -15,7 +15,7 @@ from torch.serialization import add_safe_globals
 from ..mixer import Mixer, MixerLayer
 from ..mlstm.layer import MLSTM, CausalConv, small_init_std, unset
 from ..mlstm.rows import check_inputs, check_mask, check_part, in_front, moved
-from ..settings import flag, integer, number, settings
+from ..settings import checked_integer, checked_kind, flag, integer, number, settings
 
 
 @settings
@@ -113,6 +113,7 @@ class AttentionLayer(MixerLayer):
 
     def __init__(self, mixer: Attention, width: int, *, generator: torch.Generator | None = None):
         super().__init__()
+        mixer, width = checked_kind("mixer", mixer, Attention), checked_integer("width", width, 1)
         mixer.check(width)
         inner = mixer.num_heads * mixer.size_of_head(width)
         self.mixer, self.width = mixer, width

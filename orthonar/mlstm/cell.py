@@ -72,8 +72,13 @@ class MLSTMState(NamedTuple):
             read: the read that it is for, which may want keys kept beside C; None: one that wants C alone.
             dtype: of all three.
             device: likewise; None for torch's default device.
+
+        Raises:
+            ValueError: read is none.
         """
         new = {"dtype": dtype, "device": device}
+        if read is not None:
+            check_read("read", read)
         c_state = torch.zeros(batch, heads, head_size, _columns(head_size, read), **new)
         return cls(c_state, torch.zeros(batch, heads, head_size, **new), torch.zeros(batch, heads, **new))
 
@@ -268,11 +273,22 @@ def _segment(q, k, v, igate_preact, fgate_preact, state, read, write, form, chun
     added = write.additions(k, v, igate_preact, fgate_preact, state)
     gates = igate_preact, fgate_preact
     if form in ("chunkwise", "fused"):
+        added = added if added.v is v else _spoilt_apart(added)
         fused = form == "fused" or None
         h, *state = chunkwise(q, added, *gates, read, chunk_size, state, fused, precision)
         return h, MLSTMState(*state)
     states = _states(added, *gates, read.keys, state)
     return _parallel(q, states, read) if form == "parallel" else _recurrent(q, states, read)
+
+
+def _spoilt_apart(added: Additions) -> Additions:
+    """What is added, such that what a write made of something that is no number does no harm at positions before it."""
+    parts = [added.v] if added.n_value is None else [added.v, added.n_value[..., None]]
+    if all((of := largest(x)) is not None and math.isfinite(of) for x in parts) or added.v.device.type == "cuda":
+        return added
+    spoilt = ~torch.stack([x.isfinite().all(-1) for x in parts]).all(0)
+    n_value = None if added.n_value is None else added.n_value.masked_fill(spoilt, 0.0)
+    return added._replace(v=added.v.masked_fill(spoilt[..., None], 0.0), n_value=n_value, spoilt=spoilt)
 
 
 def _with_symmetric_keys(c_state: Tensor) -> Tensor:

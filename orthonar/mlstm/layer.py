@@ -18,7 +18,7 @@ from ..engine.backends import PRECISIONS
 from ..engine.chunkwise import needs_host_sync
 from ..mixer import Mixer, MixerLayer
 from ..reads.base import RawRead, Read
-from ..settings import checked_integer, choice, integer, number, settings, variant
+from ..settings import checked_integer, checked_kind, choice, integer, number, settings, variant
 from .cell import FORMS, MLSTMState, mlstm_sequence
 from .parts import (
     BlockDiagonal,
@@ -215,11 +215,12 @@ class MLSTMLayer(MixerLayer):
         generator: source of the initial weights; None is PyTorch's own.
 
     Raises:
-        ValueError: the settings do not go with this width.
+        ValueError: mixer or width is none, or the settings do not go with this width.
     """
 
     def __init__(self, mixer: MLSTM, width: int, *, generator: torch.Generator | None = None):
         super().__init__()
+        mixer, width = checked_kind("mixer", mixer, MLSTM), checked_integer("width", width, 1)
         mixer.check(width)
         inner = mixer.inner_dim(width)
         self.mixer, self.width = mixer, width
@@ -313,7 +314,7 @@ class MLSTMLayer(MixerLayer):
         projections = self.q_proj, self.k_proj, self.v_proj
         # The small matrices cost more to multiply with each other than with a single token.
         plain = form != "recurrent" and all(untouched(p, BlockDiagonal) for p in projections)
-        if plain and untouched(cell.igate, nn.Linear) and untouched(cell.fgate, nn.Linear):
+        if plain and all(untouched(gate, nn.Linear) and gate.bias is not None for gate in (cell.igate, cell.fgate)):
             q, k, v = (p.projected(y, heads, once) for p, y in zip(projections, (convolved, convolved, x)))
             return q, k, v, *cell.gates(convolved, x, *(p.by_head(heads) for p in projections))
         q, k, v = self.q_proj(convolved), self.k_proj(convolved), self.v_proj(x)

@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from dataclasses import KW_ONLY
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,7 +34,8 @@ class FilterRead(LeafRead):
 
     The function f(s) = s g(s^2) says what the read does to the singular values s of X; a subclass gives it as
     `scalar_map` and need give no more. One that gives `matrix` too gives the same map in another way, as an oracle;
-    what is no map of singular values derives from `LeafRead`.
+    what is no map of singular values derives from `LeafRead`. What a class has inherited of another map, its `matrix`
+    or `coefficients`, goes with the `scalar_map` that it gives in that one's place.
 
     Args:
         eps: smallest Frobenius norm divided by.
@@ -47,6 +48,12 @@ class FilterRead(LeafRead):
     _: KW_ONLY
     eps: float = number(1e-6, least=LEAST_EPS, most=MOST_EPS)
     tolerance: float | None = number(None, above=0, below=1, optional=True)
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "scalar_map" in vars(cls):
+            for name in {"matrix", "coefficients"} - vars(cls).keys():
+                setattr(cls, name, getattr(FilterRead, name))
 
     def __post_init__(self):
         super().__post_init__()
@@ -161,7 +168,13 @@ def normalised(x: Tensor, eps: float) -> Tensor:
 def _prepared_of(
     kind: type[FilterRead], as_text: str, dtype: torch.dtype
 ) -> tuple[torch.dtype, tuple[float, ...], float]:
-    return kind(**json.loads(as_text))._prepared(dtype)
+    values = {name: _with_tuples(value) for name, value in json.loads(as_text).items()}
+    return kind(**values)._prepared(dtype)
+
+
+def _with_tuples(value: Any) -> Any:
+    """A setting as it was before it was written as JSON, which has lists alone."""
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 @lru_cache(maxsize=256)

@@ -30,14 +30,14 @@ class RLSRead(LeafRead):
         P_t = P_0 - sum_{u <= t} w_u w_u^T,    W = R^{-1} U P_0,    R R^T = I + U P_0 U^T
 
     with the keys k^ as the rows of U and R lower triangular: the matrix inversion lemma, where the leading part of R
-    serves every position. All of it is in float64, since P reaches from 1 / (number of keys) to 1 / ridge.
+    serves every position. All of it is in float64, since P reaches from 1 / (number of keys) to 1 / ridge, and C with
+    it, of which as much cancels.
 
     Args:
         ridge: what the inverse starts from, 0.0001 to 1; the follow-up's is 0.01.
     """
 
     keys: ClassVar[str | None] = "ungated"
-    needs_precision: ClassVar[bool] = False
     #: Some of the libraries that factorize on a GPU wait for it.
     waits_for_host: ClassVar[bool] = True
 

@@ -272,7 +272,8 @@ def print_report(result: dict, seconds: float) -> None:
     for check in result["files"]:
         more = f", {check['added']} lines added" if check["added"] else ""
         print(_wrap(f"{check['file']}: {check['state']}{more}"))
-    print(f"{counts['whole counts']} traces: every accuracy a whole number of answers, unless named below.")
+    traces = f"{counts['whole counts']} of their traces, one a file and those trained again"
+    print(_wrap(f"{traces}: every accuracy a whole number of answers, unless named below.", ""))
     if result["again"]:
         print("Trained again on this machine up to the first evaluation (on another processor the last digits differ):")
     for again in result["again"]:

@@ -59,7 +59,9 @@ class _ClusterExecutor(Executor):
         self._client.close()  # an executor made later connects anew
 
 
-def dask_executor(address: str, device: str = "cpu") -> tuple[Callable[[], Executor], int]:
+def dask_executor(
+    address: str, device: str = "cpu", most_seconds: float | None = None
+) -> tuple[Callable[[], Executor], int]:
     """Something that makes an executor on the cluster at this address, and how many runs it takes at a time.
 
     A worker that dies does not lose its run: the cluster's scheduler gives it to another one. A scheduler that dies
@@ -69,6 +71,7 @@ def dask_executor(address: str, device: str = "cpu") -> tuple[Callable[[], Execu
     Args:
         address: the scheduler's.
         device: what every worker is to have.
+        most_seconds: how long to wait for an answer at most; None for 20.
 
     Raises:
         ImportError: the extra is not installed.
@@ -89,7 +92,8 @@ def dask_executor(address: str, device: str = "cpu") -> tuple[Callable[[], Execu
 
     def connect() -> Client:
         try:
-            return Client(address, timeout=_TIMEOUT, set_as_default=False)
+            patience = _TIMEOUT if most_seconds is None else min(_TIMEOUT, most_seconds)
+            return Client(address, timeout=patience, set_as_default=False)
         except OSError as error:  # TimeoutError is one
             raise OSError(f"no Dask scheduler answers at {address}") from error
 

@@ -420,7 +420,7 @@ def run_preset(
     study = study.only(sides, tasks)
     check_arguments(device, workers, together, time_budget)
     if dask:
-        make_executor, slots = dask_executor(dask, device)
+        make_executor, slots = dask_executor(dask, device, time_budget)
     else:
         usable_device(device)
         slots = workers or default_workers(device)

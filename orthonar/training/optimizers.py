@@ -20,10 +20,11 @@ class Optimizer(Settings, ABC):
 
     @abstractmethod
     def build(self, groups: list[dict], **options) -> torch.optim.Optimizer:
-        """The optimizer of some groups of parameters, each with its learning rate under "lr".
+        """The optimizer of some groups of parameters.
 
         Args:
-            groups: parameter groups as PyTorch takes them; beside its "params" each has their "names" in the model.
+            groups: parameter groups as PyTorch takes them; beside its "params" each has their "names" in the model, and
+                its learning rate under "lr", if that is not this optimizer's.
             options: what else PyTorch's optimizer is to be told, "capturable" for a CUDA graph.
         """
 
@@ -45,7 +46,8 @@ class AdamW(Optimizer):
 
     def build(self, groups: list[dict], **options) -> torch.optim.AdamW:
         betas = self.beta1, self.beta2
-        return torch.optim.AdamW(groups, betas=betas, weight_decay=self.weight_decay, fused=True, **options)
+        decay = self.weight_decay
+        return torch.optim.AdamW(groups, lr=self.lr, betas=betas, weight_decay=decay, fused=True, **options)
 
 
 @settings
@@ -80,8 +82,12 @@ class Muon(Optimizer):
         """The two optimizers as one.
 
         Raises:
-            ValueError: this PyTorch has no Muon.
+            ValueError: this PyTorch has no Muon, or a group has no names.
         """
+        if any("names" not in group for group in groups):
+            raise ValueError(
+                "groups: each must have the 'names' of its params, by which Muon knows the layer's matrices"
+            )
         if not hasattr(torch.optim, "Muon"):
             raise ValueError(f"optimizer: Muon needs PyTorch 2.9 or newer (torch.optim.Muon), not {torch.__version__}")
         return MuonAndAdamW(groups, self, options)
@@ -119,14 +125,14 @@ class MuonAndAdamW(torch.optim.Optimizer):
                 if mine:
                     parameters = [matrix for _, weight in mine for matrix in self._matrices_of(weight, chosen)]
                     kind.append(group | {"params": parameters, "names": [name for name, _ in mine]})
-        betas, decay = (config.beta1, config.beta2), config.weight_decay
+        lr, betas, decay = config.lr, (config.beta1, config.beta2), config.weight_decay
         self._both: list[torch.optim.Optimizer] = []
         if matrices:
             like_adamw, momentum = "match_rms_adamw", config.momentum
-            muon = torch.optim.Muon(matrices, weight_decay=decay, momentum=momentum, adjust_lr_fn=like_adamw)
+            muon = torch.optim.Muon(matrices, lr=lr, weight_decay=decay, momentum=momentum, adjust_lr_fn=like_adamw)
             self._both.append(muon)
         if others:
-            self._both.append(torch.optim.AdamW(others, betas=betas, weight_decay=decay, fused=True, **options))
+            self._both.append(torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=decay, fused=True, **options))
         super().__init__([group for optimizer in self._both for group in optimizer.param_groups], {})
         self._share()
 
