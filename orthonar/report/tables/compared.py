@@ -58,9 +58,7 @@ class Tested(NamedTuple):
     """A comparison of how often two sides are solved."""
 
     p: float  #: two-sided.
-    paired: (
-        bool  #: whether it is of pairs of a seed: the exact McNemar test, or that of `tested_by_seed`; else Fisher's.
-    )
+    paired: bool  #: whether each seed is compared with itself; else it is Fisher's test of all runs.
     more: int  #: 1 where the second side solves more of the runs that were tested, -1 where fewer, else 0.
     name: str  #: the test, as sentences name it.
 
