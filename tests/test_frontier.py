@@ -9,7 +9,7 @@ from tiny import record_of
 
 from benchmarks import pace as command
 from orthonar import MesaRead, NewtonSchulzRead, RawRead
-from orthonar.report import stats, style, words
+from orthonar.report import style, survival, words
 from orthonar.report.figures import frontier as plots
 from orthonar.report.tables import frontier as tables
 from orthonar.report.tables import pace
@@ -139,7 +139,7 @@ def test_tables_and_figures_of_some_runs():
     keeping = tables.answer(table.assign(low=table["ratio"].where(table["low"].isna(), 0.8)))
     assert "The cheapest read" in keeping and keeping.endswith("(so far: 1 of 6 reads have too few runs).")
     runs = probed_runs(STUDY, some)
-    curves = {name: stats.survival(in_seconds(of, PACE[name])) for name, of in runs.groupby("side", sort=False)}
+    curves = {name: survival.kaplan_meier(in_seconds(of, PACE[name])) for name, of in runs.groupby("side", sort=False)}
     figure = plots.frontier(table, curves, STUDY.sides, tables.KEEPS)
     figure.canvas.draw()
     hazards, waiting = figure.axes

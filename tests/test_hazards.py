@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orthonar.report import hazards, stats
+from orthonar.report import hazards, stats, survival
 
 
 def runs(escapes, budget=100, every=10, **columns):
@@ -141,7 +141,7 @@ def test_an_escape_after_the_budget_is_an_event_here_as_in_the_survival_analysis
     table = runs([50, None]).assign(steps=40, eval_every=10)
     waits = hazards.run_intervals(table)
     assert waits.groupby(waits["escape_step"].notna()).size().tolist() == [4, 5] and waits["escaped"].sum() == 1
-    assert stats.escapes(table)._uncensored.tolist() == [50]
+    assert survival.escapes(table)._uncensored.tolist() == [50]
 
 
 def test_a_term_without_end_is_named():

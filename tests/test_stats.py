@@ -6,20 +6,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import run_table
 
 from orthonar.report import stats
 from orthonar.training.record import Evaluation
-
-
-def runs(escapes, budget=100, accuracies=None):
-    """A run table with these escape steps (None: never)."""
-    escape = pd.Series(escapes, dtype=float)
-    accuracy = escape.notna() * 0.9 + escape.isna() * 0.2 if accuracies is None else accuracies
-    seeds = range(len(escape))
-    return pd.DataFrame({
-        "seed": seeds, "device": "cpu", "identity": [f"run {seed}" for seed in seeds], "outcome": "plateau",
-        "escape_step": escape, "steps": budget, "accuracy": accuracy, "solved": escape.notna(),
-    })  # fmt: skip
 
 
 def test_wilson_by_its_formula():
@@ -79,7 +69,7 @@ def test_a_mean_of_few_or_of_equals_has_no_interval():
 
 
 def test_a_diverged_run_counts_as_accuracy_0_and_a_lost_number_is_named():
-    table = runs([None, 50], accuracies=[np.nan, 0.9])
+    table = run_table([None, 50], accuracies=[np.nan, 0.9])
     assert stats.accuracies(table.assign(outcome=["diverged", "solved"])).tolist() == [0.0, 0.9]
     with pytest.raises(ValueError, match="run 0"):
         stats.accuracies(table)
@@ -115,52 +105,6 @@ def test_how_a_run_ended(accuracies, ended, collapse):
     assert stats.collapse_step(trace) == collapse
 
 
-def test_a_collapsed_run_has_escaped_and_leaves_the_analysis_there():
-    fell = runs([20, None]).assign(accuracy=[0.02, 0.1], solved=False)
-    assert stats.survival(fell)["waiting"].tolist() == [1, 0.5, 0.5]
-    assert stats.median_escape(fell) == 20
-
-
-def test_kaplan_meier_by_hand():
-    # 5 runs: escapes at 20, 40, 40; censored at 30 and 100
-    table = runs([20, None, 40, 40, None])
-    table.loc[1, "steps"] = 30
-    curve = stats.survival(table).set_index("step")["waiting"]
-    assert curve[0] == 1
-    assert curve[20] == pytest.approx(4 / 5)
-    assert curve[30] == pytest.approx(4 / 5)
-    assert curve[40] == pytest.approx(4 / 5 * 1 / 3)
-    assert curve[100] == pytest.approx(4 / 5 * 1 / 3)
-
-
-def test_intervals_of_survival_hold_the_curve_or_do_not_exist():
-    curve = stats.survival(runs([20, 30, 40, None, None]))
-    known = curve.dropna()
-    assert len(known) >= 3
-    assert (known["low"] <= known["waiting"]).all() and (known["waiting"] <= known["high"]).all()
-
-
-def test_survival_where_nothing_escapes_or_everything_does():
-    assert stats.survival(runs([None, None]))["waiting"].tolist() == [1, 1]
-    assert stats.survival(runs([10, 20]))["waiting"].tolist() == pytest.approx([1, 0.5, 0])
-
-
-def test_logrank_by_hand():
-    # Escapes of the first at 1, 2; of the second at 3, 4: at each time observed less expected, and its variance.
-    first, second = runs([1, 2]), runs([3, 4])
-    at_risk = [(2, 4, 1), (1, 3, 1), (0, 2, 0), (0, 1, 0)]  # of the first, of both, escapes of the first
-    difference = sum(o - n1 / n for n1, n, o in at_risk)
-    variance = sum(n1 * (n - n1) / n**2 for n1, n, _ in at_risk)
-    wanted = math.erfc(abs(difference) / math.sqrt(variance) / math.sqrt(2))
-    assert stats.logrank(first, second) == pytest.approx(wanted)
-
-
-def test_logrank_without_any_escape():
-    assert math.isnan(stats.logrank(runs([None, None]), runs([None])))
-    assert math.isnan(stats.paired_logrank(runs([None, None]), runs([None, None])))
-    assert math.isnan(stats.logrank(runs([1, 2]), runs([1])[:0])), "without runs nothing is told"
-
-
 def test_holms_correction_by_hand():
     assert stats.holm([0.03, np.nan, 0.01, 0.02]) == pytest.approx([0.04, np.nan, 0.03, 0.04], nan_ok=True)
     assert (
@@ -172,17 +116,10 @@ def test_one_rule_says_what_is_told_apart():
     assert [stats.is_told(p) for p in (0.01, 0.05, 0.0501, math.nan)] == [True, True, False, False]
 
 
-def test_the_median_survives_rounding():
-    table = runs([3, 4, 4, 5, 5, *5 * [None]])
-    assert stats.survival(table)["waiting"].min() > 0.5, "9/10 times 7/9 times 5/7, as floating-point numbers"
-    assert stats.median_escape(table) == 5
-    assert math.isnan(stats.median_escape(runs([1, None, None])))
-
-
 def test_pairs_of_the_follow_up():
     # (80, 512): 7 neither, 6 the orthogonalized read only, 0 the raw read only, 3 both
-    raw = runs([*13 * [None], 1, 1, 1])
-    other = runs([*7 * [None], *9 * [1]])
+    raw = run_table([*13 * [None], 1, 1, 1])
+    other = run_table([*7 * [None], *9 * [1]])
     counts = stats.pairs(raw, other.sample(frac=1, random_state=0))
     assert counts == (7, 0, 6, 3)
     assert stats.fisher((3, 9), (16, 16)) == pytest.approx(0.066, abs=5e-4)
@@ -202,41 +139,6 @@ def test_sign_flips_are_counted(differences):
 
 
 def test_pairs_are_of_shared_seeds_that_come_once():
-    assert stats.pairs(runs([1, None, 1]), runs([None, 1])) == (0, 1, 1, 0)
+    assert stats.pairs(run_table([1, None, 1]), run_table([None, 1])) == (0, 1, 1, 0)
     with pytest.raises(ValueError, match="seed: 0"):
-        stats.pairs(runs([1]), pd.concat([runs([1]), runs([2])]))
-
-
-def test_all_escaping_at_one_evaluation_tells_nothing_apart():
-    assert stats.logrank(runs([20, 20, 20]), runs([20, 20])) == 1
-    assert math.isnan(stats.paired_logrank(runs([20, 20]), runs([20, 20])))
-
-
-def test_the_logrank_test_by_pairs_is_the_stratified_one():
-    first = runs([20, 40, 40, None, 60, None, 10, None])
-    second = runs([40, 20, 40, 20, None, None, 30, 100])
-    assert stats.sooner(first, second) == (3, 3)
-    # Mantel's sums over strata: observed less expected escapes of the first, and the variance.
-    later = runs([None, 60, 40, None, None, None, None, None])
-    difference = variance = 0.0
-    for (a, in_first), (b, in_second) in zip(_times(first), _times(later)):
-        for t in {t for t, escaped in ((a, in_first), (b, in_second)) if escaped}:
-            at_risk = [a >= t, b >= t]
-            d, n = (in_first and a == t) + (in_second and b == t), sum(at_risk)
-            difference += (in_first and a == t) - d * at_risk[0] / n
-            variance += d * at_risk[0] * at_risk[1] * (n - d) / (n * n * max(n - 1, 1))
-    a, b = stats.sooner(first, later)
-    assert (a, b) == (4, 0)
-    assert difference**2 / variance == pytest.approx((a - b) ** 2 / (a + b))
-    assert stats.paired_logrank(first, later) == pytest.approx(2 * 0.5**4)
-
-
-def test_a_run_that_ends_before_the_other_escapes_tells_nothing():
-    assert stats.sooner(runs([150], budget=200), runs([None], budget=100)) == (0, 0)
-    assert stats.sooner(runs([100], budget=200), runs([None], budget=100)) == (1, 0)
-
-
-def _times(table):
-    return [
-        (row.steps, False) if math.isnan(row.escape_step) else (row.escape_step, True) for row in table.itertuples()
-    ]
+        stats.pairs(run_table([1]), pd.concat([run_table([1]), run_table([2])]))

@@ -9,7 +9,7 @@ import pytest
 from tiny import TASKS, TINY, record_of
 
 from orthonar import KeyDoor, RunConfig
-from orthonar.report import stats, style, words
+from orthonar.report import style, survival, words
 from orthonar.report.figures import cost as cost_plots
 from orthonar.report.figures import headline as plots
 from orthonar.report.published import HEADLINE, POOLED_FISHER_P, REPLICATION, published_cells
@@ -464,7 +464,7 @@ def test_figures_are_drawn_of_nothing_and_of_everything(records):
     figure = plots.headline(panels, runs, points)
     waiting = [text.get_text() for text in figure.axes[0].texts]
     assert waiting.count("not run yet") == (0 if records else 4)
-    curves = {side: (TINY.sides[side], stats.survival(of_side)) for side, of_side in runs.groupby("side")}
+    curves = {side: (TINY.sides[side], survival.kaplan_meier(of_side)) for side, of_side in runs.groupby("side")}
     assert len(plots.survival_curves(curves, "tiny").lines) == len(curves)
     ax = plots.learning_rates(tables.study_runs(TINY, records, "rates"), TINY.sides.values(), points, "tiny")
     assert any(("not run yet" in label.get_text()) == (not records) for label in ax.get_legend().get_texts())

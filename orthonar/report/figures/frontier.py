@@ -52,7 +52,7 @@ def frontier(
 
     Args:
         table: as of `orthonar.report.tables.frontier.frontier`.
-        curves: side -> `orthonar.report.stats.survival` over wall seconds.
+        curves: side -> `orthonar.report.survival.kaplan_meier` over wall seconds.
         sides: by name.
         keeps: the hazard ratio whose lower bound counts as keeping the effect, drawn as a level.
         axes: two, of one figure with constrained layout; None for new ones.

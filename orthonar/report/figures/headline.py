@@ -114,7 +114,7 @@ def survival_curves(curves: Mapping[str, tuple[Side, pd.DataFrame]], title: str,
     """Draw the share of runs that still wait for 80 % over training, a Kaplan-Meier curve for each side.
 
     Args:
-        curves: label -> the side and its curve, as of `orthonar.report.stats.survival`.
+        curves: label -> the side and its curve, as of `orthonar.report.survival.kaplan_meier`.
         title: the task.
         ax: the axes to draw on; None for new ones.
 

@@ -8,7 +8,7 @@ from ...reads.newton_schulz import NewtonSchulzRead
 from ...study.presets import Study
 from ...study.sides import BASELINE, ORTHOGONALIZED
 from ...training.record import RunRecord
-from .. import stats
+from .. import stats, survival
 from ..published import ELIMINATION
 from ..words import NOT_RUN, median_text, p_text, solved_text, text_table, values_text
 from .compared import accuracy_text, tested
@@ -192,7 +192,7 @@ def _outcome(runs: pd.DataFrame) -> dict[str, str]:
     return {
         "solved": solved_text(int(runs["solved"].sum()), len(runs)),
         "accuracy (%)": accuracy_text(runs, most=4),
-        "escape": median_text(stats.median_escape(runs)),
+        "escape": median_text(survival.median_escape(runs)),
     }
 
 

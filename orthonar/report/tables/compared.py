@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .. import stats
+from .. import stats, survival
 from ..words import mean_text, median_text, p_text
 from .runs import on_shared_seeds
 
@@ -177,11 +177,12 @@ def how_soon(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, str]:
         escapes sooner in, and the p-value of the log-rank test stratified by seed.
     """
     pairs = len(stats.shared_seeds(first, second)[0])
-    row = {"median": ", ".join(median_text(stats.median_escape(side)) for side in (first, second)), "pairs": f"{pairs}"}
+    medians = [median_text(survival.median_escape(side)) for side in (first, second)]
+    row = {"median": ", ".join(medians), "pairs": f"{pairs}"}
     if min(len(first), len(second)) > 1:
-        row["log-rank p"] = p_text(stats.logrank(first, second), "no escape")
+        row["log-rank p"] = p_text(survival.logrank(first, second), "no escape")
     if pairs:
-        row["sooner"] = "{}, {}".format(*stats.sooner(first, second))
+        row["sooner"] = "{}, {}".format(*survival.sooner(first, second))
     if pairs > 1:
-        row["stratified p"] = p_text(stats.paired_logrank(first, second), "none differs")
+        row["stratified p"] = p_text(survival.paired_logrank(first, second), "none differs")
     return row

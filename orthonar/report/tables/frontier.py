@@ -14,7 +14,7 @@ from ...reads.filter_read import FilterRead
 from ...study.presets import Study
 from ...study.sides import ORTHOGONALIZED, Side, title
 from ...training.record import RunRecord
-from .. import hazards, stats
+from .. import hazards, stats, survival
 from ..seeds import PICKED_ON, seeds_text
 from ..words import NOT_RUN, median_text, text_table
 from .probed import probed_runs
@@ -94,8 +94,8 @@ def frontier(study: Study, records: Iterable[RunRecord], pace: Mapping[str, floa
             "low": ratio.low,
             "high": ratio.high,
             "error": ratio.error,
-            "median_step": stats.median_escape(runs) if there else np.nan,
-            "median_seconds": seconds * stats.median_escape(runs) if there else np.nan,
+            "median_step": survival.median_escape(runs) if there else np.nan,
+            "median_seconds": seconds * survival.median_escape(runs) if there else np.nan,
             "step_ms": 1e3 * seconds,
             "early_rank": runs["early_effective_rank"].mean() if there else np.nan,
         }

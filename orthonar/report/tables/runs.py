@@ -108,7 +108,7 @@ def on_shared_seeds(sides: Sequence[pd.DataFrame], without: Collection[int] = ()
 
 
 def in_seconds(runs: pd.DataFrame, pace: float) -> pd.DataFrame:
-    """Runs of one side with seconds in the place of steps, for `orthonar.report.stats.survival`.
+    """Runs of one side with seconds in the place of steps, for `orthonar.report.survival.kaplan_meier`.
 
     How long the runs themselves took says more of what ran beside them than of their read.
 

@@ -8,7 +8,7 @@ import numpy as np
 from ...study.presets import PRESETS, Study
 from ...study.sides import BASELINE, CONSTANT, COSINE_4000, ORTHOGONALIZED_CONSTANT, by_name
 from ...training.record import RunRecord
-from .. import stats
+from .. import survival
 from ..published import MEDIAN_ESCAPE_4000, REACHED_BY_2000
 from .headline import answers, study_runs
 
@@ -42,7 +42,7 @@ def longer_answers(records: Iterable[RunRecord]) -> list[str]:
     longer = runs[runs["side"] == COSINE_4000.name]
     if not len(longer):
         return []
-    half, by_then = stats.median_escape(longer), int((longer["escape_step"] <= 2000).sum())
+    half, by_then = survival.median_escape(longer), int((longer["escape_step"] <= 2000).sum())
     when = f"half of the {len(longer)} " + ("never" if np.isnan(half) else f"by step {half:,.0f}")
     theirs = f"{REACHED_BY_2000.solved} of {REACHED_BY_2000.seeds}, half by step {MEDIAN_ESCAPE_4000:,}"
     reached = f"{by_then} of the {len(longer)} runs over 4,000 steps reach 80 % by step 2,000, {when}"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ...study.presets import Study
 from ...training.record import RunRecord
-from .. import stats
+from .. import stats, survival
 from ..words import NOT_RUN, text_table
 from .compared import COMPARED, HOW_SOON, compared, how_soon, tested, too_few
 from .runs import on_shared_seeds, study_runs
@@ -143,7 +143,7 @@ def side_answer(study: Study, records: Iterable[RunRecord], setting: str, words:
 def sooner_answer(study: Study, records: Iterable[RunRecord], setting: str, words: str) -> str:
     """At which values of a setting the second side's runs escape sooner than the first's, in a sentence.
 
-    As `side_answer`, by the log-rank test stratified by seed, `orthonar.report.stats.paired_logrank`.
+    As `side_answer`, by the log-rank test stratified by seed, `orthonar.report.survival.paired_logrank`.
 
     Args:
         study, records, setting, words: as of `side_answer`.
@@ -159,8 +159,8 @@ def _more_solved(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, float
 def _sooner(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, float, str] | None:
     if len(stats.shared_seeds(first, second)[0]) < stats.LEAST_FOR_INTERVAL:
         return None
-    ours, theirs = stats.sooner(first, second)
-    return theirs > ours, stats.paired_logrank(first, second), "log-rank test stratified by seed"
+    ours, theirs = survival.sooner(first, second)
+    return theirs > ours, survival.paired_logrank(first, second), "log-rank test stratified by seed"
 
 
 def _where(
