@@ -5,7 +5,7 @@ from pathlib import Path
 
 from orthonar import paths
 from orthonar.report.tables import cost, other_reads, pace
-from orthonar.report.tables.findings import as_markdown, findings
+from orthonar.report.tables.findings import as_markdown, beside_published, findings
 from orthonar.study.contents import answer_table
 from orthonar.study.records import RunStore
 
@@ -15,7 +15,8 @@ def sections() -> dict[str, str]:
     folder = paths.results_dir()
     records, timed = RunStore(folder).records(), pace.read_records(cost.folder())
     others = other_reads.other_reads(records, timed, answer_table(folder, []))
-    return {"findings": as_markdown(findings(records)), "other reads": other_reads.as_markdown(others)}
+    found = as_markdown(findings(records), beside_published(records))
+    return {"findings": found, "other reads": other_reads.as_markdown(others)}
 
 
 def put(text: str, name: str, section: str) -> str:

@@ -42,6 +42,21 @@ def test_fisher_of_the_post():
     assert stats.fisher((5, 5), (8, 8)) == pytest.approx(1.0)
 
 
+def test_fishers_test_over_strata_by_counting_all_deals():
+    """Every way to deal a stratum's solved runs to its two sides is as likely as any other."""
+    strata = [((1, 3), (4, 4)), ((0, 2), (3, 4)), ((2, 2), (2, 3))]
+    sums = []
+    for deals in itertools.product(*(itertools.combinations(range(sum(n)), sum(s)) for s, n in strata)):
+        sums.append(sum(run < n[0] for deal, (_, n) in zip(deals, strata) for run in deal))
+    counts = np.bincount(sums)
+    wanted = counts[counts <= counts[3]].sum() / len(sums)
+    assert stats.stratified_fisher(strata) == pytest.approx(wanted)
+    turned = [(s[::-1], n[::-1]) for s, n in strata]
+    assert stats.stratified_fisher(turned) == pytest.approx(wanted)
+    assert stats.stratified_fisher([((4, 16), (24, 24))]) == pytest.approx(stats.fisher((4, 16), (24, 24)))
+    assert stats.stratified_fisher([((0, 0), (8, 8)), ((5, 5), (5, 5))]) == 1, "nothing tells the sides apart"
+
+
 def test_the_power_of_fishers_test_by_drawing():
     rng = np.random.default_rng(0)
     drawn = rng.binomial(8, [0.2, 0.8], (4000, 2))

@@ -96,6 +96,18 @@ def test_solved_counts_are_compared_and_means_without_spread_are_not():
     assert (row["mean (%)"], row["Fisher p"]) == ("(69.1)", "")
 
 
+def test_all_sides_together_beside_what_was_published():
+    schedule = PRESETS["schedule"]["paper"]
+    [said] = tables.together_beside_published([REPLICATED, schedule], [record_of(r, 0.1) for r in REPLICATED.runs([])])
+    assert said.startswith("Over the 2 experiments that both ran, the follow-up's solve 12 of 32 runs and ours 0 of 32")
+    assert "fewer, by more than chance explains" in said
+    twice = tables.together_beside_published([REPLICATED, REPLICATED], all_records(REPLICATED))
+    assert twice == tables.together_beside_published([REPLICATED], all_records(REPLICATED)), "a side counts once"
+    assert tables.together_beside_published([REPLICATED.only(["baseline"])], all_records(REPLICATED)) == [], "one side"
+    few = [r for r in all_records(REPLICATED) if r.settings["seed"] < 18]
+    assert tables.together_beside_published([REPLICATED, schedule], few) == [], "7 runs a side"
+
+
 def test_the_replication_as_published():
     table = tables.published_replication()
     assert table.loc["vocabulary 80, length 512, batch 16"].tolist() == ["3, 9 of 16", "0, 6", "0.031", "0.066", "0.02"]

@@ -200,6 +200,24 @@ def fisher(solved: tuple[int, int], runs: tuple[int, int]) -> float:
     return float(stats.fisher_exact([[s, n - s] for s, n in zip(solved, runs, strict=True)]).pvalue)
 
 
+def stratified_fisher(strata: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> float:
+    """Two-sided p-value of Fisher's exact test over several strata that in each two sides are solved equally often.
+
+    Given how many runs of a stratum are solved on both sides together, those of the first side are a hypergeometric
+    number, and over strata their sum (Gart 1971); p is the probability of all sums that are as probable as the one
+    found or less. Of one stratum it is `fisher`.
+
+    Args:
+        strata: for each the solved runs of either side, and all runs of either side, as `fisher` takes them.
+    """
+    shares, found = np.ones(1), 0
+    for solved, runs in strata:
+        possible = stats.hypergeom.pmf(np.arange(runs[0] + 1), sum(runs), sum(solved), runs[0])
+        shares, found = np.convolve(shares, possible), found + solved[0]
+    as_probable = shares <= shares[found] * (1 + 1e-9)  # but for rounding
+    return min(1.0, float(shares[as_probable].sum()))
+
+
 def fisher_power(shares: Sequence[float], runs: Sequence[int]) -> float:
     """How often `fisher` tells two sides apart whose runs are solved with these probabilities, exactly.
 

@@ -26,7 +26,7 @@ from .. import stats
 from ..seeds import PICKED_ON, seeds_text
 from ..words import NOT_RUN, device_kinds, p_text
 from .compared import tested
-from .headline import CellResult, cells
+from .headline import CellResult, cells, together_beside_published
 from .runs import with_all_seeds
 from .schedules import constant_rate, longer_schedule, reads_at_constant_rate
 
@@ -193,11 +193,17 @@ def findings(records: Iterable[RunRecord], asked: Sequence[Question] | None = No
     return table.assign(p=texts + marks)[[*COLUMNS, "devices"]]
 
 
-def as_markdown(table: pd.DataFrame) -> str:
+def beside_published(records: Iterable[RunRecord]) -> list[str]:
+    """What all questions' experiments of which numbers are published say together, a sentence for each source."""
+    return together_beside_published([question.study for question in questions()], records)
+
+
+def as_markdown(table: pd.DataFrame, further: Iterable[str] = ()) -> str:
     """What was run as a table in Markdown, what was not in a sentence below it, and the legend.
 
     Args:
         table: as of `findings`.
+        further: sentences to stand before the legend.
 
     Returns:
         Paragraphs, a line each but for the table.
@@ -214,7 +220,7 @@ def as_markdown(table: pd.DataFrame) -> str:
     apart = [f"{row.compared} ({row.recipe}): {row.devices}" for row in recorded.itertuples() if row.devices]
     if apart:
         paragraphs.append(f"Trained on devices of different kinds: {'; '.join(apart)}.")
-    return "\n\n".join([*paragraphs, LEGEND])
+    return "\n\n".join([*paragraphs, *further, LEGEND])
 
 
 def _shared_seeds(cells_runs: Sequence[pd.DataFrame]) -> set[int]:

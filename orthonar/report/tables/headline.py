@@ -20,6 +20,7 @@ from ..words import NOT_RUN, device_kinds, devices, p_text, solved_text, task_la
 from .compared import (
     COMPARED,
     HOW_SOON,
+    Tested,
     accuracy_text,
     as_tested,
     compared,
@@ -145,6 +146,41 @@ def beside_published(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame
     ]
     columns = ["task", "read", "source", "mean (%)", "solved", "solved here", "Fisher p"]
     return pd.DataFrame(rows, columns=columns).set_index(["task", "read"])
+
+
+def together_beside_published(studies: Iterable[Study], records: Iterable[RunRecord]) -> list[str]:
+    """What all sides of several studies say together beside what was published of them, a sentence for each source.
+
+    Args:
+        studies: which runs to look for; a side of a task that comes twice counts once.
+        records: run records.
+
+    Returns:
+        Of the sides of at least `orthonar.report.stats.LEAST_FOR_INTERVAL` runs; of one alone, which is no more than
+        its own row of `beside_published`, none.
+    """
+    records, strata = list(records), {}
+    for cell in (cell for study in studies for cell in cells(study, records)):
+        for other in cell.published:
+            solved = other.solved(cell.side)
+            if solved is not None and min(len(cell.runs), other.seeds) >= stats.LEAST_FOR_INTERVAL:
+                of_source = strata.setdefault(other.short, {})
+                of_source[cell.task, cell.side] = (cell.solved, solved), (len(cell.runs), other.seeds)
+    sentences = []
+    for source, of_source in strata.items():
+        (ours, theirs), (runs, seeds) = np.sum(list(of_source.values()), axis=0)
+        test = Tested(
+            stats.stratified_fisher(list(of_source.values())),
+            False,
+            int(np.sign(ours * seeds - theirs * runs)),
+            "Fisher's exact test over all of them",
+        )
+        if len(of_source) > 1:
+            sentences.append(
+                f"Over the {len(of_source)} experiments that both ran, the {source}'s solve {theirs} of {seeds} runs "
+                f"and ours {ours} of {runs}: {test.verdict} ({test}, as if all runs were strangers)."
+            )
+    return sentences
 
 
 def endings(study: Study, records: Iterable[RunRecord], stage: str = "seeds") -> pd.DataFrame:
