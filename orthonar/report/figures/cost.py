@@ -83,41 +83,42 @@ def share_of_peak(measured: pd.DataFrame, axes: Sequence[Axes] | None = None) ->
     return _panels(measured, draw, title, "operations a second\n(% of the fastest matrix product)", axes)
 
 
-def against_newton_schulz(measured: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Figure:
-    """Draw operations and time of a whole step against the number of Newton-Schulz steps, plain form and chunkwise.
+def against_newton_schulz(measured: pd.DataFrame) -> Figure:
+    """Draw time and operations of a whole step against the number of Newton-Schulz steps, plain and fast form.
 
     Args:
         measured: as of `orthonar.report.tables.cost.table`.
-        axes: as of `time_against_length`.
 
     Returns:
-        The figure, a panel for the CPU and one for the GPU, at the one length that was measured with several numbers:
-        time by filled marks and lines, operations by hollow ones on the right-hand scale.
+        The figure, a row for each kind of device at the one length that was measured with several numbers: time at the
+        left, operations at the right, both scales logarithmic.
     """
+    rows = len(_devices(measured))
+    figure, grid = plt.subplots(rows, 2, figsize=(WIDTH, 0.7 + 2.5 * rows), layout="constrained", squeeze=False)
+    figure.suptitle("What more Newton-Schulz steps cost")
+    beside = dict(zip(grid[:, 0], grid[:, 1]))
 
     def draw(ax: Axes, rows: pd.DataFrame) -> None:
         several = several_steps(rows.dropna(subset="ms"))
-        if several.empty:
-            return _say_not_run(ax)
-        right = ax.twinx()
-        for contender in ("plain", "orthogonalized"):
-            color, marker, line, label = _LOOKS[contender]
-            of = several[several["contender"] == contender]
-            look: dict[str, Any] = {"color": color, "marker": marker, "linestyle": line}
-            ax.plot(of["steps"], of["ms"], **look, linewidth=1.8, label=f"{label}: time")
-            hollow: dict[str, Any] = {"markerfacecolor": "white", "alpha": 0.75, "markersize": 7}
-            right.plot(of["steps"], of["gflop"], **look, **hollow, linewidth=0.8, label=f"{label}: operations")
-        for scale, column in ((ax, "ms"), (right, "gflop")):
-            scale.set_ylim(several[column].min() / 2, several[column].max() * 2)
-            _logarithmic(scale)
-        ax.set_xticks(sorted(set(several["steps"].astype(int))))
-        right.set_ylabel("operations of a step (Gflop)")
-        right.spines["right"].set_visible(True)
-        first = several.iloc[0]
-        ax.set_title(f"{ax.get_title()}\nlength {first['length']}, batch {first['batch']}")
+        for panel, column in ((ax, "ms"), (beside[ax], "gflop")):
+            if several.empty:
+                _say_not_run(panel)
+                continue
+            for contender in ("plain", "orthogonalized"):
+                color, marker, line, label = _LOOKS[contender]
+                of = several[several["contender"] == contender]
+                panel.plot(of["steps"], of[column], color=color, marker=marker, linestyle=line, label=label)
+            panel.set_xticks(sorted(set(several["steps"].astype(int))))
+            _logarithmic(panel)
+        if len(several):
+            first = several.iloc[0]
+            ax.set_title(f"{ax.get_title()}\nlength {first['length']}, batch {first['batch']}")
 
-    title = "What more Newton-Schulz steps cost"
-    return _panels(measured, draw, title, "time of a step (ms)", axes, xlabel="Newton-Schulz steps")
+    for panel in grid[:, 1]:
+        panel.set(xlabel="Newton-Schulz steps", ylabel="operations of a step (Gflop)")
+        if "" in _devices(measured):
+            _say_not_run(panel)
+    return _panels(measured, draw, "", "time of a step (ms)", list(grid[:, 0]), xlabel="Newton-Schulz steps")
 
 
 def _against_length(ax: Axes, rows: pd.DataFrame, column: str, bars: bool = False) -> None:
@@ -150,6 +151,12 @@ def _say_not_run(ax: Axes) -> None:
     ax.set(xticks=[], yticks=[])
 
 
+def _devices(measured: pd.DataFrame) -> dict[str, str]:
+    """Kinds of devices whose steps were measured, and what they are called; without any one that is not run."""
+    steps = measured[measured["what"] == "step"]
+    return {device: name for device, name in _DEVICES.items() if (steps["device"] == device).any()} or {"": NOT_RUN}
+
+
 def _panels(
     measured: pd.DataFrame,
     draw: Callable[[Axes, pd.DataFrame], None],
@@ -158,8 +165,7 @@ def _panels(
     axes: Sequence[Axes] | None,
     xlabel: str = "sequence length (tokens)",
 ) -> Figure:
-    steps = measured[measured["what"] == "step"]
-    there = {device: name for device, name in _DEVICES.items() if (steps["device"] == device).any()} or {"": NOT_RUN}
+    steps, there = measured[measured["what"] == "step"], _devices(measured)
     if axes is None:
         new, made = plt.subplots(1, len(there), figsize=(WIDTH, 3.6), layout="constrained", squeeze=False)
         new.suptitle(title)

@@ -159,7 +159,8 @@ def together_beside_published(studies: Iterable[Study], records: Iterable[RunRec
         Of the sides of at least `orthonar.report.stats.LEAST_FOR_INTERVAL` runs; of one alone, which is no more than
         its own row of `beside_published`, none.
     """
-    records, strata = list(records), {}
+    records = list(records)
+    strata: dict[str, dict] = {}
     for cell in (cell for study in studies for cell in cells(study, records)):
         for other in cell.published:
             solved = other.solved(cell.side)
