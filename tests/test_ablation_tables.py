@@ -123,16 +123,14 @@ def test_variants_with_enough_runs_are_told_from_the_baseline_and_from_the_study
     ]
     # The exact McNemar test of 8 pairs against none is 2 / 2^8, and the smaller of two counts twice; of 5, 1 / 16.
     assert ablation_tables.variant_answers(wide, made)[0] == (
-        "Of 2 variants with at least 8 runs, told apart by their solved runs: 1 step (8 of 8, p = 0.016) from "
-        "baseline (0 of 8); none from orthogonalized (8 of 8) (exact McNemar test in pairs, Holm's correction over the "
+        "Of 2 variants with at least 8 runs, these differ in their solved runs: from baseline (0 of 8) 1 step (8 of 8, "
+        "p = 0.016); from orthogonalized (8 of 8) none (exact McNemar test in pairs, Holm's correction over the "
         "variants)."
     )
     assert ablation_tables.variant_answers(wide, made)[1].startswith("Nothing can be said of the others yet: ")
     apart_from_none = [r for r in made if r.settings["read"].get("steps") != 1]
-    assert (
-        "none from orthogonalized (8 of 8); most are solved with 3 steps (3 of 8) ("
-        in (ablation_tables.variant_answers(wide, apart_from_none)[0])
-    )
+    told = ablation_tables.variant_answers(wide, apart_from_none)[0]
+    assert "from orthogonalized (8 of 8) none (" in told and told.endswith("solved by 3 steps (3 of 8).")
     without = [r for r in made if r.settings["seed"] < 7 or r.settings["read"]["name"] != "RawRead"]
     assert len(ablation_tables.variant_answers(wide, without)) == 1, "against 7 runs nothing is said"
 
@@ -217,14 +215,13 @@ def test_the_answers_are_the_tables_numbers():
     wide = replace(STUDY, seeds=tuple(range(8)))
     others = [record(side, seed, (0.1, 0.2, 0.9), swapped=0.2) for side in ("ns1", "qk_lr_x4") for seed in range(8)]
     assert memory.swap_answers(wide, others) == [
-        "0 of 8 runs solved with 1 step are still solved when they are read raw (mean 90.0 to 20.0 %; 0 at "
-        "90 % or more)."
+        "0 of 8 runs solved with 1 step are still solved when read raw (mean 90.0 to 20.0 %; 0 at 90 % or more)."
     ], "what is trained with the raw read needs no other"
     assert memory.swap_answers(wide, others[1:]) == [], "of 7 runs nothing is said"
     unsolved, solved = memory.decode_answers(STUDY, RECORDS)
     assert "memories of 2 not solved runs" in unsolved and "finds 60.0 %" in unsolved and "adds 10.0 points" in unsolved
     assert "memories of 3 solved runs" in solved
-    assert "alone gives 50 %" in solved and "of the position before, the decoder finds 50 %" in solved
+    assert "without any memory gives 50 %" in solved and "of the position before, the decoder finds 50 %" in solved
     assert memory.swap_answers(STUDY, []) == memory.decode_answers(STUDY, []) == []
 
 

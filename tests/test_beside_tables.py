@@ -118,7 +118,7 @@ def test_streams_as_tables(streams, tmp_path):
     told = streaming.stream_answers(grown.assign(ratio=[1.005, 1.02], cpu_seconds=3.0, mib=400.0))
     assert told[0] == (
         "The raw read takes 3 CPU seconds for 60 tokens in blocks of 16, and at most 400 MiB, no more than 1 % above "
-        "what 20 took."
+        f"what 20 took; read in another way its logits differ by {grown['difference'][0]:.0e} of the largest."
     )
     assert "token by token, and at most 400 MiB, 2.0 % above what 20 took" in told[1]
     text = streaming.growth_text(grown)

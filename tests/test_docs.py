@@ -13,7 +13,7 @@ from orthonar.report.tables import cost, further_seeds, headline, memory, other_
 from orthonar.report.tables.compared import solved_counts
 from orthonar.report.tables.compared import tested as compare
 from orthonar.report.tables.equal_time import equal_time_answer
-from orthonar.report.tables.findings import findings
+from orthonar.report.tables.findings import beside_published, findings
 from orthonar.report.tables.frontier import KEEPS, ratio_text
 from orthonar.report.tables.runs import on_shared_seeds, study_runs, with_all_seeds
 from orthonar.report.tables.schedules import constant_rate, longer_schedule, reads_at_constant_rate
@@ -124,9 +124,11 @@ def test_what_the_readme_says_first_is_what_was_counted():
     assert f"twice the steps {longer.solved} of {len(longer.runs)}, of which {soon} had reached 80 %" in opening
     falls, constant = headline.cells(constant_rate(), records)
     half_way = [int((stats.accuracies(cell.runs) >= 0.5).sum()) for cell in (constant, falls)]
-    said = f"a constant rate it solves {constant.solved} of {len(constant.runs)}, which shows no difference "
+    said = (
+        f"At a constant rate the raw read solves {constant.solved} of {len(constant.runs)}, which shows no difference "
+    )
     said += f"(p = {p_text(compare(falls.runs, constant.runs).p)}), but "
-    assert said + "{} end at 50 % or more, where {} does otherwise.".format(*half_way) in opening
+    assert said + "{} of its runs end at 50 % or more, against {} with the cosine.".format(*half_way) in opening
     assert not stats.is_told(compare(falls.runs, constant.runs).p)
     at_constant = headline.cells(reads_at_constant_rate(), records)
     both = on_shared_seeds([cell.runs for cell in at_constant])
@@ -134,26 +136,30 @@ def test_what_the_readme_says_first_is_what_was_counted():
     theirs = [cell.published[0].solved(cell.side) for cell in at_constant]
     higher = [int((stats.accuracies(side) >= 0.9).sum()) for side in both]
     assert (
-        f"a constant rate instead of a cosine it solves {five} of {runs} against {raw} (published {theirs[1]} against "
-        f"{theirs[0]}); no difference is shown there either, and counted from 90 % on instead of 80 % it is "
-        f"{higher[1]} against {higher[0]}."
+        f"a constant learning rate instead of one that falls along a cosine it solves {five} of {runs} against {raw} "
+        f"(published {theirs[1]} against {theirs[0]}); no difference is shown there either, and counted from 90 % on "
+        f"instead of 80 % it is {higher[1]} against {higher[0]}."
     ) in opening
+    [together] = beside_published(records)
+    said = re.search(r"Over all 5 experiments .*?, (\d+ of 80) against (\d+ of 80) \((p = .*?)\); why", opening)
+    assert all(number in together for number in said.groups()) and "fewer, by more than chance" in together
+    assert together.startswith("Over the 5 experiments that both ran")
     assert not stats.is_told(compare(*both).p)
     others = other_reads.other_reads(records, pace.read_records(cost.folder()))
     *_, eight = headline.cells(PRESETS["frontier"]["paper"].only(["baseline", "degree8"]), records)
     cheap = others.loc["degree8"]
     new = PRESETS["new-seeds"]["pocket"]
     keeps = further_seeds.by_seeds(new, records, "degree8", further_seeds.groups("degree8")).loc[further_seeds.OTHERS]
-    assert len(keeps["seeds"]) == len(cheap["seeds"]) and keeps["low"] > KEEPS == 0.7
+    assert len(keeps["seeds"]) == len(cheap["seeds"]) and keeps["low"] > KEEPS == 0.7 > keeps["low_apart"]
     steps = " and ".join(f"{cheap['step'][processor]:.1f}" for processor in ("AMD EPYC", "Intel Xeon"))
     assert (
         f"8 matrix-vector products instead of 23, takes {steps} times as long a step and solves {cheap['solved']} of "
         f"{len(cheap['seeds'])} runs where the orthogonalized read solves {cheap['solved_five']} and the raw one "
         f"{cheap['solved_raw']}. A run still below 80 % is {ratio_text(keeps)} times as likely to reach it by the next "
-        "evaluation as with the orthogonalized read, which just meets the line that we drew for keeping the effect, "
-        "0.7, but by an interval by seed that we went over to after these runs were known; run by run it is "
-        f"[{keeps['low_apart']:.2f}, {keeps['high_apart']:.2f}] ([how](notebooks/10_cheapest_read.ipynb)). At the "
-        "follow-up's recipe it solves "
+        "evaluation as with the orthogonalized read. Whether it keeps the effect, for which we asked for a lower bound "
+        "above 0.7, is not settled: this interval is by seed, which we adopted after these runs were known; run by run "
+        f"it is [{keeps['low_apart']:.2f}, {keeps['high_apart']:.2f}] ([how](notebooks/10_cheapest_read.ipynb)). At "
+        "the follow-up's recipe it solves "
         f"{eight.solved} of {len(eight.runs)}."
     ) in opening
     stays = {compared for (_, compared), p in held.items() if "**" in p and not compared.startswith("raw read: ")}
@@ -216,7 +222,7 @@ def test_the_readme_says_which_runs_still_need_their_read():
         study = PRESETS["ablation"][scale].beside(PRESETS["variants"][scale].sides)
         study = study if scale == "paper" else with_all_seeds(study, records)
         told.append(" ".join(memory.swap_answers(study, records, kept)))
-    still = r"(\d+ of \d+) runs solved with the orthogonalized read are still solved when they are read raw \((.*?);"
+    still = r"(\d+ of \d+) runs solved with the orthogonalized read are still solved when read raw \((.*?);"
     (first, its_mean), (other, mean) = (re.search(still, text).groups() for text in told)
     assert f"{first} at its recipe ({its_mean}), {other} on the small task ({mean.removeprefix('mean ')})" in opening
     lost = read_raw.losses(slopes.every_map(), records)

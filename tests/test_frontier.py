@@ -72,9 +72,9 @@ def test_the_cheapest_that_keeps_the_effect_is_found():
     assert table["ripple_slope"].loc["degree12"] > 70 and np.isnan(table.loc["baseline", "ripple_slope"])
     assert "No read has a hazard relative to five steps' with a lower 95 % bound above 0.7" in tables.answer(table)
     sooner = tables.frontier(STUDY, records(slow | {"orthogonalized": 50, "degree12": -50, "degree3": -50}), PACE)
-    assert "has a lower 95 % bound above 0.7 is 3 products (five steps: 23), " in tables.answer(sooner)
-    assert tables.answer(sooner).endswith("; each of the 6 reads that are judged is by itself.")
-    assert "is 1 step (1 product; five steps: 23), " in tables.answer(table.assign(low=[0, 0, 0.9, 0, 0, 0, 0]))
+    assert "has a lower 95 % bound above 0.7 is that of 3 products (five steps: 23), " in tables.answer(sooner)
+    assert tables.answer(sooner).endswith("; each of the 6 reads that are judged is tested by itself.")
+    assert "is that of 1 step (1 product; five steps: 23), " in tables.answer(table.assign(low=[0, 0, 0.9, 0, 0, 0, 0]))
 
 
 def test_hazards_are_of_the_seeds_that_both_reads_have():
@@ -102,8 +102,8 @@ def test_the_power_of_the_criterion():
     for name, error in (("degree1", 0.2), ("degree3", 0.3), ("degree4", 0.9)):
         table.loc[name, "error"] = error
     assert tables.power_answer(table) == (
-        "With the median error of the 3 reads whose hazard has an interval, that of 24 seeds, a read just as good as "
-        f"five steps passes that test in {100 * met:.0f} % of cases; for four of five to pass it takes {needed} seeds."
+        f"A read just as good as five steps passes this test in {100 * met:.0f} % of cases on 24 seeds, at the median "
+        f"error of the 3 reads whose hazard has an interval; in 80 % of cases on {needed} seeds."
     )
 
 

@@ -50,15 +50,14 @@ def test_the_answer_goes_by_the_lower_bound():
     assert worse.startswith(
         "On seeds 9 to 46, on which it was not picked, the read of 8 products solves 32 of 38 (five steps 32, raw 0); "
     )
-    assert "is not shown by these." in worse and "is shown by these." in better
+    assert "(lower bound above 0.7) is not shown." in worse and "(lower bound above 0.7) is shown." in better
     assert "on 38 of 38 seeds both reads escape or neither does, where 28 would by chance." in worse
     table = table_of(made(-200))
     low, high = table.loc[further_seeds.OTHERS, ["low_apart", "high_apart"]]
-    assert (
-        f"only after these runs were known: run by run, as before, it is [{low:.2f}, {high:.2f}], and on the" in worse
-    )
+    assert f"only after these runs were known. Run by run, as before, it is [{low:.2f}, {high:.2f}]; by" in worse
+    assert "is not settled" in further_seeds.answer(table.assign(low=0.71), "degree8"), "run by run it is below"
     new = "{:.2f} [{:.2f}, {:.2f}]".format(*table.loc[further_seeds.NEW, ["ratio", "low", "high"]])
-    assert worse.endswith(f"on the new seeds alone, by seed, {new}, which do not show it.")
+    assert worse.endswith(f"; by seed, on the new seeds alone, {new}.")
     few = table_of(made(0, range(12)))
     assert further_seeds.answer(few, "degree8").endswith("cannot be told by these.")
     assert "cannot be told" in further_seeds.as_text(few)["relative hazard"].iloc[-1]

@@ -52,7 +52,7 @@ def test_equal_time_is_of_the_same_seeds():
     untimed = tables.other_reads(RECORDS, [], rows=ROWS)
     assert untimed["step"].tolist() == untimed["in_time"].tolist() == [{}, {}]
     assert "one CPU thread over" in tables.legend(untimed)
-    assert (tables.as_text(untimed)[["a step", "in a raw run's time"]] == "").all(axis=None)
+    assert (tables.as_text(untimed)[list(tables.COLUMNS[3:5])] == "").all(axis=None)
 
 
 def test_each_processor_has_its_own_pace():
@@ -62,8 +62,8 @@ def test_each_processor_has_its_own_pace():
     ]
     table = tables.other_reads(RECORDS, [first, first | {"rows": slow[:2], "device_name": "Intel Xeon"}], rows=ROWS)
     text = tables.as_text(table)
-    assert text["a step"].tolist() == ["2.0, 3.0", "1.5, -"], "8 products were not timed on the other one"
-    assert text["in a raw run's time"].tolist() == ["0; 10, 10", "0; 0, -"]
+    assert text[tables.COLUMNS[3]].tolist() == ["2.0, 3.0", "1.5, -"], "8 products were not timed on the other one"
+    assert text[tables.COLUMNS[4]].tolist() == ["0; 10, 10", "0; 0, -"]
     assert "one CPU thread (AMD EPYC, Intel Xeon) over" in tables.legend(table)
 
 
@@ -76,7 +76,7 @@ def test_as_text():
     text = tables.as_text(tables.other_reads(RECORDS, timed(), rows=ROWS))
     assert list(text.columns) == list(tables.COLUMNS)
     assert text.iloc[0].tolist()[:5] == ["orthogonalized", "0 to 19", "0, 10 of 20", "2.0", "0; 10"]
-    assert text.iloc[1]["solved"] == "0, 1, 3 of 9; p = 0.5" and text.iloc[1]["solved, read raw"] == ""
+    assert text.iloc[1][tables.COLUMNS[2]] == "0, 1, 3 of 9; p = 0.5" and text.iloc[1]["solved, read raw"] == ""
     kept = pd.DataFrame({"accuracy_read_raw": 0.9}, index=[record.identity for record in RECORDS])
     read_raw = tables.as_text(tables.other_reads(RECORDS, timed(), kept, ROWS))["solved, read raw"]
     assert read_raw.tolist() == ["10 of 10", "3 of 3"]

@@ -279,12 +279,12 @@ def test_the_best_rates_in_a_sentence():
     )
     alike = all_records(TINY, lambda c: 0.9 if c.lr == 1e-3 else 0.1)
     assert rates.answer(TINY, alike).endswith(
-        "; for each of them 0.001 has the highest mean accuracy, of 2 runs a rate, which were not tested against each "
-        "other."
+        ". No sign that the difference is one of rates: for each of them 0.001 has the highest mean accuracy. But "
+        "these are 2 runs a rate, which were not tested against each other."
     )
     never = all_records(TINY, lambda c: 0.9 if c.lr == 1e-3 and type(c.read).__name__ != "RawRead" else 0.1 + c.lr)
     never = [r for r in never if r.settings["lr"] == 1e-3] + [r for r in alike if r.settings["lr"] != 1e-3]
-    assert rates.answer(TINY, never).endswith("each other, and little is told of baseline, which solves none.")
+    assert rates.answer(TINY, never).endswith("each other; of baseline, which solves none, it says little.")
     assert rates.answer(TINY, []).endswith(
         "not told yet of baseline (0 of 4 runs are recorded), orthogonalized (0 of 4 runs are recorded)."
     )

@@ -68,8 +68,8 @@ def test_what_became_of_those_that_were_solved(records):
     late = replace(late, trace=[*late.trace, *(replace(late.trace[-1], step=s) for s in (3200, 3500))])
     gone_on = taken_down.answers(taken_down.taken_down(STUDY, [*records, late], NOTHING))
     assert gone_on[1] == (
-        "1 of the 4 runs that were taken down escaped so late that it went on beyond step 3,000 until the read was "
-        "raw, to step 3,500 at most; the others stop there."
+        "1 of the 4 runs whose read was taken down escaped so late that it went on beyond step 3,000 until the read "
+        "was raw, to step 3,500 at most; the others stop there."
     )
 
 
@@ -80,7 +80,7 @@ def test_the_stock_layers_answers_stand_beside_them(records):
     assert table["accuracy_stock"].tolist()[:2] == [0.9501, 0.2] and np.isnan(table["accuracy_stock"].iloc[2])
     assert taken_down.answers(table)[1] == (
         "In the layer of the package xlstm the weights of all 2 runs whose read was taken down, solved or not, recall "
-        "57.5 % on average, at most 0.01 points from here; in float64 their logits are ours but for 3e-07 of the "
+        "57.5 % on average, as here to 0.01 points at most; in float64 their logits are ours but for 3e-07 of the "
         "largest."
     )
 

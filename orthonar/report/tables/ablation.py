@@ -131,17 +131,19 @@ def _told(study: Study, runs: pd.DataFrame, variants: list[str]) -> str:
         others = {name: p for name, p in zip(variants, corrected) if stats.is_told(p)}
         apart |= set(others)
         named = [f"{study.sides[name].title} ({solved(name)}, p = {p_text(p)})" for name, p in others.items()]
-        parts.append(f"{', '.join(named) or 'none'} from {study.sides[reference].title} ({solved(reference)})")
+        parts.append(f"from {study.sides[reference].title} ({solved(reference)}) {', '.join(named) or 'none'}")
     shares = {name: runs[runs["side"] == name]["solved"].mean() for name in variants}
     best = [name for name in variants if shares[name] == max(shares.values())]
-    most = f"; most are solved with {' and '.join(f'{study.sides[name].title} ({solved(name)})' for name in best)}"
+    most = (
+        f" The most runs are solved by {' and '.join(f'{study.sides[name].title} ({solved(name)})' for name in best)}."
+    )
     if max(shares.values()) == 0:
-        most = "; none solves a run"
+        most = " None solves a run."
     elif apart.issuperset(best):
         most = ""
     return (
-        f"Of {len(variants)} variants with at least {stats.LEAST_FOR_INTERVAL} runs, told apart by their solved runs: "
-        f"{'; '.join(parts)}{most} ({' or '.join(sorted(tests))}, Holm's correction over the variants)."
+        f"Of {len(variants)} variants with at least {stats.LEAST_FOR_INTERVAL} runs, these differ in their "
+        f"solved runs: {'; '.join(parts)} ({' or '.join(sorted(tests))}, Holm's correction over the variants).{most}"
     )
 
 

@@ -118,7 +118,7 @@ def hazard_text(fitted: pd.DataFrame) -> pd.DataFrame:
                 "is a": "power" if power else "factor",
                 "estimate": "cannot be told" if np.isnan(row["ratio"]) else estimate_text(value, low, high),
                 "p": p_text(row["p"]),
-                "run-intervals": f"{row['run_intervals']:.0f}",
+                "run-intervals": f"{row['run_intervals']:,.0f}",
                 "escapes": f"{row['events']:.0f}",
             }
         )
@@ -180,7 +180,7 @@ def _sentence(effects: list[str], runs: pd.DataFrame) -> str:
     """Effects with what they rest on: several on all runs, that of the read alone on the runs with it."""
     several = len(effects) > 1
     waits = hazards.run_intervals(runs if several else runs[runs["orthogonalized"] == 1])
-    counted = f"{waits['escaped'].sum()} escapes in {len(waits)} run-intervals{'' if several else ' with it'}"
+    counted = f"{waits['escaped'].sum()} escapes in {len(waits):,} run-intervals{'' if several else ' with it'}"
     intervals = "intervals, each by itself, which take" if several else "interval, by itself, which takes"
     return f"{'; '.join(effects)} (95 % {intervals} each seed as one draw; {counted})."
 

@@ -36,7 +36,7 @@ COLUMNS = ("recipe", "compared", "seeds", "solved", "published", "p")
 #: What a reader of the table has to know.
 LEGEND = (
     "Solved runs are counted in the order of what is compared, *published* ones are of the same experiment. A row "
-    "is of the seeds that all its sides of 8 runs or more share, but for those that what it compares was picked on; "
+    "is of the seeds that all its sides of 8 runs or more share, without those on which a side was picked; "
     "*new seeds* were run after all others had been looked at. *p* is of the exact McNemar test in pairs of a seed, "
     "or, with a †, of Fisher's test where pairs were trained on different devices; of several comparisons with the "
     "first it is the smallest times their number (Bonferroni); of fewer than "

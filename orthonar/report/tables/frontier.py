@@ -123,7 +123,7 @@ def frontier_text(table: pd.DataFrame) -> pd.DataFrame:
             shown
             | {
                 "solved": f"{row['solved']:.0f} of {row['runs']:.0f}",
-                "escaped": f"{row['escaped']:.0f} in {row['run_intervals']:.0f}",
+                "escaped": f"{row['escaped']:.0f} in {row['run_intervals']:,.0f}",
                 "relative hazard": "1" if own else hazard,
                 "early rank": "" if np.isnan(row["early_rank"]) else f"{row['early_rank']:.1f}",
             }
@@ -208,9 +208,9 @@ def power_answer(table: pd.DataFrame) -> str:
     median = errors.sort_values().index[(len(errors) - 1) // 2]
     error, seeds = errors[median], int(min(table.loc[[median, ORTHOGONALIZED.name], "runs"]))
     return (
-        f"With the median error of the {len(errors)} reads whose hazard has an interval, that of {seeds} seeds, a read "
-        f"just as good as five steps passes that test in {100 * power(error, seeds):.0f} % of cases; for four of five "
-        f"to pass it takes {seeds_needed(error, seeds)} seeds."
+        f"A read just as good as five steps passes this test in {100 * power(error, seeds):.0f} % of cases on {seeds} "
+        f"seeds, at the median error of the {len(errors)} reads whose hazard has an interval; in 80 % of cases on "
+        f"{seeds_needed(error, seeds)} seeds."
     )
 
 
@@ -252,6 +252,6 @@ def answer(table: pd.DataFrame) -> str:
     own_cost = "" if "product" in title(best.name) else title(f"degree{best['products']:.0f}") + "; "
     return (
         f"The cheapest read whose hazard of escape relative to five steps' has a lower 95 % bound above {KEEPS:g} is "
-        f"{title(best.name)} ({own_cost}five steps: {cost:.0f}), {ratio_text(best)}{picked}; each of the {len(enough)} "
-        f"reads that are judged is by itself{so_far}."
+        f"that of {title(best.name)} ({own_cost}five steps: {cost:.0f}), {ratio_text(best)}{picked}; each of the "
+        f"{len(enough)} reads that are judged is tested by itself{so_far}."
     )

@@ -118,20 +118,19 @@ def answer(table: pd.DataFrame, name: str) -> str:
     told = f"On {seeds_text(row['seeds'])}, on which it was not picked, {read} solves {counts}"
     if np.isnan(row["ratio"]):
         return f"{told}; whether it keeps the effect of five steps cannot be told by these."
+    lows = [row["low"], row["low_apart"]]
+    new = ""
+    if NEW in table.index and not np.isnan(table.loc[NEW, "ratio"]):
+        lows.append(table.loc[NEW, "low"])
+        new = f"; by seed, on the new seeds alone, {ratio_text(table.loc[NEW])}"
+    above = {low > KEEPS for low in lows}
+    shown = "depends on the interval taken, and so is not settled" if len(above) > 1 else "is shown"
+    if above == {False}:
+        shown = "is not shown"
     return (
-        f"{told}; its hazard of escape is {ratio_text(row)} of that of five steps: that it keeps the effect (lower "
-        f"bound above {KEEPS:g}) is {'' if row['low'] > KEEPS else 'not '}shown by these. The interval takes each "
-        f"seed as one draw, since its runs start alike and see the same data: on {row['alike']} of {len(row['seeds'])} "
-        f"seeds both reads escape or neither does, where {row['alike_by_chance']:.0f} would by chance. It was taken so "
-        f"only after these runs were known: run by run, as before, it is [{row['low_apart']:.2f}, "
-        f"{row['high_apart']:.2f}]{_on_new_ones(table)}."
+        f"{told}; its hazard of escape is {ratio_text(row)} times that of five steps: that it keeps the effect (lower "
+        f"bound above {KEEPS:g}) {shown}. This interval takes each seed as one draw, since its runs start alike and "
+        f"see the same data: on {row['alike']} of {len(row['seeds'])} seeds both reads escape or neither does, where "
+        f"{row['alike_by_chance']:.0f} would by chance. It was adopted only after these runs were known. Run by run, "
+        f"as before, it is [{row['low_apart']:.2f}, {row['high_apart']:.2f}]{new}."
     )
-
-
-def _on_new_ones(table: pd.DataFrame) -> str:
-    """What the seeds say that were run for this question alone, if they can."""
-    if NEW not in table.index or np.isnan(table.loc[NEW, "ratio"]):
-        return ""
-    row = table.loc[NEW]
-    shows = "show it" if row["low"] > KEEPS else "do not show it"
-    return f", and on the new seeds alone, by seed, {ratio_text(row)}, which {shows}"

@@ -62,7 +62,8 @@ def swap_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame 
         if name not in HEADLINE and side.settings.get("read", BASELINE.settings["read"]) != BASELINE.settings["read"]
     ]
     with_raw = EVALUATED_WITH["raw"]
-    still_solved, helped = "are still solved when they are read raw", "reach 80 % when they are read orthogonalized"
+    still_solved = "still solved when read raw"
+    helped = "solved when read orthogonalized"
     candidates = [
         (solved[solved["side"] == "orthogonalized"], "solved with the orthogonalized read", with_raw, still_solved, 1),
         (
@@ -80,8 +81,10 @@ def swap_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFrame 
         mine = mine.dropna(subset=[column])
         if len(mine) >= least:
             before, after = (100 * mine[c].mean() for c in ("accuracy", column))
-            count = f"{int((mine[column] >= SOLVED_AT).sum())} of {len(mine)} run{'s'[: len(mine) != 1]}"
+            now = int((mine[column] >= SOLVED_AT).sum())
+            count = f"{now} of {len(mine)} run{'s'[: len(mine) != 1]}"
             high = f"{int((mine[column] >= _HIGH).sum())} at {100 * _HIGH:g} % or more"
+            ending = f"{'is' if now == 1 else 'are'} {ending}"
             sentences.append(f"{count} {which} {ending} (mean {before:.1f} to {after:.1f} %; {high}).")
     return sentences
 
@@ -100,7 +103,7 @@ def published_swaps(study: Study, records: Iterable[RunRecord], kept: pd.DataFra
         nothing = NO_SUCH_RUN if len(of_variant) else NOT_RUN
         row = {"trained with": name, "ended": end, "read": read}
         row["own read"] = _read_so(mine, "accuracy") if len(mine) else nothing
-        row["read so"] = _read_so(mine, EVALUATED_WITH[read]) if len(mine) else nothing
+        row["read swapped"] = _read_so(mine, EVALUATED_WITH[read]) if len(mine) else nothing
         rows.append(row | {"follow-up": swap_text(other)})
     return pd.DataFrame(rows).set_index([*_FIRST, "read"])
 
@@ -122,10 +125,10 @@ def decode_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFram
             )
             sentences.append(
                 f"In the memories of {len(mine)} {end} run{'s'[: len(mine) != 1]}, raw and orthogonalized, a decoder "
-                f"finds {found:.1f} % of the values, and {other:.1f} % in another sequence's memory: the right one "
-                f"adds {found - other:.1f} points. It asks with the key at the value's position, which has seen the "
-                f"value itself and alone gives {alone:.0f} %; with the key of the position before, the decoder finds "
-                f"{before:.0f} %."
+                f"finds {found:.1f} % of the values. That alone does not show that they are in there: the key that it "
+                f"asks with has seen the value and without any memory gives {alone:.0f} %, and in another sequence's "
+                f"memory it finds {other:.1f} %. The right memory adds {found - other:.1f} points. With the key of the "
+                f"position before, which has not seen the value, it finds {before:.0f} %."
             )
     return sentences
 

@@ -28,7 +28,14 @@ _ROWS = (
 )
 
 #: Columns of `as_text`.
-COLUMNS = ("read", "seeds", "solved", "a step", "in a raw run's time", "solved, read raw")
+COLUMNS = (
+    "read",
+    "seeds",
+    "solved: raw, orthogonalized, this",
+    "a step over raw's",
+    "in a raw run's time: raw; this",
+    "solved, read raw",
+)
 
 _LEGEND = (
     "A row is of the seeds that all three reads have and that this one was not picked on. *Solved*: runs of the raw "
@@ -107,9 +114,9 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
             {
                 "read": title(name),
                 "seeds": seeds_text(row["seeds"]).partition(" ")[2],
-                "solved": f"{', '.join(map(str, solved))} of {len(row['seeds'])}{p}",
-                "a step": steps,
-                "in a raw run's time": f"{row['raw_in_time']}; {in_time}" if row["step"] else "",
+                COLUMNS[2]: f"{', '.join(map(str, solved))} of {len(row['seeds'])}{p}",
+                COLUMNS[3]: steps,
+                COLUMNS[4]: f"{row['raw_in_time']}; {in_time}" if row["step"] else "",
                 "solved, read raw": f"{row['read_raw']} of {row['asked']}" if row["asked"] else "",
             }
         )

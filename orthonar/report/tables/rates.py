@@ -93,10 +93,10 @@ def answer(study: Study, records: Iterable[RunRecord]) -> str:
         return f"{said}; {best[0]} {mean}; not told yet of {', '.join(missing)}."
     if len(best) == 1:
         none = [sides[name].title for name in sides if not _solves_any(study, task, name, found)]
-        little = f", and little is told of {' and '.join(none)}, which solves none" if none else ""
+        little = f"; of {' and '.join(none)}, which solves none, it says little" if none else ""
         return (
-            f"{said}; for each of them {best[0]} {mean}, of {len(study.rate_seeds)} runs a rate, which were not tested "
-            f"against each other{little}."
+            f"{said}. No sign that the difference is one of rates: for each of them {best[0]} {mean}. But these are "
+            f"{len(study.rate_seeds)} runs a rate, which were not tested against each other{little}."
         )
     ends = ", ".join(f"{lr:g} for {sides[name].title}" for name, lr in rates.items())
     return f"{said}; not one rate {mean} for all ({ends}): read and rate change together."

@@ -111,7 +111,9 @@ def stream_answers(grown: pd.DataFrame) -> list[str]:
         how = f"The {row.read} read takes {row.cpu_seconds:,.0f} CPU seconds for {row.last:,} tokens"
         flat = "no more than 1 % above" if row.ratio <= FLAT else f"{100 * (row.ratio - 1):.1f} % above"
         memory = f"at most {row.mib:.0f} MiB, {flat} what {row.first:,} took"
-        sentences.append(f"{how} {FORMS[row.form].format(block=row.block)}, and {memory}.")
+        known = not pd.isna(row.difference)
+        same = f"; read in another way its logits differ by {row.difference:.0e} of the largest" if known else ""
+        sentences.append(f"{how} {FORMS[row.form].format(block=row.block)}, and {memory}{same}.")
     return sentences
 
 

@@ -201,12 +201,10 @@ def _where(
         )
     of = f"Of {len(judged)} values of the {words} judged ({', '.join(judged)})"
     alone, together = ([at for at, p in zip(judged, ps) if stats.is_told(p)] for ps in (found_at, stats.holm(found_at)))
-    where = (
-        f"at {' and '.join(alone)} alone" if 0 < len(alone) < len(judged) else "at every one" if alone else "at none"
-    )
+    where = f"only at {' and '.join(alone)}" if 0 < len(alone) < len(judged) else "at every one" if alone else "at none"
     corrected = f"; by Holm's correction over the values at {' and '.join(together) or 'none'}" if alone else ""
     by = f"{', '.join(dict.fromkeys(tests))}, each by itself{corrected}"
-    return f"{of}, {claim} {where} by more than chance explains ({by})."
+    return f"{of}, {where} is it shown that {claim} ({by})."
 
 
 def value_answers(study: Study, records: Iterable[RunRecord], setting: str, words: str) -> list[str]:

@@ -100,7 +100,7 @@ def answers(table: pd.DataFrame) -> list[str]:
     later = table[table["last"] > table["steps"]]
     if len(later):
         sentences.append(
-            f"{len(later)} of the {len(table)} runs that were taken down escaped so late that "
+            f"{len(later)} of the {len(table)} runs whose read was taken down escaped so late that "
             f"{'it' if len(later) == 1 else 'they'} went on beyond step "
             f"{later['steps'].max():,} until the read was raw, to step {later['last'].max():,} at most; the others "
             "stop there."
@@ -109,7 +109,7 @@ def answers(table: pd.DataFrame) -> list[str]:
         apart = 100 * (asked["accuracy_stock"] - asked["accuracy_here"]).abs().max()
         sentences.append(
             f"In the layer of the package xlstm the weights of all {len(asked)} runs whose read was taken down, solved "
-            f"or not, recall {100 * asked['accuracy_stock'].mean():.1f} % on average, at most {apart:.2f} points from "
-            f"here; in float64 their logits are ours but for {asked['logits_apart'].max():.0e} of the largest."
+            f"or not, recall {100 * asked['accuracy_stock'].mean():.1f} % on average, as here to {apart:.2f} points at "
+            f"most; in float64 their logits are ours but for {asked['logits_apart'].max():.0e} of the largest."
         )
     return sentences
