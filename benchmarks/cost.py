@@ -347,6 +347,7 @@ def print_summary(record: dict) -> None:
         print("\nwanted on an H100, at length 768:")
         if fast is not None:
             verdict("orthogonalized step (ms)", fast, at_most=15)
+        if fast is not None and drawn is not None:
             verdict("sampling, share of the step", drawn / fast, at_most=0.01)
         if fast is not None and plain is not None:
             verdict("plain form / orthogonalized", plain / fast, at_least=30)
@@ -421,9 +422,8 @@ def main(arguments: list[str] | None = None) -> None:
         if not record.get("rows"):
             sys.exit("interrupted before a length was measured: nothing to append")
         print("interrupted: the lengths measured so far are kept")
-    print_summary(record)
-    print()
     keep(record, settings.results / f"cost-{record['device']}.jsonl")
+    print_summary(record)
 
 
 if __name__ == "__main__":

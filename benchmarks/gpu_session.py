@@ -21,7 +21,9 @@ import torch
 #: Presets in the order in which their runs tell most about the published claims.
 PRESETS = ("headline", "replication", "schedule", "initialisation", "ablation")
 #: Whatever touches the fused kernels, CUDA graphs or a generator on the device.
-_FILES = ("fused", "chunk_memory", "mlstm", "model", "train", "followup", "writes", "data")
+_FILES = (
+    "fused", "chunk_memory", "mlstm", "model", "train", "followup", "writes", "data", "precision", "transforms",
+)  # fmt: skip
 _TESTS = [f"tests/test_{name}.py" for name in _FILES]
 STAGES = ("tests", "cost", "sweep")
 _GRACE = 4  # seconds

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from orthonar import Constant, FixedAnneal, GatedAnneal, NewtonSchulzRead, RawRead, RunConfig
+from orthonar.settings import integer, settings
 from orthonar.study.records import RunStore
 from orthonar.study.weights import packed, save_weights, trained_model
 from orthonar.training.anneals import NoAnneal, annealed, final_model
@@ -92,6 +93,25 @@ def test_a_gated_anneal_waits_and_extends_the_budget(monkeypatch):
     assert [e.step for e in never.trace] == [4]
 
 
+@settings
+class LateAnneal(GatedAnneal):
+    kind = "late"
+
+    rest: int = integer(2, least=0)
+
+    def last_step(self, steps, escaped_at):
+        return steps if escaped_at is None else super().last_step(steps, escaped_at) + self.rest
+
+
+def test_an_anneal_of_ones_own_may_extend_the_budget_as_far_as_it_wants(tmp_path):
+    record = train(RunConfig(**TINY | {"steps": 4}, anneal=LateAnneal(anneal_at=1e-9, dwell=3, ramp=4)))
+    assert [e.step for e in record.trace] == [4, 8, 12, 13]
+    assert RunStore(tmp_path).add(record, "runs") and RunStore(tmp_path).records() == [record]
+    disordered = replace(record, trace=record.trace[::-1])
+    with pytest.raises(ValueError, match="trace: step 12 after 13"):
+        RunRecord.from_json(disordered.to_json())
+
+
 def test_before_its_window_a_run_is_the_one_without():
     plain = train(RunConfig(**TINY))
     taken_down = train(RunConfig(**TINY, anneal=FixedAnneal(anneal_from=8, anneal_to=12)))
@@ -123,7 +143,7 @@ def test_no_anneal_tells_no_run_apart_and_another_does():
         ({"read": RawRead(), "anneal": FixedAnneal(0, 8)}, "anneal: there is no read to take down"),
         ({"anneal": FixedAnneal(0, 13)}, "anneal_to must be at most steps, 12, not 13"),
         ({"anneal": "gated", "schedule": "cosine"}, "anneal: a gated one extends the budget and needs a constant rate"),
-        ({"anneal": "slow"}, "anneal: there is no 'slow', only fixed, gated, none"),
+        ({"anneal": "slow"}, "anneal: there is no 'slow', only fixed, gated, late, none"),
     ],
 )
 def test_impossible_anneals_are_named(changes, message):

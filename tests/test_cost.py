@@ -365,6 +365,19 @@ class TestCommand:
         assert all(row["seconds"] for row in rows if row not in plain)
         assert "left out: OutOfMemoryError" in capsys.readouterr().out
 
+    def test_a_summary_of_a_gpu_on_which_something_was_left_out(self, run, capsys):
+        """As it is measured there; what is wanted is said of what there is."""
+        [record] = cost.read_records(run[0])
+        rows = [
+            row | {"length": 768}
+            for row in record["rows"]
+            if row["length"] == 32 and row["contender"] == "orthogonalized"
+        ]
+        sizes = {"batch": 64, "vocab_size": 96, "lengths": [768]}
+        command.print_summary(record | {"device": "cuda", "rows": rows, "settings": record["settings"] | sizes})
+        printed = capsys.readouterr().out
+        assert "orthogonalized step (ms)" in printed and "sampling, share of the step" not in printed
+
 
 class TestRecords:
     def test_damaged_lines_are_reported(self, run, tmp_path):

@@ -35,7 +35,10 @@ from orthonar import (
     mlstm_sequence,
     orthogonal_blocks,
 )
+from orthonar.mlstm.layer import MLSTM
 from orthonar.reads.base import LeafRead
+from orthonar.reads.filter_read import FilterRead
+from orthonar.settings import settings
 
 VARIANTS = {
     "ns0": (NewtonSchulzRead(steps=0), AdditiveWrite()),
@@ -221,6 +224,23 @@ def test_query_gets_the_gradient_of_what_is_read_and_the_rest_the_other(numba, m
 def test_parts_without_a_matrix_of_their_own_are_named(name, read):
     with pytest.raises(ValueError, match=f"^{name} must be a read"):
         MatrixStraightThroughRead(**{name: read})
+
+
+@settings
+class KinkedRead(FilterRead):
+    """Its slope at 0 is 0 and its curvature there has no bound, so that no series of it ends."""
+
+    def scalar_map(self, s):
+        return s * s.abs().sqrt()
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_parts_that_cannot_be_computed_are_refused_with_the_settings(name):
+    with pytest.raises(ValueError) as alone:
+        MLSTM(read=KinkedRead())
+    with pytest.raises(ValueError) as inside:
+        MLSTM(read=MatrixStraightThroughRead(**{name: KinkedRead()}))
+    assert str(inside.value) == str(alone.value)
 
 
 # Least squares on the keys

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from orthonar import mlstm_sequence
 from orthonar.engine import backends as fused
@@ -58,6 +59,48 @@ def test_trial_finds_kernels_that_are_right(filtered):
 def test_trial_where_no_gradients_are_wanted(mode):
     with mode():
         assert fused.trial_error(CUDA if torch.cuda.is_available() else CPU, 5, 4, False, "float32") < 1e-5
+
+
+@pytest.mark.needs_triton
+@pytest.mark.parametrize("around", ["grad", "vmap", "fake", "meta", "bfloat16"])
+def test_the_trial_does_not_depend_on_where_it_is_first_asked_for(around):
+    """Its answer is kept for all later calls."""
+    device = CUDA if torch.cuda.is_available() else CPU
+    fused._trial.cache_clear()
+
+    def asked(x):
+        assert fused._trial(device, 5, 4, True, "float32") is None
+        return x
+
+    x = torch.ones(2)
+    if around == "grad":
+        torch.func.grad(lambda x: asked(x).sum())(x)
+    elif around == "vmap":
+        torch.vmap(asked)(x)
+    elif around == "fake":
+        with FakeTensorMode():
+            asked(x)
+    elif around == "meta":
+        with torch.device("meta"):
+            asked(x)
+    else:
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            asked(x)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    fused._trial.cache_clear()
+
+
+@pytest.mark.needs_triton
+def test_what_is_exported_holds_no_kernel():
+    class Cell(torch.nn.Module):
+        def forward(self, *tensors):
+            return mlstm_sequence(*tensors, form="fused")
+
+    inputs = tuple(x.to(CUDA if torch.cuda.is_available() else CPU) for x in sequence())
+    exported = torch.export.export(Cell(), inputs).module()
+    torch.testing.assert_close(exported(*inputs), mlstm_sequence(*inputs, form="parallel"))
 
 
 @pytest.mark.needs_triton

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from gpu import where_kernels_run
 
 from benchmarks.oracle import NAMES, Inputs, hostile_inputs, mlstm_by_hand, relative_errors, run_with_grads
 from orthonar import (
@@ -47,7 +48,10 @@ every_form = pytest.mark.parametrize("form", FORMS)
 
 
 def cell(read: str, form: str = "chunkwise", write: str = "additive", **options):
-    return lambda *tensors: mlstm_sequence(*tensors, read=READS[read], form=form, write=WRITES[write], **options)
+    def run(*tensors):
+        return mlstm_sequence(*tensors, read=READS[read], form=form, write=WRITES[write], **options)
+
+    return where_kernels_run(run) if form == "fused" else run
 
 
 def sequence(length: int = 24) -> Inputs:

@@ -184,8 +184,12 @@ def test_runs_that_failed_together_are_tried_alone(tmp_path):
 
 def test_impossible_numbers_of_runs(tmp_path):
     for name in ("slots", "together", "max_worker_deaths"):
-        with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
-            sweep(RunStore(tmp_path), **{name: 0})
+        for value in (0, 1.5, True, "2"):
+            with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, not {value!r}"):
+                sweep(RunStore(tmp_path), **{name: value})
+    for seconds in (0, math.nan, "60"):
+        with pytest.raises(ValueError, match="time_budget must be a finite number above 0"):
+            sweep(RunStore(tmp_path), time_budget=seconds)
 
 
 def test_a_run_recorded_in_another_file_is_found(tmp_path):
@@ -492,6 +496,26 @@ def test_what_can_be_written_nowhere_is_printed(tmp_path, monkeypatch):
     progress, seen, said = sweep(store)
     assert record_of(seen[0]).to_json() in said
     assert len(seen) == 1 and summary(progress)[1] == 3
+
+
+def test_a_second_place_that_fills_up_is_followed_by_another(tmp_path, monkeypatch):
+    places = [tmp_path / name for name in ("first", "second")]
+    for place in places:
+        place.mkdir()
+    monkeypatch.setattr(rescue, "_places", lambda: places)
+    records = [record_of(config) for config in TINY.runs([])[:3]]
+    fallback = rescue.Fallback()
+    assert fallback.save(records[0], "runs").is_relative_to(places[0])
+    add = RunStore.add
+
+    def full(store, *arguments):
+        if store.folder.is_relative_to(places[0]):
+            raise OSError(28, "No space left on device")
+        return add(store, *arguments)
+
+    monkeypatch.setattr(RunStore, "add", full)
+    assert all(fallback.save(record, "runs").is_relative_to(places[1]) for record in records[1:])
+    assert [len(list(place.iterdir())) for place in places] == [2, 1], "one folder a place, and the trial that failed"
 
 
 def test_weights_that_cannot_be_kept_here_are_kept_elsewhere(tmp_path, capsys):

@@ -333,12 +333,45 @@ def test_runs_side_by_side_come_out_as_alone():
     assert seen == [(0, 4), (1, 4), (2, 4), (0, 6), (2, 6)]
 
 
+@pytest.mark.parametrize("default", ["float64", "meta"])
+def test_defaults_that_the_caller_has_set_change_nothing(default):
+    """A record could not tell of them."""
+    wanted, config = train(RunConfig(**TINY)), RunConfig(**TINY)
+    if default == "meta":
+        with torch.device("meta"):
+            record = train(config)
+            assert torch.empty(1).is_meta, "they are the caller's again"
+    else:
+        torch.set_default_dtype(torch.float64)
+        try:
+            record = train(config)
+            assert torch.empty(1).dtype == torch.float64
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert without_times(record) == without_times(wanted)
+
+
+def test_an_accuracy_of_exactly_a_level_reaches_it():
+    class Always(torch.nn.Module):
+        def forward(self, tokens):
+            return torch.nn.functional.one_hot(torch.zeros_like(tokens), 2).float()
+
+    for right in range(1, 10):
+        targets = torch.tensor([[0] * right + [1] * (10 - right)])
+        assert evaluate(Always(), [(torch.zeros_like(targets), targets)])[0] == right / 10
+
+
 def test_where_a_run_is_computed_does_not_tell_it_apart():
     config = RunConfig(**TINY)
     record = train(config)
     elsewhere = replace(record, settings=record.settings | {"device": "cuda:99", "engine": "graph"})
     assert RunConfig.of_record(elsewhere) == config, "it is asked on any machine's CPU"
     assert RunConfig.of_record(elsewhere, probes=True) == replace(config, probes=True)
+    other = RunConfig.of_record(elsewhere, read=RawRead(), batch_size=3)
+    assert other == replace(config, read=RawRead(), batch_size=3)
+    assert other.validation_sequences == config.validation_sequences
+    older = {n: v for n, v in record.settings.items() if n != "validation_sequences"} | {"eval_batches": 2}
+    assert RunConfig.of_record(replace(record, settings=older), validation_sequences=7).validation_sequences == 7
     assert RunConfig(**TINY, engine="eager").identity == config.identity
     assert RunConfig(**TINY, precision="tf32").identity != config.identity
     assert RunConfig(**TINY | {"batch_size": 4}, probes=True).identity == RunConfig(**TINY | {"batch_size": 4}).identity

@@ -3,6 +3,7 @@
 Axes: N chunks, L positions in a chunk, D head size.
 """
 
+import contextlib
 import functools
 import importlib
 import pkgutil
@@ -10,6 +11,7 @@ import warnings
 
 import pytest
 import torch
+from gpu import where_kernels_run
 from test_reads import OddPolynomialRead
 from torch._dynamo.testing import CompileCounter
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -28,6 +30,7 @@ from orthonar import (
     StraightThroughRead,
     mlstm_sequence,
 )
+from orthonar.engine import by_hand
 from orthonar.engine.by_hand import HandWritten, _Gradient
 from orthonar.engine.chunk_states import Scan
 from orthonar.reads.mesa import _preconditioner
@@ -50,7 +53,10 @@ TWICE = "differentiated once, not twice"
 
 
 def cell(read: str, form: str = "chunkwise", **options):
-    return lambda *tensors: mlstm_sequence(*tensors, read=READS[read], form=form, **options)
+    def run(*tensors):
+        return mlstm_sequence(*tensors, read=READS[read], form=form, **options)
+
+    return where_kernels_run(run) if form == "fused" else run
 
 
 def inputs_of(family: str = "random", seed: int = 0):
@@ -208,7 +214,8 @@ def case_of(name: str, wrapped=lambda function: function):
         pytest.skip("needs Triton")
     function = wrapped(functions_by_hand()[name])
     if CASES[name] is not None:
-        return CASES[name](function)
+        arguments, called = CASES[name](function)
+        return arguments, where_kernels_run(called) if _is_of_triton(name) else called
     # Gradients that are not those of the result: with the argument itself in all places they are, up to a factor.
     system = [x.detach() for x in solution_case(None)[0]] if "_ByResidual" in name else None
     if system is not None:
@@ -229,6 +236,41 @@ def test_gradients_by_hand_are_those_of_finite_differences(name):
         torch.testing.assert_close(grad, torch.ones_like(grad))
     else:
         assert torch.autograd.gradcheck(function, arguments, atol=1e-6)
+
+
+def test_they_are_computed_where_their_tensors_are(monkeypatch):
+    """Kernels are launched on the current GPU, which need not be the one that has the tensors."""
+    entered = []
+
+    @contextlib.contextmanager
+    def on(device):
+        entered.append(device)
+        yield
+
+    monkeypatch.setattr(by_hand, "on", on)
+    monkeypatch.setattr(by_hand, "without_autocast", lambda device: contextlib.nullcontext())
+    x = torch.ones(2, 3, device="meta", dtype=torch.float64, requires_grad=True)
+    y = _Doubled.of(torch.ones(2, 3, dtype=torch.float64, requires_grad=True), 2.0)
+    y.sum().backward()
+    assert entered == [torch.device("cpu")] * 2, "forward and gradient"
+    _Doubled.apply(x, 2.0).sum().backward()
+    assert entered[2:] == [torch.device("meta")] * 2
+    monkeypatch.undo()
+    assert by_hand.on(torch.device("cuda", 1)).idx == 1
+
+
+class _Doubled(HandWritten):
+    @staticmethod
+    def forward(x, factor):
+        return factor * x
+
+    @staticmethod
+    def saved(args, outputs):
+        return (args[0],), (args[1],)
+
+    @staticmethod
+    def gradients(tensors, other, needs, grad):
+        return other[0] * grad, None
 
 
 @pytest.mark.parametrize("name", CASES)

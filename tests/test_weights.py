@@ -1,10 +1,13 @@
 """Weights kept beside records: they are the run's own, and a failure to keep them costs nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import SETTINGS, TASKS
 
 from orthonar import MLSTMModel, NewtonSchulzRead, RunConfig, evaluate
+from orthonar.study.recorder import Recorder
 from orthonar.study.records import RunStore
 from orthonar.study.weights import packed, save_weights, trained_model, weights_path
 from orthonar.study.worker import train_group
@@ -28,6 +31,32 @@ def test_a_run_is_asked_again_after_its_end(tmp_path):
     assert loss == pytest.approx(record.trace[-1].loss, rel=1e-3)
     assert model.config == config.model
     assert len(content) < 3 * sum(p.numel() for p in model.parameters()) + 20_000
+
+
+def test_models_of_fused_runs_and_with_other_defaults(tmp_path):
+    """They answer on any machine's CPU, in float32, and draw nothing."""
+    _, record, content = trained()
+    record = replace(record, settings=record.settings | {"form": "fused", "device": "cuda"})
+    save_weights(RunStore(tmp_path), record, content)
+    before = torch.get_rng_state()
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = trained_model(tmp_path, record)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert {p.dtype for p in model.parameters()} == {torch.float32} and all(p.requires_grad for p in model.parameters())
+    assert model(torch.zeros(1, 6, dtype=torch.int64)).isfinite().all()
+
+
+def test_weights_left_of_another_training_do_not_stay_beside_a_record_without(tmp_path):
+    _, record, content = trained()
+    store = RunStore(tmp_path)
+    save_weights(store, replace(record, wall_seconds=9.0), content)  # then its process was killed
+    recorder = Recorder(store, "runs", print, {})
+    assert recorder.keep(record, None, "a run") and not weights_path(tmp_path, record).exists()
+    save_weights(store, record, content)
+    assert not recorder.keep(record, None, "a run") and weights_path(tmp_path, record).exists(), "of a recorded run"
 
 
 def test_weights_are_written_once_and_whole(tmp_path):

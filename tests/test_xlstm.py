@@ -136,6 +136,9 @@ def test_a_language_models_weights_load_and_mean_the_same():
         model.load_state_dict(state_dict_from_xlstm(stock.state_dict()), strict=True)
         put_read(stock, read)
         torch.testing.assert_close(stock(tokens), model(tokens), rtol=1e-9, atol=1e-9)
+    with torch.device("meta"):
+        mapped = state_dict_from_xlstm(stock.state_dict())
+    assert torch.equal(mapped["embedding.weight"], model.embedding.weight), "whatever the default device is"
 
 
 def test_weights_without_a_place_are_named():

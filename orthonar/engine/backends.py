@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .by_hand import autocast_is_on
-from .looking import called_while_traced
+from .looking import called_while_traced, computed_apart
 
 #: Precisions of float32 products in the kernels.
 PRECISIONS = ("float32", "tf32")
@@ -86,7 +86,8 @@ def can_fuse(device: torch.device, head_size: int, chunk_size: int, filtered: bo
         filtered: whether the read is a filter.
         precision: of float32 products.
     """
-    if device.type != "cuda":
+    # What is exported is made of PyTorch's operators.
+    if device.type != "cuda" or torch.compiler.is_exporting():
         return False
     return _fuse_or_warn(device, head_size, chunk_size, filtered, precision)
 
@@ -181,7 +182,8 @@ def why_unsupported(
 @lru_cache(maxsize=64)
 def _trial(device: torch.device, head_size: int, chunk_size: int, filtered: bool, precision: str) -> str | None:
     try:
-        error = trial_error(device, head_size, chunk_size, filtered, precision)
+        # The answer is kept, whatever the caller traces, differentiates or maps over.
+        error = computed_apart(lambda: trial_error(device, head_size, chunk_size, filtered, precision))
     except Exception as exception:  # whatever a compiler or driver may raise
         return f"{type(exception).__name__}: {str(exception).strip().splitlines()[0] if str(exception) else ''}"
     if not error < _TRIAL_TOLERANCE[precision]:
@@ -200,7 +202,7 @@ def trial_error(device: torch.device, head_size: int, chunk_size: int, filtered:
     generator = torch.Generator().manual_seed(0)
     shapes = [(1, chunk_size, head_size)] * 3 + [(1, head_size, head_size), (1, head_size)]
     q, k, v, c_start, n_start = (
-        torch.randn(shape, generator=generator).to(device).requires_grad_() for shape in shapes
+        torch.randn(shape, generator=generator, dtype=torch.float32).to(device).requires_grad_() for shape in shapes
     )
     gates = torch.rand(1, chunk_size + 1, generator=generator, dtype=torch.float64).to(device)
     log_input, peak_start = gates[:, 1:].detach().requires_grad_(), gates[:, :1]

@@ -10,8 +10,9 @@ with. What is to work there is an operator of PyTorch's besides, and so is its g
 made of the same methods.
 """
 
+import functools
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -58,6 +59,8 @@ class HandWritten(torch.autograd.Function):
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         made: Any = cls
+        if "forward" in vars(cls):
+            made.forward = staticmethod(_where_its_tensors_are(cls.forward))
         made.setup_context = staticmethod(lambda ctx, args, outputs: _remember(cls, ctx, args, outputs))
         made.backward = staticmethod(lambda ctx, *grads: _pulled_back(cls, ctx, grads))
         made.vmap = staticmethod(lambda info, in_dims, *args: _one_by_one(cls.apply, info, in_dims, args))
@@ -98,7 +101,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(function: type[HandWritten], other: tuple, needs: tuple[bool, ...], count: int, *tensors: Tensor):
-        with without_autocast(tensors[0].device):
+        with without_autocast(tensors[0].device), on(tensors[0].device):
             grads = function.gradients(tensors[:count], other, needs, *tensors[count:])
         return tuple(grad for grad, need in zip(grads, needs) if need)
 
@@ -127,6 +130,22 @@ def autocast_is_on(device: torch.device) -> bool:
 def without_autocast(device: torch.device):
     """A context in which autocast is off for tensors of a device."""
     return torch.autocast(device.type, enabled=False) if autocast_is_on(device) else nullcontext()
+
+
+def on(device: torch.device) -> AbstractContextManager:
+    """A context in which a GPU is the current one: kernels are launched on that, wherever their tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _where_its_tensors_are(forward: Callable) -> Callable:
+    @functools.wraps(forward)
+    def there(*args):
+        # What is traced is made of operators, which see to that themselves.
+        place = None if torch.compiler.is_compiling() else next(x.device for x in args if isinstance(x, Tensor))
+        with nullcontext() if place is None else on(place):
+            return forward(*args)
+
+    return there
 
 
 def _remember(function: type[HandWritten], ctx, args: tuple, outputs: Any) -> None:
@@ -173,7 +192,7 @@ def _operator_of(function: type[HandWritten], schema: str) -> Callable:
         return outputs.contiguous() if isinstance(outputs, Tensor) else tuple(x.contiguous() for x in outputs)
 
     def gradients(tensors, grads, needs, *other):
-        with without_autocast(grads[0].device):
+        with without_autocast(grads[0].device), on(grads[0].device):
             found = function.gradients(tuple(tensors), tuple(map(_plain, other)), tuple(needs), *grads)
         return [grad.contiguous() for grad, need in zip(found, needs) if need]
 

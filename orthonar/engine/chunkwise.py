@@ -60,7 +60,8 @@ def chunkwise(
         read: the read; its leaves are given a `Chunk`.
         chunk_size: L; None chooses by the read.
         initial_state: C or [C, K], n and m, as of `orthonar.MLSTMState`.
-        fused: whether the kernels of `orthonar.engine.kernels` compute it; None is wherever they can.
+        fused: whether the kernels of `orthonar.engine.kernels` compute it, which nothing that is exported does; None is
+            wherever they can.
         precision: of float32 products in the fused kernels.
 
     Returns:
@@ -81,6 +82,7 @@ def chunkwise(
         fused = can_fuse(*trial)
     elif fused and (reason := why_unsupported(*trial)) is not None:
         raise ValueError(f"form: the fused kernels cannot run here: {reason}")
+    fused = fused and not torch.compiler.is_exporting()  # as of `can_fuse`
     scan = fused_states if fused else None
 
     def chunks(x: Tensor) -> Tensor:

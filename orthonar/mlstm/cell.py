@@ -107,7 +107,8 @@ def mlstm_sequence(
 
     A forget gate pre-activation of -inf at a position empties the memory before that position is written, m included:
     the way to mark where an episode or a document starts. What follows is read as if the sequence began there with that
-    gate. Finite masks of -10,000 and below do the same. (Keys that a read has kept whatever the gates, as `RLSRead`
+    gate. Finite masks of -10,000 and below do the same. (All count as -10,000: a write whose input gate pre-activation
+    is larger than the next ones' by thousands outlives them. Keys that a read has kept whatever the gates, as `RLSRead`
     does, stay.) An input gate pre-activation of -inf writes nothing; but `FullDeltaWrite` erases under that key all the
     same, `RLSRead` counts it, and `WriteBack` the position: zero keys are what leaves these as they are. Beside input
     gate pre-activations beyond 1e9 the chunkwise form loses digits of what else it knows in their logarithms. What is

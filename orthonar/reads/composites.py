@@ -120,6 +120,10 @@ class MatrixStraightThroughRead(LeafRead):
             if not isinstance(read, LeafRead) or read.keys is not None:
                 raise ValueError(f"{name} must be a read with a matrix that is a function of C alone, not {read!r}")
 
+    def check(self) -> None:
+        self.forward.check()
+        self.backward.check()
+
     @property
     def needs_precision(self) -> bool:  # type: ignore[override]  # its parts', not its class's
         return self.forward.needs_precision or self.backward.needs_precision

@@ -35,6 +35,7 @@ from ..study.records import RunStore, read_records
 from ..study.sides import HEADLINE
 from ..study.sweep import describe
 from ..training.config import RunConfig
+from ..training.environment import usual_defaults
 from ..training.record import RunRecord
 from ..training.train import Run
 from . import stats
@@ -125,6 +126,7 @@ def to_train_again(records: Iterable[RunRecord], most: int) -> list[RunRecord]:
     return turns[:most]
 
 
+@usual_defaults()
 def train_again(record: RunRecord) -> Again:
     """Train a recorded run up to its first evaluation, in one thread, and compare.
 

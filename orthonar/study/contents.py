@@ -23,7 +23,7 @@ from ..model import SequenceModel
 from ..reads.base import RawRead
 from ..training.anneals import NoAnneal, final_model
 from ..training.config import RunConfig
-from ..training.environment import revision, versions
+from ..training.environment import revision, usual_defaults, versions
 from ..training.evaluation import QUESTIONS, QUESTIONS_VERSION, evaluate, questions, recall_by_occurrences
 from ..training.record import RunRecord
 from ..training.streaming import recall_by_delay
@@ -247,6 +247,7 @@ def _is_needed(asking: Asking, record: RunRecord) -> bool:
     return asking.needed(record, config)
 
 
+@usual_defaults()
 def ask(folder: str | os.PathLike, record: RunRecord, asking: Asking = MEMORY) -> Answer:
     """Ask the model that a run ended with, on the CPU; the run's own validation set, where one is needed.
 

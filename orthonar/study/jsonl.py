@@ -120,6 +120,7 @@ def write_file(path: Path, content: bytes) -> None:
             _write_whole(file, content)
             os.fsync(file.fileno())
         os.replace(partial, path)
+        _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..training.record import RunRecord
 from .records import RunStore
 from .rescue import Fallback
-from .weights import save_weights
+from .weights import save_weights, weights_path
 
 
 class Recorder:
@@ -47,6 +47,10 @@ class Recorder:
                         save_weights(self.store, record, weights)
                     except OSError as error:
                         self._rescue(record, weights, run, f"weights not kept ({error.strerror or error})")
+                elif self.store.find(record.identity) is None:
+                    left = weights_path(self.store.folder, record)
+                    if left.exists():  # of a training that ended before it was recorded
+                        left.unlink()
                 return self.store.add(record, self.name)
         except OSError as error:
             reason = error.strerror or str(error)

@@ -21,7 +21,10 @@ def _places() -> list[Path]:
 
 
 class Fallback:
-    """A folder of records and weights that is made, under a name of its own, when something is first saved there."""
+    """A folder of records and weights that is made, under a name of its own, when something is first saved there.
+
+    Where it fills up another one is made.
+    """
 
     def __init__(self):
         self._store: RunStore | None = None
@@ -40,9 +43,12 @@ class Fallback:
         Raises:
             OSError: it cannot be written anywhere.
         """
-        if self._store is not None:
-            return _save(self._store, record, name, weights)
         problem: OSError | None = None
+        if self._store is not None:
+            try:
+                return _save(self._store, record, name, weights)
+            except OSError as error:
+                problem = error
         for place in _places():
             try:
                 store = RunStore(tempfile.mkdtemp(prefix="orthonar-", dir=place))

@@ -18,6 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .. import paths
+from ..settings import checked_integer, checked_number
 from ..training.config import RunConfig, usable_device
 from ..training.record import RunRecord
 from .executors import (
@@ -96,8 +97,7 @@ class Sweep:
     ):
         _check_time_budget(time_budget)
         for argument, value in (("slots", slots), ("together", together), ("max_worker_deaths", max_worker_deaths)):
-            if value < 1:
-                raise ValueError(f"{argument} must be at least 1, not {value!r}")
+            checked_integer(argument, value, 1)
         self.study, self.name, self.store, self.slots, self.device = study, name, store, slots, device
         self.make_executor, self.together, self.max_worker_deaths = make_executor, together, max_worker_deaths
         self.deadline = None if time_budget is None else time.monotonic() + time_budget
@@ -373,14 +373,14 @@ def check_arguments(device: str, workers: int | None, together: int, time_budget
     """
     RunConfig(device=device)
     for argument, value in (("workers", workers), ("together", together)):
-        if value is not None and value < 1:
-            raise ValueError(f"{argument} must be at least 1, not {value!r}")
+        if value is not None:
+            checked_integer(argument, value, 1)
     _check_time_budget(time_budget)
 
 
 def _check_time_budget(seconds: float | None) -> None:
-    if seconds is not None and not seconds > 0:
-        raise ValueError(f"time_budget must be positive, in seconds, not {seconds!r}")
+    if seconds is not None and seconds != math.inf:
+        checked_number("time_budget", seconds, above=0)
 
 
 def run_preset(

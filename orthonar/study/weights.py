@@ -6,6 +6,7 @@ study's. A run trained again from its settings on the same processor gives the s
 
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -72,7 +73,7 @@ def save_weights(store: RunStore, record: RunRecord, content: bytes) -> bool:
 
 
 def trained_model(folder: str | os.PathLike, record: RunRecord) -> SequenceModel:
-    """The model that a recorded run ended with, up to the rounding of its weights; float32, on the CPU.
+    """The model that a recorded run ended with, up to the rounding of its weights; float32, on any machine's CPU.
 
     Args:
         folder: the folder of the records.
@@ -85,10 +86,13 @@ def trained_model(folder: str | os.PathLike, record: RunRecord) -> SequenceModel
     path = weights_path(folder, record)
     content = path.read_bytes()
     config = RunConfig.of_record(record)
-    model = SequenceModel(final_model(config.model, config.anneal, record.trace))
+    if config.form == "fused":  # the same function, which runs on GPUs alone
+        config = replace(config, form="chunkwise")
+    with torch.device("meta"):  # no weights are drawn
+        model = SequenceModel(final_model(config.model, config.anneal, record.trace))
     try:
         half = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        model.load_state_dict({name: weight.float() for name, weight in half.items()})
+        model.load_state_dict({name: weight.float() for name, weight in half.items()}, assign=True)
     except Exception as error:  # whatever its unpickler trips over, and weights of another model
         raise ValueError(f"weights: {path} is damaged ({type(error).__name__}); train the run again") from None
     return model

@@ -23,8 +23,10 @@ def begin_worker(numbers, device: str) -> None:
         device: device that its runs are asked to use.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
-    if torch.device(device).type == "cuda" and torch.device(device).index is None:
-        torch.cuda.set_device(numbers.get() % torch.cuda.device_count())
+    asked = torch.device(device)
+    if asked.type == "cuda":
+        mine = numbers.get() % torch.cuda.device_count() if asked.index is None else asked.index
+        torch.cuda.set_device(mine)
     else:
         torch.set_num_threads(1)
     revision()  # of the code as it was loaded, whatever becomes of the files while this process works

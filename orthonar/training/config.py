@@ -167,13 +167,14 @@ class RunConfig(Settings):
 
     @classmethod
     def of_record(cls, record: RunRecord, **changes) -> "RunConfig":
-        """The configuration of a recorded run, on the CPU wherever it ran, so that it can be asked on any machine.
+        """The configuration of a recorded run, on the CPU wherever it ran.
 
         Args:
             record: the run.
-            changes: settings to take in the place of its own.
+            changes: settings to take in the place of its own, as `RunConfig` takes them.
         """
-        return cls.from_settings(record.settings | {"device": "cpu", "engine": "auto"} | changes)
+        own = cls.from_settings(record.settings | {"device": "cpu", "engine": "auto"})
+        return replace(own, **changes) if changes else own
 
 
 def _device(name: str) -> torch.device:

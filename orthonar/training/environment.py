@@ -1,7 +1,9 @@
 """What a run's numbers depend on beside its settings: versions, device, source revision."""
 
+import contextlib
 import platform
 import subprocess
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +13,22 @@ import torch
 from ..engine.backends import numba_version
 from ..paths import project_root
 from ..version import VERSION
+
+
+@contextlib.contextmanager
+def usual_defaults() -> Iterator[None]:
+    """Inside, tensors are float32 and on the CPU where nothing else is said, whatever the caller has set.
+
+    A run's settings say neither, and its record could not.
+    """
+    dtype = torch.get_default_dtype()
+    elsewhere = torch.get_default_device().type != "cpu"
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu") if elsewhere else contextlib.nullcontext():  # every call of PyTorch pays for it
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def versions() -> dict[str, str]:

@@ -207,9 +207,15 @@ def settings_fault(settings: dict) -> str | None:
     return None
 
 
-def _most_steps(settings: dict) -> int:
-    """Steps that a run may have taken: a gated anneal that begins at the last of them comes after."""
-    extra = [settings.get(name, 0) for name in ("dwell", "ramp")] if settings.get("anneal") == "gated" else []
+def _most_steps(settings: dict) -> float:
+    """Steps that a run may have taken: a gated anneal that begins at the last of them comes after.
+
+    How far an anneal of one's own extends the budget is not known here.
+    """
+    anneal = settings.get("anneal", "none")
+    if anneal not in ("none", "fixed", "gated"):
+        return math.inf
+    extra = [settings.get(name, 0) for name in ("dwell", "ramp")] if anneal == "gated" else []
     return settings["steps"] + sum(value for value in extra if _is_integer(value))
 
 

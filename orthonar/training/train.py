@@ -12,7 +12,7 @@ from ..data.base import IGNORE_INDEX
 from ..data.noisy_recall import NoisyRecall
 from ..model import SequenceModel
 from .config import RunConfig, usable_device
-from .environment import device_name, revision, versions
+from .environment import device_name, revision, usual_defaults, versions
 from .evaluation import evaluate, questions
 from .probes import dynamics
 from .record import Evaluation, RunRecord, outcome_of
@@ -161,6 +161,7 @@ class Run:
         return probes
 
 
+@usual_defaults()
 def fit_together(configs: Sequence[RunConfig], on_evaluation=None) -> list[Run]:
     """Train several models in turns; `train_together` is this with records of it."""
     runs = [Run(config, on_evaluation) for config in configs]
