@@ -142,10 +142,10 @@ def test_elimination():
     assert row["solved"] == f"3 of 3 ({100 * share.low:.0f} to 100 %)"
     assert row["alone, McNemar p"] == "0, 3; 0.25"
     assert row["Fisher p"] == "0.1"
-    assert (row["escape"], row["follow-up"]) == ("4", "9 of 16")
+    assert (row["median step"], row["follow-up"]) == ("4", "9 of 16")
     baseline = table.loc["baseline"]
     assert baseline["accuracy (%)"] == "23.3 (0 30 40)", "a diverged run counts as 0, and three runs are all shown"
-    assert (baseline["escape"], baseline["Fisher p"]) == ("none", "")
+    assert (baseline["median step"], baseline["Fisher p"]) == ("none", "")
     assert (table.loc["polar", "solved"], table.loc["polar", "follow-up"]) == (NOT_RUN, "")
     ended = ablation_tables.endings(STUDY, RECORDS).loc["baseline"]
     assert ended.tolist() == [0, 0, 2, 0, 1], "with so few scored positions 40 % may be guessing"

@@ -459,7 +459,7 @@ def test_a_cpu_and_a_gpu_make_no_pair():
 def test_escapes_are_compared_by_pairs_beside_the_published():
     records = all_records(REPLICATED, lambda c: 0.9 if type(c.read).__name__ != "RawRead" or c.seed < 14 else 0.3)
     row = tables.escape_comparison(REPLICATED, records).iloc[0]
-    assert (row["median"], row["sooner"], row["published"]) == ("none, 2000", "0, 13", "0.02 (follow-up)")
+    assert (row["median"], row["sooner"], row["published log-rank"]) == ("none, 2000", "0, 13", "0.02 (follow-up)")
     assert row["stratified p"] == f"{2 * 0.5**13:.2g}"
 
 

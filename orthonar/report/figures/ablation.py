@@ -179,23 +179,23 @@ def decoded(
         axes: four, of one figure with constrained layout; None for new ones.
 
     Returns:
-        The figure: a panel for what is decoded with the key at the value's position and one for each control, a mark
-        for each run.
+        The figure: a panel for what is decoded with the key at the value's position and one with that at the key's, and
+        for the former two controls, a mark for each run. (The third, the key alone, decodes everything.)
     """
     if axes is None:
         _, axes = plt.subplots(2, 2, figsize=(WIDTH, 5.6), sharex=True, sharey=True, layout="constrained")
     nothing = NOT_RUN if not len(runs) else "not asked"
     runs = runs[runs["decode1"].notna()]
     panels = {
-        "": "own key, own memory",
-        "_other_memory": "control: another sequence's memory",
-        "_key_alone": "control: key alone, no memory",
-        "_wrong_key": "control: another pair's key",
+        "decode1": "key at the value's position",
+        "decode1_other_memory": "control: another sequence's memory",
+        "decode0": "key at the key's position",
+        "decode1_wrong_key": "control: another pair's key",
     }
-    theirs = {"": "decoded", "_wrong_key": "wrong_key"}
+    theirs = {"decode1": "decoded", "decode1_wrong_key": "wrong_key"}
     axes = np.reshape(axes, (2, 2))
     for ax, (column, shown) in zip(np.ravel(axes), panels.items()):
-        _marks(ax, runs, sides, 100 * runs["accuracy"], 100 * runs[f"decode1{column}"], nothing)
+        _marks(ax, runs, sides, 100 * runs["accuracy"], 100 * runs[column], nothing)
         for (name, _), other in published.items():
             if column in theirs:
                 behaviour = np.atleast_1d(other.behaviour)

@@ -78,10 +78,11 @@ def recall_of_the_tail(table: pd.DataFrame, sides: Mapping[str, Side], of_what: 
         axes: two, of one figure with constrained layout; None for new ones.
 
     Returns:
-        The figure: solved runs left, the others right; a thin line a run, a thick one for the mean.
+        The figure: solved runs left, from the lowest of them up, the others right; a thin line a run, a thick one for
+        the mean.
     """
     if axes is None:
-        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), sharey=True, layout="constrained")
+        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), layout="constrained")
         figure.suptitle(f"Recall of keys that were shown seldom and often: {of_what}")
     at = np.arange(len(GROUPS))
     for ax, solved in zip(axes, (True, False)):
@@ -89,16 +90,17 @@ def recall_of_the_tail(table: pd.DataFrame, sides: Mapping[str, Side], of_what: 
         for name, side in sides.items():
             mine = 100 * of.loc[of["side"] == name, list(GROUPS)].to_numpy(dtype=float)
             if len(mine):
-                ax.plot(at, mine.T, color=side.look.color, linewidth=0.6, alpha=0.5)
+                ax.plot(at, mine.T, color=side.look.color, linestyle=side.look.line, linewidth=0.8, alpha=0.5)
                 ax.plot(at, np.nanmean(mine, 0), **_line(side), linewidth=2, label=f"{side.title} ({len(mine)})")
         if len(of):
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
         else:
             write_in_the_middle(ax)
         ax.set_xticks(at, GROUPS)
-        ax.set(
-            xlabel="showings of the key before", ylim=(-2, 102), title="solved runs" if solved else "runs not solved"
-        )
+        lowest = 100 * of[list(GROUPS)].min(axis=None) if solved and len(of) else 0
+        span = 100 - 10 * (lowest // 10)
+        ax.set_ylim(100 - 1.02 * span, 100 + 0.02 * span)
+        ax.set(xlabel="showings of the key before", title="solved runs" if solved else "runs not solved")
     axes[0].set_ylabel("recalled (%)")
     return axes[0].figure
 

@@ -59,7 +59,8 @@ def frontier(
 
     Returns:
         The figure: left the hazard of escape relative to the study's read, with its 95 % interval, over the products
-        with the memory; right the share of runs that have escaped over wall seconds, in brackets how many there are.
+        with the memory; right the share of runs that have escaped over wall seconds, in brackets how many there are,
+        pale those of reads that do not keep the effect.
     """
     if axes is None:
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), layout="constrained")
@@ -74,7 +75,7 @@ def frontier(
         at = row["products"] * 1.1 ** place[name]
         hazards.errorbar(at, row["ratio"], yerr=bars, **look, elinewidth=1, capsize=2)
     hazards.axhline(1, color=GREY, linewidth=0.8)
-    hazards.axhline(keeps, color=GREY, linewidth=0.8, linestyle="--", label=f"{keeps:g}: has to be below the bar")
+    hazards.axhline(keeps, color=GREY, linewidth=0.8, linestyle="--", label=f"{keeps:g}: bars must be above")
     hazards.set_xscale("symlog", linthresh=1, linscale=0.3)
     ticks = sorted(set((drawn if len(drawn) else table)["products"].astype(int)))
     hazards.set_xticks(ticks, [str(tick) if tick >= 1.2 * before else "" for tick, before in zip(ticks, [0, *ticks])])
@@ -87,10 +88,13 @@ def frontier(
         hazards.yaxis.set_major_formatter("{x:g}")
         hazards.yaxis.set_minor_locator(NullLocator())
     for name, curve in curves.items():
-        width = 2.4 if name in (ORTHOGONALIZED.name, BASELINE.name) else 1.2
+        compared = name in (ORTHOGONALIZED.name, BASELINE.name)
+        pale = not (compared or table.loc[name, "low"] > keeps)
         every = max(1, len(curve) // 3)
         marks = {"markevery": (every, every), "markersize": 5}  # none at 0, where all are
-        style = {**sides[name].look.of_line, **marks, "linewidth": width}
+        style = {**sides[name].look.of_line, **marks, "linewidth": 2.4 if compared else 1.4}
+        if pale:
+            style |= {"linewidth": 0.8, "markersize": 3, "alpha": 0.4}
         label = f"{sides[name].title} ({table.loc[name, 'runs']:.0f})"
         waiting.step(curve["step"], 1 - curve["waiting"], where="post", **style, label=label)
     waiting.set(xlabel="wall seconds of training", ylabel="share of runs that have escaped", ylim=(0, 1.03))
@@ -98,7 +102,9 @@ def frontier(
         if not there:
             write_in_the_middle(ax)
     if curves:
-        hazards.figure.legend(loc="outside lower center", ncols=5)
+        legend = hazards.figure.legend(loc="outside lower center", ncols=5)
+        for handle in legend.legend_handles:
+            handle.set_alpha(1)  # the marks stand for both panels
     return hazards.figure
 
 

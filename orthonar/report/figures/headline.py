@@ -27,6 +27,7 @@ def headline(
     runs: pd.DataFrame,
     published: pd.DataFrame,
     axes: Sequence[Axes] | None = None,
+    guessing: float | None = None,
 ) -> Figure:
     """Draw every seed's final accuracy, the sides of each task side by side, beside what was published.
 
@@ -35,6 +36,7 @@ def headline(
         runs: a row per run, with columns task, side and accuracy (0 to 1; NaN where it diverged, drawn at 0).
         published: as of `orthonar.report.tables.headline.published_points`.
         axes: one for each panel, of a figure with constrained layout; None for new ones.
+        guessing: accuracy of a guess, 0 to 1, to draw as a level; None for none.
 
     Returns:
         The figure: a mark for each seed, a bar at the mean of a side with several, hollow marks at the published means,
@@ -80,6 +82,10 @@ def headline(
         published_mean.set(markersize=8, markerfacecolor="none", markeredgecolor=GREY, markeredgewidth=2)
         handles.append(published_mean)
     handles.append(Line2D([], [], color=GREY, linestyle=":", label="solved"))
+    if guessing is not None:
+        for ax in axes:
+            line = ax.axhline(100 * guessing, color=GREY, linestyle="--", linewidth=1, label="guessing")
+        handles.append(line)
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = 2 if 2 * longest < 18 * figure.get_size_inches()[0] - 8 else 1
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)

@@ -73,7 +73,7 @@ def elimination(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
                 row["alone, McNemar p"] = f"{alone.first_only}, {alone.second_only}; {p_text(stats.mcnemar(alone))}"
             row["Fisher p"] = p_text(stats.fisher(*zip(*counts)))
         rows.append(row)
-    columns = ["variant", "solved", "follow-up", "accuracy (%)", "escape", "alone, McNemar p", "Fisher p"]
+    columns = ["variant", "solved", "follow-up", "accuracy (%)", "median step", "alone, McNemar p", "Fisher p"]
     return text_table(rows, columns, "variant")
 
 
@@ -183,18 +183,18 @@ def dose_response(study: Study, records: Iterable[RunRecord]) -> pd.DataFrame:
     rows = []
     for name, steps in doses(study).items():
         rows.append({"steps": steps} | _outcome(runs[runs["side"] == name]) | {"follow-up": _published_solved(name)})
-    columns = ["steps", "solved", "follow-up", "accuracy (%)", "escape"]
+    columns = ["steps", "solved", "follow-up", "accuracy (%)", "median step"]
     return text_table(rows, columns, "steps")
 
 
 def _outcome(runs: pd.DataFrame) -> dict[str, str]:
     """Solved runs, accuracy and median escape step of one variant's runs, as text."""
     if not len(runs):
-        return {"solved": NOT_RUN, "accuracy (%)": "", "escape": ""}
+        return {"solved": NOT_RUN, "accuracy (%)": "", "median step": ""}
     return {
         "solved": solved_text(int(runs["solved"].sum()), len(runs)),
         "accuracy (%)": accuracy_text(runs, most=4),
-        "escape": median_text(survival.median_escape(runs)),
+        "median step": median_text(survival.median_escape(runs)),
     }
 
 

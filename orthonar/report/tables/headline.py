@@ -255,9 +255,9 @@ def escape_comparison(study: Study, records: Iterable[RunRecord]) -> pd.DataFram
     for key, first, second in _against_first(study, records):
         row = key | (how_soon(first, second) if len(first) and len(second) else {"median": NOT_RUN})
         theirs = [f"{c.logrank_p:g} ({c.short})" for c in published[key["task"]] if c.logrank_p is not None]
-        row["published"] = ", ".join(theirs if (next(iter(study.sides)), key["read"]) == _POST_SIDES else [])
+        row["published log-rank"] = ", ".join(theirs if (next(iter(study.sides)), key["read"]) == _POST_SIDES else [])
         rows.append(row)
-    columns = ["task", "read", *HOW_SOON, "published"]
+    columns = ["task", "read", *HOW_SOON, "published log-rank"]
     return text_table(rows, columns, ["task", "read"])
 
 

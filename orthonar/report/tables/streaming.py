@@ -94,7 +94,7 @@ def growth_text(grown: pd.DataFrame) -> pd.DataFrame:
     for row in grown.itertuples():
         shown = {"read": f"{row.read}, {FORMS[row.form].format(block=row.block)}", "tokens": f"{row.last:,}"}
         shown |= {"CPU seconds": f"{row.cpu_seconds:,.0f}", "most MiB": f"{row.mib:.1f}"}
-        shown[f"over {row.first:,}'s"] = f"{row.ratio:.3f}"
+        shown[f"over that of {row.first:,}"] = f"{row.ratio:.3f}"
         shown["logits differ by"] = "" if pd.isna(row.difference) else f"{row.difference:.0e}"
         rows.append(shown)
     return text_table(rows, list(dict.fromkeys(name for row in rows for name in row)) or ["read"], "read")
