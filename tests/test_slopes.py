@@ -74,7 +74,7 @@ def test_steep_maps_of_few_runs_are_named():
     told = slopes.answer(STUDY, made)
     solved = slopes.by_slope(STUDY, made).loc["degree8", "solved"]
     assert told.endswith(
-        f"Of the maps steeper than five steps 1 have fewer than 8 runs, solved: 8 products {solved} of 3."
+        f"Of maps steeper than five steps with fewer than 8 runs are solved: 8 products {solved} of 3."
     )
     assert slopes.answer(STUDY, []).endswith("not run yet.")
     never = [escaping(STUDY.run(STUDY.tasks[0], side, 3e-3, seed), None) for side in CHOSEN for seed in range(8)]

@@ -158,7 +158,6 @@ def answer(study: Study, records: Iterable[RunRecord]) -> str:
     if len(few):
         named = ", ".join(f"{title(name)} {row['solved']:.0f} of {row['runs']:.0f}" for name, row in few.iterrows())
         sentences.append(
-            f"Of the maps steeper than five steps {len(few)} have fewer than {stats.LEAST_FOR_INTERVAL} runs, solved: "
-            f"{named}."
+            f"Of maps steeper than five steps with fewer than {stats.LEAST_FOR_INTERVAL} runs are solved: {named}."
         )
     return " ".join(sentences)
