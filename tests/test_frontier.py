@@ -127,8 +127,8 @@ def test_tables_and_figures_of_some_runs():
     for shown in (text, pace):
         assert style.text_width(shown) <= words.PAGE and len(shown.columns) <= 6
     assert tables.answer(table).startswith(
-        "Not told yet: of 1 of 6 reads there are fewer than 8 runs. The hazard of escape of the rest, relative to five steps': "
-        "baseline "
+        "Not told yet: of 1 of 6 reads there are fewer than 8 runs. The hazard of escape of the rest, relative to five "
+        "steps': baseline "
     )
     assert tables.answer(table.assign(high=table["high"].where(table.index != "degree1", 0.9))).endswith(
         ". Below 1, each by its own interval: 1 product. Shown to keep the effect (above 0.7): none."

@@ -239,8 +239,8 @@ def answer(table: pd.DataFrame) -> str:
             told = "; ".join(f"{title(name)} {_hazard_text(row)}" for name, row in enough.iterrows())
             worse = [title(name) for name, row in enough.iterrows() if row["high"] < 1]
             return (
-                f"Not told yet: of {missing} of {len(others)} reads there are fewer than {stats.LEAST_FOR_INTERVAL} runs. The "
-                f"hazard of escape of the rest, relative to five steps': {told}. Below 1, each by its own "
+                f"Not told yet: of {missing} of {len(others)} reads there are fewer than {stats.LEAST_FOR_INTERVAL} "
+                f"runs. The hazard of escape of the rest, relative to five steps': {told}. Below 1, each by its own "
                 f"interval: {', '.join(worse) or 'none'}. Shown to keep the effect (above {KEEPS:g}): none."
             )
         return (
