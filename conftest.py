@@ -1,6 +1,7 @@
 """What pytest and nbval need to know in the whole project."""
 
 import os
+import shutil
 import tempfile
 
 from orthonar.report.artefacts import MIME
@@ -8,7 +9,13 @@ from orthonar.report.artefacts import MIME
 
 def pytest_configure(config):
     # A replayed notebook draws its figures elsewhere: those in figures/ belong to the notebooks as they were saved.
-    os.environ.setdefault("ORTHONAR_FIGURES", tempfile.mkdtemp(prefix="orthonar-figures-"))
+    if "ORTHONAR_FIGURES" not in os.environ:
+        os.environ["ORTHONAR_FIGURES"] = config.orthonar_figures = tempfile.mkdtemp(prefix="orthonar-figures-")
+
+
+def pytest_unconfigure(config):
+    if made := getattr(config, "orthonar_figures", None):
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def pytest_collectstart(collector):

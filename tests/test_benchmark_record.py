@@ -27,7 +27,8 @@ def test_records_are_appended(tmp_path, capsys):
     assert capsys.readouterr().out == 2 * f"appended to {path}\n"
 
 
-def test_what_cannot_be_appended_is_kept_elsewhere(tmp_path):
+def test_what_cannot_be_appended_is_kept_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match="not appended to .*some.jsonl .*, but in ") as stop:
         records.keep({"rows": [1]}, tmp_path / "file" / "some.jsonl")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .by_hand import autocast_is_on
-from .looking import called_while_traced, computed_apart
+from .looking import called_while_traced, computed_apart, is_exporting
 
 #: Precisions of float32 products in the kernels.
 PRECISIONS = ("float32", "tf32")
@@ -87,7 +87,7 @@ def can_fuse(device: torch.device, head_size: int, chunk_size: int, filtered: bo
         precision: of float32 products.
     """
     # What is exported is made of PyTorch's operators.
-    if device.type != "cuda" or torch.compiler.is_exporting():
+    if device.type != "cuda" or is_exporting():
         return False
     return _fuse_or_warn(device, head_size, chunk_size, filtered, precision)
 
@@ -100,7 +100,7 @@ def can_compile(device: torch.device, head_size: int) -> bool:
         head_size: DH.
     """
     # What is exported, or traced with tensors without data, is made of PyTorch's operators.
-    if device.type != "cpu" or head_size > _LARGEST_COMPILED_HEAD or torch.compiler.is_exporting():
+    if device.type != "cpu" or head_size > _LARGEST_COMPILED_HEAD or is_exporting():
         return False
     return numba_version() is not None
 

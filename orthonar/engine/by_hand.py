@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from .looking import is_exporting
+
 _WHERE = "the chunkwise and fused forms, straight-through reads, and reads that decompose the memory"
 _ELSEWHERE = "form='parallel' and form='recurrent' with another read"
 
@@ -74,7 +76,7 @@ class HandWritten(torch.autograd.Function):
             raise RuntimeError(
                 f"orthonar: {_WHERE} cannot be traced by torch.jit; torch.export and torch.compile take them"
             )
-        exported = torch.compiler.is_exporting()  # made of PyTorch's own operators, to be run without this package
+        exported = is_exporting()  # made of PyTorch's own operators, to be run without this package
         traced = torch.compiler.is_dynamo_compiling() or not exported and _is_traced(args)
         return cls._operator(*args) if cls.operator is not None and traced else cls.apply(*args)
 

@@ -17,6 +17,7 @@ from .chunk_memory import chunk_writes
 from .chunk_states import chunk_states
 from .gates import ChunkGates, gate_logs, in_chunks, normaliser
 from .keys import unit_keys
+from .looking import is_exporting
 
 # Chosen by measurement on CPUs. A filter multiplies with every chunk's start state some fifty times and wants it spread
 # over few positions; the raw read multiplies with it once, and compiled loops not at all.
@@ -82,7 +83,7 @@ def chunkwise(
         fused = can_fuse(*trial)
     elif fused and (reason := why_unsupported(*trial)) is not None:
         raise ValueError(f"form: the fused kernels cannot run here: {reason}")
-    fused = fused and not torch.compiler.is_exporting()  # as of `can_fuse`
+    fused = fused and not is_exporting()  # as of `can_fuse`
     scan = fused_states if fused else None
 
     def chunks(x: Tensor) -> Tensor:

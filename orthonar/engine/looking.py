@@ -17,6 +17,14 @@ def called_while_traced(function: Callable) -> Callable:
     return function
 
 
+def is_exporting() -> bool:
+    """Whether `torch.export` is at work.
+
+    `torch.compiler.is_exporting` says so of every graph of `torch.compile` too, from PyTorch 2.7 to 2.11.
+    """
+    return getattr(torch.compiler, "_is_exporting_flag", False)
+
+
 def computed_apart(function: Callable) -> Any:
     """The result of a function that is to compute with numbers whatever the caller traces, exports or differentiates.
 

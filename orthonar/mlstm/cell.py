@@ -24,7 +24,7 @@ from ..engine.by_hand import autocast_is_on, without_autocast
 from ..engine.chunkwise import Additions, chunkwise
 from ..engine.gates import log_forget, max_ties_to_first, normaliser
 from ..engine.keys import unit_keys
-from ..engine.looking import largest
+from ..engine.looking import is_exporting, largest
 from ..reads.base import RawRead, Read, check_read
 from ..settings import checked_integer
 from .writes import AdditiveWrite, Write, check_write
@@ -178,7 +178,7 @@ def _run(
         state = MLSTMState(*(x.to(_inside(q.dtype)) for x in initial_state))
         if read.keys is not None:
             state = state._replace(c_state=_with_symmetric_keys(state.c_state))
-        if torch.compiler.is_exporting():
+        if is_exporting():
             tensors = [x.detach() for x in tensors]  # what is exported has no gradients
         tensors, state = _safe(tensors, state, form, read.keys is not None)
         parts = []

@@ -7,6 +7,7 @@ nothing is said, since a test of so few hardly ever differs.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,7 @@ from .tables.escape import runs_with_covariates
 from .tables.headline import cells
 from .tables.probed import EVALUATED_WITH, probed_runs
 from .tables.runs import study_runs
-from .words import alone, devices, estimate_text, p_text, values_text
+from .words import alone, devices, estimate_text, mean_text, p_text, values_text
 
 AGREES, DIFFERS, NOT_RUN = "agrees", "differs", "not run"
 #: What else may be said of a number: that its runs are too few to judge, that it cannot be compared, that nobody
@@ -162,9 +163,15 @@ def _of_cells(name: str, records: list[RunRecord]) -> Iterator[Claim]:
             accuracy, solved = other.accuracy(cell.side), other.solved(cell.side)
             if accuracy is not None:
                 hand = {"source": f"{other.short}, second-hand"} if other.second_hand else {}
-                reached = pd.Series(stats.accuracies(cell.runs), dtype=float)
+                reached = stats.accuracies(cell.runs)
                 what = {"what": f"accuracy, {cell.side}"}
-                yield _mean(claim | hand | what, reached, _range(accuracy), 1, 100, "%")
+                made: dict[str, Any] = (
+                    claim | hand | what | {"published": f"{_range(accuracy)} %", "runs": len(reached)}
+                )
+                if len(reached):
+                    mean = mean_text(reached, stats.enough_of_either(reached))
+                    made |= {"here": f"{mean} %", "verdict": NO_TEST}
+                yield Claim(**made)
             if solved is not None:
                 claim |= {"what": f"solved, {cell.side}"}
                 yield _solved(claim, cell.solved, len(cell.runs), (solved, other.seeds))
@@ -176,7 +183,7 @@ def _pooled(records: list[RunRecord]) -> Iterator[Claim]:
     found = [cell for name in names for cell in cells(PRESETS[name]["paper"], records)]
     sides = [[cell for cell in found if cell.side == side] for side in HEADLINE]
     solved, runs = zip(*((sum(cell.solved for cell in of), sum(len(cell.runs) for cell in of)) for of in sides))
-    whole = all(len(cell.runs) for cell in found)
+    whole = all(len(cell.runs) >= stats.LEAST_FOR_INTERVAL for cell in found)
     yield Claim(
         group="replication: lengths 512 and 1024 together",
         what="Fisher p of solved runs",

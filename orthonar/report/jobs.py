@@ -63,7 +63,7 @@ def find_notebooks(*names: str) -> list[Path]:
     folder = paths.project_root() / "notebooks"
     found: dict[Path, None] = {}
     for name in names or ("*",):
-        patterns = [str(folder / f"{name}*")] if "/" not in name else [name, f"{name}.ipynb"]
+        patterns = [f"{glob.escape(str(folder))}/{name}*"] if "/" not in name else [name, f"{name}.ipynb"]
         matching = [Path(name)] if Path(name).is_file() else [Path(p) for p in sum(map(glob.glob, patterns), [])]
         matching = [path.resolve() for path in matching if path.suffix == ".ipynb"]
         if not matching:

@@ -98,7 +98,7 @@ def recall_of_the_tail(table: pd.DataFrame, sides: Mapping[str, Side], of_what: 
             write_in_the_middle(ax)
         ax.set_xticks(at, GROUPS)
         lowest = 100 * of[list(GROUPS)].min(axis=None) if solved and len(of) else 0
-        span = 100 - 10 * (lowest // 10)
+        span = max(10, 100 - 10 * (lowest // 10))
         ax.set_ylim(100 - 1.02 * span, 100 + 0.02 * span)
         ax.set(xlabel="showings of the key before", title="solved runs" if solved else "runs not solved")
     axes[0].set_ylabel("recalled (%)")

@@ -100,6 +100,10 @@ def variant_answers(study: Study, records: Iterable[RunRecord]) -> list[str]:
     few = counts < stats.LEAST_FOR_INTERVAL
     told = list(variants.index[~few[variants.index]]) if not few[references].any() else []
     sentences = [_told(study, runs, told)] if told else []
+    short = [study.sides[name].title for name in references if few[name]]
+    if short and not few[variants.index].all():
+        least = f"fewer than {stats.LEAST_FOR_INTERVAL} runs"
+        return [f"Nothing can be said of the variants yet: of {' and '.join(short)} there are {least}."]
     if others := len(variants) - len(told):
         so_far = "Nothing can be said of the others yet" if told else "Nothing can be said of the variants yet"
         none = int((variants == 0).sum())

@@ -43,8 +43,8 @@ def cells(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFr
 
 
 def is_drawn(table: pd.DataFrame) -> bool:
-    """Whether a map shows something: at least half of the cells of `cells` have runs."""
-    return bool((table["runs"] > 0).mean() >= 0.5)
+    """Whether a map shows something: half of the runs of `cells` are recorded, and every cell has one."""
+    return bool(2 * table["runs"].sum() >= table["planned"].sum() and (table["runs"] > 0).all())
 
 
 def answer(study: Study, records: Iterable[RunRecord], setting: str) -> str:
@@ -59,15 +59,15 @@ def answer(study: Study, records: Iterable[RunRecord], setting: str) -> str:
         setting: as of `cells`.
 
     Returns:
-        The sentence; that nothing can be said, where no cell is complete.
+        The sentence; that nothing is compared yet, where fewer than half of the cells are complete.
     """
     by_place: dict[tuple[float, float], dict[str, pd.DataFrame]] = {}
     for side, at, lr, runs in _by_cell(study, records, setting):
         by_place.setdefault((at, lr), {})[side] = runs
     planned = len(study.rate_seeds)
     complete = [sides for sides in by_place.values() if all(len(runs) == planned for runs in sides.values())]
-    if not complete:
-        return "No cell is complete yet."
+    if 2 * len(complete) < len(by_place):
+        return f"{len(complete)} of {len(by_place)} cells are complete: nothing is compared yet."
     first, second = (pd.concat([sides[side] for sides in complete]) for side in study.sides)
     one, other = (side.title for side in study.sides.values())
     all_there = len(complete) == len(by_place)

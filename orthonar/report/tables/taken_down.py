@@ -99,16 +99,17 @@ def answers(table: pd.DataFrame) -> list[str]:
         )
     later = table[table["last"] > table["steps"]]
     if len(later):
+        others = "; the others stop there" if len(later) < len(table) else ""
         sentences.append(
             f"{len(later)} of the {len(table)} runs whose read was taken down escaped so late that "
             f"{'it' if len(later) == 1 else 'they'} went on beyond step "
-            f"{later['steps'].max():,} until the read was raw, to step {later['last'].max():,} at most; the others "
-            "stop there."
+            f"{later['steps'].max():,} until the read was raw, to step {later['last'].max():,} at most{others}."
         )
     if len(asked):
+        which = f"all {len(asked)}" if len(asked) == len(table) else f"{len(asked)} of the {len(table)}"
         apart = 100 * (asked["accuracy_stock"] - asked["accuracy_here"]).abs().max()
         sentences.append(
-            f"In the layer of the package xlstm the weights of all {len(asked)} runs whose read was taken down, solved "
+            f"In the layer of the package xlstm the weights of {which} runs whose read was taken down, solved "
             f"or not, recall {100 * asked['accuracy_stock'].mean():.1f} % on average, as here to {apart:.2f} points at "
             f"most; in float64 their logits are ours but for {asked['logits_apart'].max():.0e} of the largest."
         )
