@@ -141,7 +141,8 @@ def main(arguments: list[str] | None = None) -> None:
                 grown = found[-1]["peak"] / found[0]["peak"]
                 verdict(f"{form}, {read}: most memory until {stops[-1]:,} over {stops[0]:,}", grown, at_most=1.01)
             if settings.check:
-                other = fresh("blocks", read, stops, 1000, sizes, settings.threads)
+                length = 1000 if settings.block_size != 1000 else 500
+                other = fresh("blocks", read, stops, length, sizes, settings.threads)
                 apart = difference(found, other)
                 verdict(f"{form}, {read}: logits beside blocks of 1,000", apart, at_most=1e-4)
                 rows[-1]["difference"] = apart
