@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
                 length = 1000 if settings.block_size != 1000 else 500
                 other = fresh("blocks", read, stops, length, sizes, settings.threads)
                 apart = difference(found, other)
-                verdict(f"{form}, {read}: logits beside blocks of 1,000", apart, at_most=1e-4)
+                verdict(f"{form}, {read}: logits beside blocks of {length:,}", apart, at_most=1e-4)
                 rows[-1]["difference"] = apart
     of = {"settings": sizes | {"block_size": settings.block_size, "threads": settings.threads}, "rows": rows}
     keep(record | of | {"device": record["device_name"]}, path)
