@@ -14,6 +14,7 @@ import difflib
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, TypeVar, dataclass_transform
@@ -62,7 +63,7 @@ def checked_number(
 def checked_kind(name: str, value: Any, kind: type[_Kind]) -> _Kind:
     """The value; ValueError naming the setting if it is not of that class."""
     if not isinstance(value, kind):
-        word = kind.__name__.lower()
+        word = re.sub("(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
         article = "an" if word[0] in "aeiou" else "a"
         raise ValueError(f"{name} must be {article} {word} ({kind.__module__}.{kind.__name__}), not {value!r}")
     return value

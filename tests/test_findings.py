@@ -44,6 +44,14 @@ def test_pairs_are_told_by_mcnemar_and_others_by_fisher():
     assert (row["seeds"], row["solved"], row["p"]) == ("11 to 26", "0, 16 of 16", "**3.3e-09** †")  # 2 in 32 over 16
 
 
+def test_sides_without_a_common_seed_are_compared_as_strangers():
+    whole = recorded(REPLICATION, orthogonalized)
+    apart = [r for r in whole if orthogonalized_record(r) == (r.settings["seed"] >= 19)]
+    row = answer(REPLICATION, apart)
+    assert (row["seeds"], row["solved"]) == ("11 to 18; 19 to 26", "0, 8 of 8")
+    assert row["p"] == "**0.00016** †"  # 2 in 16 over 8
+
+
 def orthogonalized_record(record):
     return record.settings["read"]["name"] == "NewtonSchulzRead"
 

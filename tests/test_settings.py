@@ -117,7 +117,7 @@ def test_equal_settings_are_one_run():
 @pytest.mark.parametrize(
     ("setting", "named"),
     [({"seed": 2**53 + 1}, f"seed must be an integer of from 0 to {2**53}"), ({"device": b"cpu"}, "device"),
-     ({"device": 0}, "device")],
+     ({"device": 0}, "device"), ({"model": 1}, "model must be a model config ")],
 )  # fmt: skip
 def test_what_is_wrong_is_said_of_a_value(setting, named):
     with pytest.raises(ValueError, match=named):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from tiny import TASKS, TINY, record_of
 
-from orthonar import KeyDoor, RunConfig
+from orthonar import Constant, KeyDoor, RunConfig
 from orthonar.report import style, survival, words
 from orthonar.report.figures import cost as cost_plots
 from orthonar.report.figures import headline as plots
@@ -114,10 +114,24 @@ def test_the_replication_as_published():
     assert float(table.loc["both", "Fisher p"]) == pytest.approx(POOLED_FISHER_P, abs=5e-4)
 
 
-def test_nothing_published_stands_beside_another_embedding():
-    study = replace(REPLICATED, settings=REPLICATED.settings | {"embedding_std": 0.065})
+@pytest.mark.parametrize("other", [{"embedding_std": 0.065}, {"schedule": Constant()}, {"steps": 500}])
+def test_nothing_published_stands_beside_another_recipe(other):
+    study = replace(REPLICATED, settings=REPLICATED.settings | other)
     assert len(tables.beside_published(REPLICATED, [])) == 2
     assert tables.beside_published(study, []).empty and tables.published_points(study).empty
+
+
+def test_nothing_published_stands_beside_another_rate():
+    study = replace(PRESETS["headline"]["paper"], tasks=({"vocab_size": 96, "seq_len": 768},), rates=(3e-3, 1e-2))
+
+    def sources(study, best):
+        records = [record_of(run, 0.9 if run.lr == best else 0.1) for run in study.runs([])]
+        return tables.beside_published(study, records)["source"].unique().tolist()
+
+    assert sources(study, 3e-3) == ["post", "follow-up"]
+    assert sources(study, 1e-2) == ["post"], "the follow-up's rate was not chosen"
+    assert sources(replace(study, rates=(3e-3,)), 3e-3) == ["follow-up"], "the post chose its rates"
+    assert tables.beside_published(PRESETS["batch-size"]["paper"], []).empty, "the post's batch, at a constant rate"
 
 
 @pytest.mark.parametrize("name", ["initialisation", "schedule"])

@@ -58,6 +58,7 @@ def test_records_may_be_added(folder):
     checks = {check.file: check for check in checksums.check_files(folder)}
     assert checks[FILE] == (FILE, "unchanged", 1) and checks["more.jsonl"].state == "not listed"
     assert all(check.fine for check in checks.values())
+    assert verify.verify(folder, recompute=0)["counts"]["files"] == 1, "what is not listed is held against nothing"
 
 
 def test_a_file_that_was_empty_or_cut_off_may_grow(folder):

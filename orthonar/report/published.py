@@ -34,6 +34,7 @@ class PublishedCell:
         pairs: pairs of seeds that solve neither, the baseline only, the orthogonalized read only, both; None where
             that is not known.
         logrank_p: p-value of the source's log-rank test between its two sides.
+        lr: peak learning rate of all sides; None where it was chosen for each task.
     """
 
     vocab_size: int
@@ -47,6 +48,7 @@ class PublishedCell:
     second_hand: bool = False
     pairs: tuple[int, int, int, int] | None = None
     logrank_p: float | None = None
+    lr: float | None = None
 
     def accuracy(self, side: str) -> Percent | None:
         """Mean accuracy of a side, percent; None where none was published."""
@@ -70,8 +72,8 @@ HEADLINE = (
     PublishedCell(96, 1024, _both((22, 23), (68, 69)), _both(4, 16), **_SECOND_HAND),
 )
 
-_FOLLOW_UP: dict[str, Any] = {"source": FOLLOW_UP, "short": "follow-up"}
-#: The follow-up's runs at batch 16: learning rate 3e-3, seeds 11 to 26. Its log-rank p-value is of length 512 alone.
+_FOLLOW_UP: dict[str, Any] = {"source": FOLLOW_UP, "short": "follow-up", "lr": 3e-3}
+#: The follow-up's runs at batch 16: seeds 11 to 26. Its log-rank p-value is of length 512 alone.
 REPLICATION = (
     PublishedCell(
         80,

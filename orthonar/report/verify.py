@@ -28,7 +28,7 @@ import torch
 
 from .. import paths
 from ..data.base import IGNORE_INDEX
-from ..study.checksums import FileCheck, check_files, result_files, write_list
+from ..study.checksums import NOT_LISTED, FileCheck, check_files, result_files, write_list
 from ..study.contents import answer_table
 from ..study.jsonl import Damage, files_in
 from ..study.records import RunStore, read_records
@@ -225,7 +225,11 @@ def verify(folder: str | os.PathLike, recompute: int = 2) -> dict:
         "files": [check._asdict() for check in files if check.state != "unchanged" or check.added],
         "again": [asdict(train_again(record)) for record in again],
         "faults": faults,
-        "counts": {"records": sum(map(len, by_file.values())), "files": len(files), "whole counts": len(sample)},
+        "counts": {
+            "records": sum(map(len, by_file.values())),
+            "files": sum(check.state != NOT_LISTED for check in files),
+            "whole counts": len(sample),
+        },
     }
 
 

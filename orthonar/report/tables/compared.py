@@ -1,5 +1,6 @@
 """Two tables of runs against each other: solved runs and accuracies, how soon they escape, and the tests of both."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -110,6 +111,19 @@ def tested_by_seed(first: pd.DataFrame, second: pd.DataFrame) -> Tested:
         raise ValueError("seed: the sides have not as many runs of each")
     more = second.groupby("seed")["solved"].sum() - first.groupby("seed")["solved"].sum()
     return Tested(stats.sign_flips(more), True, int(np.sign(more.sum())), "exact sign-flip test by seed")
+
+
+def tested_together(strata: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> Tested:
+    """Whether the two sides of several experiments solve runs at one rate in each, two-sided.
+
+    It is `orthonar.report.stats.stratified_fisher`.
+
+    Args:
+        strata: by experiment, solved runs of both sides and all runs of both.
+    """
+    solved, runs = np.sum(strata, axis=0)
+    more = int(np.sign(solved[1] * runs[0] - solved[0] * runs[1]))
+    return Tested(stats.stratified_fisher(strata), False, more, "Fisher's exact test over all of them")
 
 
 def as_tested(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -224,10 +224,13 @@ def as_markdown(table: pd.DataFrame, further: Iterable[str] = ()) -> str:
 
 
 def _shared_seeds(cells_runs: Sequence[pd.DataFrame]) -> set[int]:
-    """The seeds that all cells share, those left aside that have too few runs to be judged; all where every one has."""
+    """The seeds that all cells share, those left aside that have too few runs to be judged.
+
+    All seeds where every cell has too few, or where no seed is in all of them: they are compared as strangers then.
+    """
     seeds = [set(runs["seed"]) for runs in cells_runs]
     enough = [of_cell for of_cell in seeds if len(of_cell) >= stats.LEAST_FOR_INTERVAL]
-    return set.intersection(*enough) if enough else set.union(*seeds)
+    return (set.intersection(*enough) if enough else set()) or set.union(*seeds)
 
 
 def _of(study: Study, *sides: Side) -> Study:

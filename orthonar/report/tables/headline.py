@@ -20,13 +20,13 @@ from ..words import NOT_RUN, device_kinds, devices, p_text, solved_text, task_la
 from .compared import (
     COMPARED,
     HOW_SOON,
-    Tested,
     accuracy_text,
     as_tested,
     compared,
     how_soon,
     solved_counts,
     tested,
+    tested_together,
     verdict_text,
 )
 from .runs import study_runs, study_task_label, with_all_seeds
@@ -117,7 +117,7 @@ def cells(study: Study, records: Iterable[RunRecord], stage: str = "seeds") -> l
         label = study_task_label(study, task)
         runs = table[(table["task"] == label) & (table["side"] == side)]
         rate = study.chosen_rate(task, side if stage == "seeds" else None, found)
-        results.append(CellResult(label, side, rate, runs, len(study.seeds), _published(study, task)))
+        results.append(CellResult(label, side, rate, runs, len(study.seeds), _published(study, task, rate)))
     return results
 
 
@@ -166,17 +166,12 @@ def together_beside_published(studies: Iterable[Study], records: Iterable[RunRec
             solved = other.solved(cell.side)
             if solved is not None and min(len(cell.runs), other.seeds) >= stats.LEAST_FOR_INTERVAL:
                 of_source = strata.setdefault(other.short, {})
-                of_source[cell.task, cell.side] = (cell.solved, solved), (len(cell.runs), other.seeds)
+                of_source[cell.task, cell.side] = (solved, cell.solved), (other.seeds, len(cell.runs))
     sentences = []
     for source, of_source in strata.items():
-        (ours, theirs), (runs, seeds) = np.sum(list(of_source.values()), axis=0)
-        test = Tested(
-            stats.stratified_fisher(list(of_source.values())),
-            False,
-            int(np.sign(ours * seeds - theirs * runs)),
-            "Fisher's exact test over all of them",
-        )
         if len(of_source) > 1:
+            (theirs, ours), (seeds, runs) = np.sum(list(of_source.values()), axis=0)
+            test = tested_together(list(of_source.values()))
             sentences.append(
                 f"Over the {len(of_source)} experiments that both ran, the {source}'s solve {theirs} of {seeds} runs "
                 f"and ours {ours} of {runs}: {test.verdict} ({test}, as if all runs were strangers)."
@@ -353,31 +348,39 @@ def different_rates(study: Study, records: Iterable[RunRecord]) -> list[str]:
     return list(sentences.values())
 
 
-def published_points(study: Study) -> pd.DataFrame:
+def published_points(study: Study, records: Iterable[RunRecord] = ()) -> pd.DataFrame:
     """What was published of a study's tasks: columns task, side, low and high (mean accuracy, percent), solved, source.
 
     Low and high are NaN where no mean was published; solved is a text such as "4/24", empty where none was.
+
+    Args:
+        study: whose tasks.
+        records: run records, which tell the rates that were chosen.
     """
     rows = []
-    for task in study.tasks:
-        for cell in _published(study, task):
-            for side in study.sides:
-                accuracy = cell.accuracy(side)
-                mean = np.ravel(np.nan if accuracy is None else accuracy)
-                solved = "" if cell.solved(side) is None else f"{cell.solved(side)}/{cell.seeds}"
-                row = {"task": study_task_label(study, task), "side": side, "low": mean.min(), "high": mean.max()}
-                rows.append(row | {"solved": solved, "source": cell.short})
+    for mine in cells(study, records):
+        for cell in mine.published:
+            accuracy, solved = cell.accuracy(mine.side), cell.solved(mine.side)
+            mean = np.ravel(np.nan if accuracy is None else accuracy)
+            row = {"task": mine.task, "side": mine.side, "low": mean.min(), "high": mean.max()}
+            rows.append(row | {"solved": "" if solved is None else f"{solved}/{cell.seeds}", "source": cell.short})
     return pd.DataFrame(rows, columns=["task", "side", "low", "high", "solved", "source"])
 
 
-#: Settings that make a model and its task the study's; with others, no published number is of the same experiment.
-_STUDY = ("noise_vocab_size", "frac_noise", "multi_query", "embedding_dim", "num_heads", "embedding_std")
+#: Settings that a published number is found by; with any other that is not the study's, none is of the same experiment.
+_FOUND_BY = ("vocab_size", "seq_len", "batch_size", "probes")
 
 
-def _published(study: Study, task: Mapping) -> list[PublishedCell]:
-    config = study.run(task, next(iter(study.sides)), study.rates[0], 0)
-    if not isinstance(config.task, NoisyRecall) or any(
-        getattr(config, name) != getattr(RunConfig(), name) for name in _STUDY
-    ):
+def _published(study: Study, task: Mapping, rate: float | None = None) -> list[PublishedCell]:
+    """What was published of a task at the chosen rate; while none is, at any that the study has."""
+    first = next(iter(study.sides))
+    config = study.run(task, first, study.rates[0], 0)
+    if not isinstance(config.task, NoisyRecall):
         return []
-    return published_cells(config.vocab_size, config.seq_len, config.batch_size)
+    theirs = {"batch_size": config.batch_size, **study.sides[first].settings, "lr": study.rates[0], "seed": 0}
+    as_published, here = RunConfig(**theirs).settings(), config.settings()
+    if any(here.get(name) != as_published.get(name) for name in {*here, *as_published}.difference(_FOUND_BY)):
+        return []
+    rates = study.rates if rate is None else (rate,)
+    found = published_cells(config.vocab_size, config.seq_len, config.batch_size)
+    return [cell for cell in found if (len(study.rates) > 1 if cell.lr is None else cell.lr in rates)]
