@@ -67,6 +67,7 @@ def python() -> Path:
 def installed(python, tmp_path_factory) -> tuple[Path, str, str]:
     """The environment with the wheel, and the versions of what was there before and after."""
     wheels = tmp_path_factory.mktemp("wheels")
+    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # setuptools would put modules in that are gone by now
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", wheels, ROOT)
     [wheel] = wheels.glob("orthonar-*.whl")
     before = run(python, "-c", VERSIONS, *THERE)
