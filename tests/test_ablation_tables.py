@@ -223,7 +223,8 @@ def test_the_answers_are_the_tables_numbers():
     unsolved, solved = memory.decode_answers(STUDY, RECORDS)
     assert "memories of 2 not solved runs" in unsolved and "finds 60.0 %" in unsolved and "adds 10.0 points" in unsolved
     assert "memories of 3 solved runs" in solved
-    assert "without any memory gives 50 %" in solved and "has not seen the value, it finds 50 %" in solved
+    assert "without any memory gives 50 %" in solved and "has not seen the value, it finds 50.0 %" in solved
+    assert solved.endswith("in another sequence's memory 50.0 %.")
     assert memory.swap_answers(STUDY, []) == memory.decode_answers(STUDY, []) == []
 
 

@@ -85,6 +85,9 @@ def test_recall_after_delays():
     told = streaming.delay_answer(table, 0.125)
     assert "distractors: baseline (2 of its 8 solved runs asked) 50, 20, 10 %; orth" in told
     assert told.endswith("(guessing: 12 %).")
+    apart = table.copy()
+    apart[DELAYS[-1]] = [0.1, 0.3, 0.9]
+    assert "solved runs asked) 50, 20, 20 (10 to 30) %; orth" in streaming.delay_answer(apart, 0.125), "two runs"
     ax = plots.recall_over_delay(table, STUDY.sides, 0.125, "here")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["baseline", "orthogonalized", "guessing"]
     nothing = streaming.delays(study_runs(STUDY, []), answers_of([], numbers).reindex(columns=list(numbers)))

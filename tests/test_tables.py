@@ -417,7 +417,7 @@ def test_the_answer_of_some_seeds_says_what_all_of_them_say():
     wide = replace(TINY, seeds=tuple(range(12)), tasks=TASKS[:1])
     records = all_records(wide, lambda c: 0.9 if c.read != TINY.sides["baseline"].settings["read"] else 0.1)
     [answer] = tables.answers(replace(wide, seeds=(0, 1, 2)), records)
-    assert "solves 3 of 3" in answer and answer.endswith("; of all recorded seeds 0 of 12 and 12 of 12.")
+    assert "solves 3 of 3" in answer and answer.endswith("; of all 12 seeds that both have 0 and 12.")
     assert "all recorded" not in tables.answers(wide, records)[0], "the seeds that rates are chosen on do not count"
     one_side = [r for r in records if "RawRead" in str(r.settings["read"]) or not 3 <= r.settings["seed"] < 12]
     assert "all recorded" not in tables.answers(replace(wide, seeds=(0, 1, 2)), one_side)[0]

@@ -63,6 +63,8 @@ def test_what_became_of_those_that_were_solved(records):
         "Of 2 runs solved before the read was taken down 1 is solved with the raw read afterwards: 95.0 % before, "
         "57.5 % after (means; training goes on in between)."
     ]
+    again = table.assign(seed=0)
+    assert taken_down.answers(again)[0].startswith("Of 2 runs of 1 seed solved before the read was taken down 1 is")
     assert table["last"].eq(table["steps"]).all()
     late = record("anneal, gated", 3, {2800: 0.9})
     late = replace(late, trace=[*late.trace, *(replace(late.trace[-1], step=s) for s in (3200, 3500))])

@@ -123,7 +123,7 @@ def tested_together(strata: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -
     """
     solved, runs = np.sum(strata, axis=0)
     more = int(np.sign(solved[1] * runs[0] - solved[0] * runs[1]))
-    return Tested(stats.stratified_fisher(strata), False, more, "Fisher's exact test over all of them")
+    return Tested(stats.stratified_fisher(strata), False, more, "exact test stratified by experiment")
 
 
 def as_tested(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -29,7 +29,7 @@ from .compared import (
     tested_together,
     verdict_text,
 )
-from .runs import study_runs, study_task_label, with_all_seeds
+from .runs import on_shared_seeds, study_runs, study_task_label, with_all_seeds
 
 
 @dataclass(frozen=True)
@@ -261,8 +261,8 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
 
     A difference is said to be there where the two-sided p-value of `orthonar.report.tables.compared.tested` is at most
     0.05; of pairs only the seeds that both sides have count. Every sentence names the seeds, says where the sides were
-    trained on different kinds of devices, and counts all recorded seeds where both sides have more of them than the
-    study asks for: without a test, since a side may have been picked on those.
+    trained on different kinds of devices, and counts all seeds that both sides have where these are more than the study
+    asks for: without a test, since a side may have been picked on those.
 
     Args:
         study: which runs to look for.
@@ -286,9 +286,10 @@ def answers(study: Study, records: Iterable[RunRecord], least: int = 1) -> list[
         said = f"{task}: {counts[0]}, {counts[1]}: {verdict_text(first, second)}"
         if device_kinds(first) != device_kinds(second):
             said += f"; the first trained on {device_kinds(first)}, the other on {device_kinds(second)}"
-        if len(of_all[0]) > len(first) and len(of_all[1]) > len(second):
-            (one, other), (all_one, all_other) = solved_counts(*of_all)
-            said += f"; of all recorded seeds {one} of {all_one} and {other} of {all_other}"
+        of_all = on_shared_seeds(of_all)
+        if len(of_all[0]) > max(len(first), len(second)):
+            (one, other), (shared, _) = solved_counts(*of_all)
+            said += f"; of all {shared} seeds that both have {one} and {other}"
         sentences.append(f"{said}.")
     return sentences
 

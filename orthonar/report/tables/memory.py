@@ -120,15 +120,17 @@ def decode_answers(study: Study, records: Iterable[RunRecord], kept: pd.DataFram
     for end in ("not solved", "solved"):
         mine = runs[runs["side"].isin(["baseline", "orthogonalized"]) & (runs["ends"] == end)]
         if len(mine):
-            found, other, alone, before = (
-                100 * mine[c].mean() for c in ("decode1", "decode1_other_memory", "decode1_key_alone", "decode0")
+            found, other, alone, before, before_other = (
+                100 * mine[c].mean()
+                for c in ("decode1", "decode1_other_memory", "decode1_key_alone", "decode0", "decode0_other_memory")
             )
             sentences.append(
                 f"In the memories of {len(mine)} {end} run{'s'[: len(mine) != 1]}, raw and orthogonalized, a decoder "
                 f"finds {found:.1f} % of the values. That alone does not show that they are in there: the key that it "
                 f"asks with has seen the value and without any memory gives {alone:.0f} %, and in another sequence's "
                 f"memory it finds {other:.1f} %. The right memory adds {found - other:.1f} points. With the key of the "
-                f"position before, which has not seen the value, it finds {before:.0f} %."
+                f"position before, which has not seen the value, it finds {before:.1f} %, in another sequence's memory "
+                f"{before_other:.1f} %."
             )
     return sentences
 

@@ -9,6 +9,7 @@ import pandas as pd
 from ...study.contents import DELAYS
 from ...study.jsonl import Damage
 from ...study.sides import title
+from .. import stats
 from ..words import model_name, text_table
 from .benchmark_records import read_benchmark
 
@@ -142,7 +143,9 @@ def delays_text(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def delay_answer(table: pd.DataFrame, chance: float) -> str:
-    """How much solved models recall on average after each of the longest delays, in a sentence.
+    """How much solved models recall after each of the longest delays, in a sentence.
+
+    It is their mean, with the lowest and the highest of fewer than `orthonar.report.stats.LEAST_FOR_INTERVAL` models.
 
     Args:
         table: as of `delays`.
@@ -152,9 +155,15 @@ def delay_answer(table: pd.DataFrame, chance: float) -> str:
         return "Recall after long delays: no solved run was asked yet."
     far, parts = DELAYS[2:], []
     for side, of in table.groupby("side", sort=False):
-        shares = ", ".join(f"{100 * of[delay].mean():.0f}" for delay in far)
+        shares = ", ".join(_share(of[delay]) for delay in far)
         solved = int(of["of"].iloc[0])
         which = f"{len(of)} of its {solved} solved run{'s'[: solved != 1]} asked"
         parts.append(f"{title(side)} ({which}) {shares} %")
     after = f"{', '.join(f'{delay:,}' for delay in far[:-1])} and {far[-1]:,} distractors"
     return f"Recalled after {after}: {'; '.join(parts)} (guessing: {100 * chance:.0f} %)."
+
+
+def _share(recalled: pd.Series) -> str:
+    mean, low, high = (f"{100 * share:.0f}" for share in (recalled.mean(), recalled.min(), recalled.max()))
+    few = len(recalled) < stats.LEAST_FOR_INTERVAL and low != high
+    return f"{mean} ({low} to {high})" if few else mean

@@ -151,16 +151,16 @@ def sooner_answer(study: Study, records: Iterable[RunRecord], setting: str, word
     return _where(study, records, setting, words, "escapes sooner", _sooner)
 
 
-def _more_solved(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, float, str]:
+def _more_solved(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, bool, float, str]:
     test = tested(first, second)
-    return test.more > 0, test.p, test.name
+    return test.more > 0, pd.concat([first, second])["solved"].nunique() > 1, test.p, test.name
 
 
-def _sooner(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, float, str] | None:
+def _sooner(first: pd.DataFrame, second: pd.DataFrame) -> tuple[bool, bool, float, str] | None:
     if len(stats.shared_seeds(first, second)[0]) < stats.LEAST_FOR_INTERVAL:
         return None
     ours, theirs = survival.sooner(first, second)
-    return theirs > ours, survival.paired_logrank(first, second), "log-rank test stratified by seed"
+    return theirs > ours, ours + theirs > 0, survival.paired_logrank(first, second), "log-rank test stratified by seed"
 
 
 def _where(
@@ -169,25 +169,26 @@ def _where(
     setting: str,
     words: str,
     does: str,
-    test: Callable[[pd.DataFrame, pd.DataFrame], tuple[bool, float, str] | None],
+    test: Callable[[pd.DataFrame, pd.DataFrame], tuple[bool, bool, float, str] | None],
 ) -> str:
     """At which values of a setting a claim of the second side against the first holds, in a sentence.
 
     Args:
         study, records, setting, words: as of `side_answer`.
         does: what the second side does.
-        test: of the run tables of both: whether it does so at all, the p-value (NaN where nothing tells), its name;
-            None where it has too few pairs.
+        test: of the run tables of both: whether it does so at all, whether any runs differ in it, the p-value, the
+            test's name; None where it has too few pairs.
     """
-    judged, found_at, tests = [], [], []
+    judged, found_at, tests, same = [], [], [], []
     found = _by_value(study, records, setting)
     one, other = (side.title for side in study.sides.values())
     for at, (first, second) in ((at, sides.values()) for at, sides in found.items()):
         if min(len(first), len(second)) >= stats.LEAST_FOR_INTERVAL and (result := test(first, second)):
-            it_does, p, name = result
+            it_does, differs, p, name = result
             judged.append(f"{at:g}")
             tests.append(name)
             found_at.append(p if it_does else 1.0)
+            same += [] if differs else [f"{at:g}"]
     claim = f"{other} {does} than {one}"
     if len(judged) == 1 < len(found):
         return (
@@ -201,10 +202,12 @@ def _where(
         )
     of = f"Of {len(judged)} values of the {words} judged ({', '.join(judged)})"
     alone, together = ([at for at, p in zip(judged, ps) if stats.is_told(p)] for ps in (found_at, stats.holm(found_at)))
-    where = f"only at {' and '.join(alone)}" if 0 < len(alone) < len(judged) else "at every one" if alone else "at none"
-    corrected = f"; by Holm's correction over the values at {' and '.join(together) or 'none'}" if alone else ""
-    by = f"{', '.join(dict.fromkeys(tests))}, each by itself{corrected}"
-    return f"{of}, {where} is it shown that {claim} ({by})."
+    where = f"only at {' and '.join(alone)}" if len(alone) < len(judged) else "at every one"
+    corrected = f"; by Holm's correction over the values at {' and '.join(together) or 'none'}"
+    by = f"{', '.join(dict.fromkeys(tests))}, each by itself"
+    shown = f"{claim} {where} by more than chance explains ({by}{corrected})" if alone else ""
+    alike = f"; at {', '.join(same)} nothing could be, since no pair differs" if same else ""
+    return f"{of}, {shown or f'at none is it shown that {claim} ({by})'}{alike}."
 
 
 def value_answers(study: Study, records: Iterable[RunRecord], setting: str, words: str) -> list[str]:

@@ -90,9 +90,10 @@ def answers(table: pd.DataFrame) -> list[str]:
     solved, asked = table[table["before"] >= SOLVED_AT], table[table["logits_apart"].notna()]
     sentences = []
     if len(solved):
-        still = int((solved["after"] >= SOLVED_AT).sum())
+        still, seeds = int((solved["after"] >= SOLVED_AT).sum()), solved["seed"].nunique()
+        of_fewer = f" of {seeds} seed{'s'[: seeds != 1]}" if seeds < len(solved) else ""
         sentences.append(
-            f"Of {len(solved)} run{'s'[: len(solved) != 1]} solved before the read was taken down {still} "
+            f"Of {len(solved)} run{'s'[: len(solved) != 1]}{of_fewer} solved before the read was taken down {still} "
             f"{'is' if still == 1 else 'are'} solved with the raw read afterwards: "
             f"{100 * solved['before'].mean():.1f} % before, {100 * solved['after'].mean():.1f} % after "
             "(means; training goes on in between)."
