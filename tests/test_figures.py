@@ -75,7 +75,8 @@ def test_accuracy_curves_tell_the_reads_apart_and_leave_gaps():
         ]
         for name, side in HEADLINE.items()
     }
-    figure = training.accuracy_curves(runs | {"ns1": []}, {**HEADLINE, "ns1": ELIMINATION["ns1"]})
+    figure = training.accuracy_curves(runs | {"ns1": []}, {**HEADLINE, "ns1": ELIMINATION["ns1"]}, "a scale")
+    assert figure.get_suptitle().endswith(": a scale")
     first, second, third = figure.axes
     assert [ax.get_title() for ax in (first, second)] == ["baseline: 1 of 2 solved", "orthogonalized: 1 of 2 solved"]
     for ax in (first, second):

@@ -111,7 +111,7 @@ def test_nothing_recorded_says_so_once():
     table = tables.frontier(STUDY, [], {})
     assert tables.answer(table).count(words.NOT_RUN) == 1
     assert (tables.frontier_text(table)["solved"] == words.NOT_RUN).all()
-    figure = plots.frontier(table, {}, STUDY.sides, tables.KEEPS)
+    figure = plots.frontier(table, {}, STUDY.sides, tables.KEEPS, "a scale")
     assert [text.get_text() for ax in figure.axes for text in ax.texts] == 2 * [words.NOT_RUN]
 
 
@@ -140,7 +140,7 @@ def test_tables_and_figures_of_some_runs():
     assert "The cheapest read" in keeping and keeping.endswith("(so far: 1 of 6 reads have too few runs).")
     runs = probed_runs(STUDY, some)
     curves = {name: survival.kaplan_meier(in_seconds(of, PACE[name])) for name, of in runs.groupby("side", sort=False)}
-    figure = plots.frontier(table, curves, STUDY.sides, tables.KEEPS)
+    figure = plots.frontier(table, curves, STUDY.sides, tables.KEEPS, "a scale")
     figure.canvas.draw()
     hazards, waiting = figure.axes
     assert hazards.get_xlabel() == "products with $X^T X$"

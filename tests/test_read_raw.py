@@ -90,9 +90,11 @@ def test_the_flattest_map_comes_first_and_each_run_has_its_mark():
         f"{lost['lost'].mean():.1f} points on average."
     )
     assert "; among the 2 maps at least as steep as five steps (48 runs) " in told
-    ax = plots.lost_when_read_raw(lost, STUDY.sides)
+    ax = plots.lost_when_read_raw(lost, STUDY.sides, "a scale")
     runs, means = ax.lines[:-1:2], ax.lines[1:-1:2]
     assert [len(line.get_xdata()) for line in runs] == [24] * 4
     assert [line.get_label() for line in means] == [f"{title(name)} (24)" for name in CHOSEN]
     assert [line.get_ydata()[0] for line in means] == pytest.approx(lost.groupby("slope")["lost"].mean().tolist())
-    assert [text.get_text() for text in plots.lost_when_read_raw(lost[:0], STUDY.sides).texts] == ["not run yet"]
+    assert [text.get_text() for text in plots.lost_when_read_raw(lost[:0], STUDY.sides, "a scale").texts] == [
+        "not run yet"
+    ]

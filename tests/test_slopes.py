@@ -84,7 +84,7 @@ def test_steep_maps_of_few_runs_are_named():
 def test_marks_are_hollow_without_an_interval():
     made = simulated(1.0, ["orthogonalized", "ns1"]) + simulated(1.0, ["degree8"], range(3))
     table = slopes.by_slope(STUDY, made)
-    ax, ranks = plots.solved_by_map(table, STUDY.sides).axes
+    ax, ranks = plots.solved_by_map(table, STUDY.sides, "a scale").axes
     drawn = {bars.get_label().partition(" (")[0]: bars for bars in ax.containers}
     assert list(drawn) == [STUDY.sides[name].title for name in table.index]
     line, _, bars = drawn["8 products"]
@@ -92,4 +92,4 @@ def test_marks_are_hollow_without_an_interval():
     line, _, bars = drawn[ORTHOGONALIZED.title]
     assert line.get_markerfacecolor() != "none" and len(bars) == 1
     assert len(ranks.containers) == len(table)
-    assert all(ax.texts for ax in plots.solved_by_map(table[:0], STUDY.sides).axes)
+    assert all(ax.texts for ax in plots.solved_by_map(table[:0], STUDY.sides, "a scale").axes)

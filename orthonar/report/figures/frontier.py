@@ -46,7 +46,12 @@ def singular_value_maps(s: np.ndarray, maps: Mapping[str, np.ndarray], sides: Ma
 
 
 def frontier(
-    table: pd.DataFrame, curves: Mapping[str, pd.DataFrame], sides: Mapping[str, Side], keeps: float, axes=None
+    table: pd.DataFrame,
+    curves: Mapping[str, pd.DataFrame],
+    sides: Mapping[str, Side],
+    keeps: float,
+    of_what: str,
+    axes=None,
 ) -> Figure:
     """Draw how soon runs escape with each read, against its cost.
 
@@ -55,16 +60,17 @@ def frontier(
         curves: side -> `orthonar.report.survival.kaplan_meier` over wall seconds.
         sides: by name.
         keeps: the hazard ratio whose lower bound counts as keeping the effect, drawn as a level.
+        of_what: the scale, for the title.
         axes: two, of one figure with constrained layout; None for new ones.
 
     Returns:
         The figure: left the hazard of escape relative to the study's read, with its 95 % interval, over the products
         with the memory; right the share of runs that have escaped over wall seconds, in brackets how many there are,
-        pale those of reads that do not keep the effect.
+        pale those of reads that do not keep the effect; a line ends with the training.
     """
     if axes is None:
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), layout="constrained")
-        figure.suptitle("How soon runs escape, and what their read costs")
+        figure.suptitle(f"How soon runs escape, and what their read costs: {of_what}")
     hazards, waiting = axes
     drawn = table[table["ratio"].notna()]
     # Bars of reads that cost the same stand side by side.
@@ -108,12 +114,13 @@ def frontier(
     return hazards.figure
 
 
-def solved_by_map(table: pd.DataFrame, sides: Mapping[str, Side]) -> Figure:
+def solved_by_map(table: pd.DataFrame, sides: Mapping[str, Side], of_what: str) -> Figure:
     """Draw the share of solved runs of each read against its map's slope at 0 and against the memory's early rank.
 
     Args:
         table: as of `orthonar.report.tables.slopes.by_slope`.
         sides: by name.
+        of_what: the scale, for the title.
 
     Returns:
         The figure: two panels, in each a mark per read, hollow and without an interval where it has too few runs.
@@ -135,20 +142,22 @@ def solved_by_map(table: pd.DataFrame, sides: Mapping[str, Side]) -> Figure:
     ticks = [1, 2, 5, 10, 20, 40]
     slopes.set_xticks(ticks, [str(tick) for tick in ticks])
     slopes.minorticks_off()
-    slopes.set_title("Solved runs by the slope of the read's map")
+    figure.suptitle(f"Solved runs by the read's map: {of_what}")
+    slopes.set_title("by its slope at 0")
     ranks.set_xlabel("mean effective rank at a tenth of the training")
-    ranks.set_title("and by the memory's rank before runs escape")
+    ranks.set_title("by the memory's rank before runs escape")
     if len(table):
         figure.legend(loc="outside lower center", ncols=3, fontsize=SMALLEST)
     return figure
 
 
-def lost_when_read_raw(lost: pd.DataFrame, sides: Mapping[str, Side]) -> Axes:
+def lost_when_read_raw(lost: pd.DataFrame, sides: Mapping[str, Side], of_what: str) -> Axes:
     """Draw how much accuracy solved runs lose when they are read raw, against the slope of their map at 0.
 
     Args:
         lost: as of `orthonar.report.tables.read_raw.losses`.
         sides: by name.
+        of_what: the scale, for the title.
 
     Returns:
         The axes: a pale mark per run, and one for the mean of each map, in brackets of how many runs.
@@ -160,7 +169,10 @@ def lost_when_read_raw(lost: pd.DataFrame, sides: Mapping[str, Side]) -> Axes:
         ax.plot(mine["slope"].iloc[0], mine["lost"].mean(), look.marker, color=look.color, markersize=8, label=label)
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.set(xscale="log", xlabel="slope of the map at 0", ylabel="points of accuracy lost when read raw")
-    ax.set_title("What solved runs lose without the read that they were trained with")
+    ax.set_title(
+        f"What solved runs lose without the read that they were trained with: {of_what}\n"
+        "small and pale: a run; large: the mean of a map (how many runs)"
+    )
     if not len(lost):
         write_in_the_middle(ax)
         return ax

@@ -46,9 +46,10 @@ def headline(
     if axes is None:
         ratios = {"width_ratios": widths}
         size = (min(WIDTH, 1.1 + 0.9 * sum(widths)), 3.9)  # no wider than it must be: it is seen on phones too
-        _, made = plt.subplots(
+        new, made = plt.subplots(
             1, len(panels), figsize=size, sharey=True, layout="constrained", squeeze=False, gridspec_kw=ratios
         )
+        new.suptitle("Final accuracy of every run; above the marks how many are solved")
         axes = list(made.flat)
     figure = axes[0].figure
     assert isinstance(figure, Figure)
@@ -65,7 +66,7 @@ def headline(
         labels = [task.replace(", ", "\n") for task in tasks]
         ax.set(xlabel="", ylabel="", xlim=(-0.5, len(tasks) - 0.5), ylim=(-2, 102))
         ax.set_xticks(range(len(tasks)), labels)
-        ax.set_title(f"{title}, solved:", pad=34 if narrow and len(published) else 24)
+        ax.set_title(title, pad=34 if narrow and len(published) else 24)
     axes[0].set_ylabel("final accuracy at scored positions (%)")
     drawn = {side.name: side for tasks in panels.values() for sides in tasks.values() for side in sides}
     handles = [

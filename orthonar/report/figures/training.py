@@ -13,12 +13,15 @@ from ...training.record import SOLVED_AT, RunRecord
 from ..style import GREY, WIDTH, panel_grid, write_in_the_middle
 
 
-def accuracy_curves(runs: Mapping[str, Sequence[RunRecord]], sides: Mapping[str, Side], axes=None) -> Figure:
+def accuracy_curves(
+    runs: Mapping[str, Sequence[RunRecord]], sides: Mapping[str, Side], of_what: str, axes=None
+) -> Figure:
     """Draw the accuracy of every run over its training, a panel for each side.
 
     Args:
         runs: side -> its runs, of one task and any seeds.
         sides: by name.
+        of_what: the scale, for the title.
         axes: one for each side, of one figure with constrained layout; None for new ones.
 
     Returns:
@@ -28,9 +31,10 @@ def accuracy_curves(runs: Mapping[str, Sequence[RunRecord]], sides: Mapping[str,
     if axes is None:
         lines, columns = panel_grid(len(runs))
         size = (WIDTH, 2.3 * lines + 0.3)
-        _, axes = plt.subplots(
+        figure, axes = plt.subplots(
             lines, columns, figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False
         )
+        figure.suptitle(f"Accuracy over training, a line a run; solved ends above the dots: {of_what}")
     axes = np.ravel(axes)
     for ax, (name, of_side) in zip(axes, runs.items()):
         look = sides[name].look

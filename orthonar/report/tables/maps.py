@@ -42,9 +42,15 @@ def cells(study: Study, records: Iterable[RunRecord], setting: str) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def is_drawn(table: pd.DataFrame) -> bool:
-    """Whether a map shows something: half of the runs of `cells` are recorded, and every cell has one."""
-    return bool(2 * table["runs"].sum() >= table["planned"].sum() and (table["runs"] > 0).all())
+def is_compared(table: pd.DataFrame) -> bool:
+    """Whether a map may be drawn and told of: half of its places or more have all their runs of every side.
+
+    Args:
+        table: as of `cells`.
+    """
+    _, setting, *_ = table.columns
+    complete = table["runs"].eq(table["planned"]).groupby([table[setting], table["lr"]]).all()
+    return bool(2 * complete.sum() >= len(complete))
 
 
 def answer(study: Study, records: Iterable[RunRecord], setting: str) -> str:
@@ -59,14 +65,15 @@ def answer(study: Study, records: Iterable[RunRecord], setting: str) -> str:
         setting: as of `cells`.
 
     Returns:
-        The sentence; that nothing is compared yet, where fewer than half of the cells are complete.
+        The sentence; that nothing is compared yet, where `is_compared` says so.
     """
+    records = list(records)
     by_place: dict[tuple[float, float], dict[str, pd.DataFrame]] = {}
     for side, at, lr, runs in _by_cell(study, records, setting):
         by_place.setdefault((at, lr), {})[side] = runs
     planned = len(study.rate_seeds)
     complete = [sides for sides in by_place.values() if all(len(runs) == planned for runs in sides.values())]
-    if 2 * len(complete) < len(by_place):
+    if not is_compared(cells(study, records, setting)):
         return f"{len(complete)} of {len(by_place)} cells are complete: nothing is compared yet."
     first, second = (pd.concat([sides[side] for sides in complete]) for side in study.sides)
     one, other = (side.title for side in study.sides.values())
