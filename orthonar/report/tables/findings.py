@@ -161,7 +161,7 @@ def questions() -> list[Question]:
             _of(pocket["new-seeds"], BASELINE, cheap),
             pocket["frontier"].seeds,
         ),
-        Question("pocket", "; ".join(["raw read", *(side.title for side in eliminated)]), elimination),
+        Question("pocket", f"raw read; {len(eliminated)} other variants in notebook 07's order", elimination),
         Question(
             "pocket, constant rate",
             "raw; orthogonalized, taken down after the escape; taken down from step 2,100 on; kept",
