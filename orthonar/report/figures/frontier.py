@@ -66,7 +66,7 @@ def frontier(
     Returns:
         The figure: left the hazard of escape relative to the study's read, with its 95 % interval, over the products
         with the memory; right the share of runs that have escaped over wall seconds, in brackets how many there are,
-        pale those of reads that do not keep the effect; a line ends with the training.
+        of the study's two reads and of those that keep the effect; a line ends with the training.
     """
     if axes is None:
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), layout="constrained")
@@ -95,22 +95,19 @@ def frontier(
         hazards.yaxis.set_minor_locator(NullLocator())
     for name, curve in curves.items():
         compared = name in (ORTHOGONALIZED.name, BASELINE.name)
-        pale = not (compared or table.loc[name, "low"] > keeps)
+        if not (compared or table.loc[name, "low"] > keeps):
+            curve = curve[:0]  # in the legend alone, which is of both panels: a dozen lines cannot be told apart
         every = max(1, len(curve) // 3)
         marks = {"markevery": (every, every), "markersize": 5}  # none at 0, where all are
         style = {**sides[name].look.of_line, **marks, "linewidth": 2.4 if compared else 1.4}
-        if pale:
-            style |= {"linewidth": 0.8, "markersize": 3, "alpha": 0.4}
         label = f"{sides[name].title} ({table.loc[name, 'runs']:.0f})"
         waiting.step(curve["step"], 1 - curve["waiting"], where="post", **style, label=label)
-    waiting.set(xlabel="wall seconds of training", ylabel="share of runs that have escaped", ylim=(0, 1.03))
+    waiting.set(xlabel="wall seconds of training", ylabel="share of runs that have escaped", ylim=(0, None))
     for ax, there in ((hazards, len(drawn)), (waiting, len(curves))):
         if not there:
             write_in_the_middle(ax)
     if curves:
-        legend = hazards.figure.legend(loc="outside lower center", ncols=5)
-        for handle in legend.legend_handles:
-            handle.set_alpha(1)  # the marks stand for both panels
+        hazards.figure.legend(loc="outside lower center", ncols=5)
     return hazards.figure
 
 
