@@ -31,6 +31,7 @@ from orthonar import (
 from orthonar.mixers.attention import Attention, AttentionLayer
 from orthonar.mlstm.layer import MLSTM, BlockDiagonal, untouched
 from orthonar.mlstm.rows import emptied
+from orthonar.training.config import usable_device
 from orthonar.training.train import train_together
 
 SMALL = MLSTMConfig(vocab_size=11, embedding_dim=24, num_heads=2)
@@ -457,14 +458,16 @@ MASK = torch.zeros(2, 4, dtype=torch.bool)
         (lambda: MLSTMLayer(MLSTM(), 24.0), "width must be an integer of at least 1, not 24.0"),
         (lambda: AttentionLayer(None, 24), r"mixer must be an attention \(.*\), not None"),
         (lambda: AttentionLayer(Attention(), "24"), "width must be an integer of at least 1, not '24'"),
-        (lambda: MLSTMModel(MLSTM()), r"config must be a modelconfig \(orthonar.model.ModelConfig\), not MLSTM"),
-        (lambda: MLSTMModel(RunConfig()), r"config must be a modelconfig \(.*\), not RunConfig"),
+        (lambda: MLSTMModel(MLSTM()), r"config must be a model config \(orthonar.model.ModelConfig\), not MLSTM"),
+        (lambda: MLSTMModel(RunConfig()), r"config must be a model config \(.*\), not RunConfig"),
         (lambda: MLSTMState.zeros(1, 2, 4, read=RLSRead), "read must be a read of orthonar.reads, not <class"),
         (lambda: evaluate(MODEL, []), "batches must be pairs of tokens and targets, at least one"),
         (lambda: evaluate(MODEL, [TOKENS]), "batches must be pairs of tensors, tokens and targets, not of a Tensor"),
         (lambda: evaluate(MODEL, [(TOKENS, TOKENS[:, 1:])]), "batches: targets must be int64 of the tokens' shape"),
         (lambda: train({}), r"config must be a RunConfig, not a dict: RunConfig\(\*\*settings\) makes one"),
         (lambda: train(None), "config must be a RunConfig, not a NoneType"),
+        (lambda: train(RunConfig(steps=1), 5), "on_evaluation must be a function, not 5"),
+        (lambda: usable_device("hpu"), "device: 'hpu' cannot be used here"),
         (lambda: train_together(RunConfig()), "configs must be several RunConfig, not a RunConfig"),
         (lambda: train_together([{}]), "configs must be a RunConfig, not a dict"),
     ],

@@ -169,6 +169,11 @@ class TestNothingIsRun:
         message = capsys.readouterr().err
         assert all(word in message for word in named), message
 
+    def test_a_parameter_given_twice(self, folder, capsys):
+        scale_file(folder, "{}")
+        assert reproduce.main(command(folder, "-p", "steps=3", "-p", "steps=4")) == 2
+        assert "-p steps: given twice, '3' and '4'" in capsys.readouterr().err
+
     def test_an_unknown_scale(self, folder, capsys):
         scale_file(folder, "{}")
         assert reproduce.main(command(folder, "--scale", "poket")) == 2

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -111,9 +113,28 @@ def test_what_is_missing_is_named(folder, capsys, what):
 
 
 def test_where_nothing_is_recorded_there_is_nothing_to_verify(tmp_path, capsys):
-    for folder in (tmp_path, tmp_path / "none"):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "no.jsonl").write_text("")
+    checksums.write_list(empty)
+    for folder in (tmp_path / "none", empty):
         assert status(folder) == 2
         assert capsys.readouterr().err.startswith("nothing to verify: ")
+
+
+def test_records_in_folders_are_read_too(folder, capsys):
+    inner = folder / "apart"
+    inner.mkdir()
+    (inner / "some.jsonl").write_text("no record\n")
+    checksums.write_list(folder)
+    assert status(folder) == 1
+    assert "damaged" in capsys.readouterr().out
+
+
+def test_a_reader_that_ends_early_changes_no_status(folder):
+    command = f"{sys.executable} -m orthonar.verify --results '{folder}' --recompute 0; echo $? >&2"
+    ended = subprocess.run(["bash", "-c", f"({command}) | true"], capture_output=True, text=True, check=True)
+    assert ended.stderr == "0\n"
 
 
 def test_training_again_gives_the_run_again():

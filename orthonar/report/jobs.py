@@ -132,13 +132,15 @@ def texts_by_name(texts: Sequence[str]) -> dict[str, str]:
         texts: each of the form name=value.
 
     Raises:
-        ParameterError: naming what is not.
+        ParameterError: naming what is not, or comes twice.
     """
-    given = {}
+    given: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
             raise ParameterError(f"-p {text}: not of the form name=value")
+        if name in given:
+            raise ParameterError(f"-p {name}: given twice, {given[name]!r} and {value!r}")
         given[name] = value
     return given
 

@@ -234,11 +234,11 @@ def verify(folder: str | os.PathLike, recompute: int = 2) -> dict:
 
 
 def _records_by_file(folder: Path, damaged: list[Damage]) -> dict[str, list[RunRecord]]:
-    """The run records of every file, those of the folders gpu and search too, which no table takes."""
+    """The run records of every file, those in inner folders too, which no table takes; benchmarks' are of no runs."""
     found = {path.name: read_records(path, []) for path in files_in(folder)}
-    for name in ("gpu", "search"):
-        for path in files_in(folder / name):
-            found[f"{name}/{path.name}"] = read_records(path, damaged)
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "benchmarks"):
+        for path in files_in(inner) if inner.name[0] != "." else ():
+            found[f"{inner.name}/{path.name}"] = read_records(path, damaged)
     return found
 
 
@@ -289,7 +289,6 @@ def print_report(result: dict, seconds: float) -> None:
         print(_wrap(f"NOT EXACT: {fault}", ""))
     print(f"{'Something that must be exact is not' if result['faults'] else 'All that must be exact is'}"
           f" ({seconds:.0f} s).")  # fmt: skip
-    sys.stdout.flush()
 
 
 def _wrap(text: str, indent: str = "  ") -> str:
@@ -336,10 +335,17 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"nothing to verify: {error}", file=sys.stderr)
         return 2
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        print_report(result, time.perf_counter() - begin)
+    if not (result["counts"]["records"] or result["faults"]):
+        print(f"nothing to verify: there is no record in the files in {folder}", file=sys.stderr)
+        return 2
+    try:
+        if args.json:
+            print(json.dumps(result, indent=1))
+        else:
+            print_report(result, time.perf_counter() - begin)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads it has read enough; the rest goes nowhere, also at the interpreter's end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1 if result["faults"] else 0
 
 

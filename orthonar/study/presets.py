@@ -8,6 +8,7 @@ from typing import Any
 from ..data.base import Task
 from ..data.key_door import KeyDoor
 from ..data.mqar import MQAR
+from ..settings import checked_integer
 from ..training.config import RunConfig
 from ..training.record import RunRecord
 from ..training.schedules import Constant
@@ -78,12 +79,14 @@ class Study:
             tasks: how many, the first ones; None for all.
 
         Raises:
-            ValueError: naming the side that there is not, or the number of tasks.
+            ValueError: naming what is no list of sides, the side that there is not, or the number of tasks.
         """
+        if isinstance(sides, str) or (sides is not None and not len(sides)):
+            raise ValueError(f"sides must be a list of names, one or more, not {sides!r}")
         if unknown := [name for name in sides or () if name not in self.sides]:
             raise ValueError(f"sides: there is no {unknown[0]!r}, only {', '.join(self.sides)}")
-        if tasks is not None and not 1 <= tasks <= len(self.tasks):
-            raise ValueError(f"tasks must lie between 1 and {len(self.tasks)}, not {tasks}")
+        if tasks is not None:
+            tasks = checked_integer("tasks", tasks, 1, len(self.tasks))
         kept = {name: side for name, side in self.sides.items() if sides is None or name in sides}
         return replace(self, sides=kept, tasks=self.tasks[:tasks])
 
@@ -96,7 +99,7 @@ class Study:
         Raises:
             ValueError: naming the side that there is not.
         """
-        self.only(sides)  # checks the names
+        self.only(sides or None)  # checks the names
         return self.only([name for name in self.sides if name not in sides])
 
     def without_seeds(self, seeds: Collection[int]) -> "Study":

@@ -35,9 +35,10 @@ def train(config: RunConfig, on_evaluation: Callable[[Evaluation], None] | None 
         RunRecord; the same for the same settings on the same processor, its times aside.
 
     Raises:
-        ValueError: config is not a `RunConfig`, or its device cannot be used here.
+        ValueError: config is not a `RunConfig`, its device cannot be used here, or on_evaluation cannot be called.
     """
     _check_config("config", config)
+    _check_callable(on_evaluation)
     return train_together([config], None if on_evaluation is None else lambda _, line: on_evaluation(line))[0]
 
 
@@ -45,6 +46,11 @@ def _check_config(name: str, config: RunConfig) -> None:
     if not isinstance(config, RunConfig):
         hint = ": RunConfig(**settings) makes one" if isinstance(config, dict) else ""
         raise ValueError(f"{name} must be a RunConfig, not a {type(config).__name__}{hint}")
+
+
+def _check_callable(on_evaluation) -> None:
+    if on_evaluation is not None and not callable(on_evaluation):
+        raise ValueError(f"on_evaluation must be a function, not {on_evaluation!r}")
 
 
 def train_together(
@@ -73,6 +79,7 @@ def train_models(
         raise ValueError(f"configs must be several RunConfig, not a {type(configs).__name__}")
     for config in configs:
         _check_config("configs", config)
+    _check_callable(on_evaluation)
     started, source = datetime.now(UTC).isoformat(timespec="seconds"), revision()  # before the files can change
     runs = fit_together(configs, on_evaluation)
     others = f", {len(configs)} runs at once" if len(configs) > 1 else ""
