@@ -1,6 +1,7 @@
 """What a run's numbers depend on beside its settings: versions, device, source revision."""
 
 import contextlib
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -70,7 +71,9 @@ def revision() -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(project_root()), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        # Git's hooks name their own repository so, which need not be this one.
+        here = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30, env=here).stdout
 
     try:
         if not (project_root() / "orthonar" / "training" / "environment.py").samefile(__file__):
