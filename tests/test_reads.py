@@ -1,6 +1,8 @@
 """A read's three faces, matrix, vector and coefficients, must show the same map."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +75,17 @@ class OddPolynomialRead(FilterRead):
 
     def scalar_map(self, s):
         return sum(a * s ** (2 * n + 1) for n, a in enumerate(self.c))
+
+
+@settings
+class FunctionRead(FilterRead):
+    """Settings that JSON has no words for at all."""
+
+    function: Callable = torch.tanh
+    scale: Any = 2.0
+
+    def scalar_map(self, s):
+        return self.function(self.scale * s)
 
 
 READS = {"raw": RawRead(), "halved": HalvedRead(), "sine": SineRead(), "odd": OddPolynomialRead()}
@@ -240,6 +253,15 @@ def test_a_map_of_which_no_filter_can_be_made_is_refused(scalar_map, said):
     for refusing in (read.check, lambda: RunConfig(read=read), lambda: mlstm_sequence(*3 * [T4], T3, T3, read=read)):
         with pytest.raises(ValueError, match=f"^read: the map of .*{said}"):
             refusing()
+
+
+@pytest.mark.parametrize(
+    "held", [torch.nn.Parameter(torch.ones(())), torch.tensor(0.5), torch.nn.Tanh(), (1.0, torch.ones(()))], ids=repr
+)
+def test_a_filter_holds_nothing_that_could_be_learnt(held):
+    """Its series is computed once, without gradients: it went on as it was first, whatever became of the setting."""
+    with pytest.raises(ValueError, match="^scale must be a constant, not "):
+        FunctionRead(scale=held)
 
 
 T4, T3 = torch.ones(1, 1, 3, 4), torch.ones(1, 1, 3)

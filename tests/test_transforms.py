@@ -12,7 +12,7 @@ import warnings
 import pytest
 import torch
 from gpu import where_kernels_run
-from test_reads import OddPolynomialRead
+from test_reads import FunctionRead, OddPolynomialRead
 from torch._dynamo.testing import CompileCounter
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
@@ -499,6 +499,16 @@ def test_a_compiled_read_has_the_settings_that_it_was_made_with():
     assert torch.equal(compiled(*inputs_of()), mlstm_sequence(*inputs_of(), read=read))
     with pytest.raises(ValueError, match=r"^c must be a value that cannot change, not \[1.5, -0.5\]: a tuple\?"):
         OddPolynomialRead(c=[1.5, -0.5])
+
+
+def test_settings_that_are_no_text_keep_a_read_out_of_graphs():
+    """A function once came back from its text as that text."""
+    read = FunctionRead(torch.sin)
+    compiled = torch.compile(lambda *x: mlstm_sequence(*x, read=read), backend="eager")
+    assert torch.equal(compiled(*inputs_of()), mlstm_sequence(*inputs_of(), read=read))
+    traceable = NewtonSchulzRead(), OddPolynomialRead(), MatrixStraightThroughRead()
+    assert all(read.traceable for read in traceable)
+    assert not read.traceable and not MatrixStraightThroughRead(read).traceable
 
 
 def test_compiled_model_takes_all_lengths_by_few_graphs():

@@ -7,12 +7,12 @@ kind, the check of a map, and what is computed of it once and kept; the files be
 import json
 import math
 from abc import abstractmethod
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, fields
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..engine.chunk import Chunk, Reading
 from ..engine.chunk_filter import filtered_reading, filtered_vector
@@ -41,9 +41,10 @@ class FilterRead(LeafRead):
         eps: smallest Frobenius norm divided by.
         tolerance: largest error of the series for f on [0, 1]; None is 4 times the machine epsilon of the tensors'
             dtype, less than the rounding of the plain form.
-    """
 
-    traceable: ClassVar[bool] = True
+    Raises:
+        ValueError: a setting is or holds a tensor or a module: what is computed once of the settings learns nothing.
+    """
 
     _: KW_ONLY
     eps: float = number(1e-6, least=LEAST_EPS, most=MOST_EPS)
@@ -57,9 +58,19 @@ class FilterRead(LeafRead):
 
     def __post_init__(self):
         super().__post_init__()
-        values = variant_settings(self)
-        del values["name"]
-        object.__setattr__(self, "_as_text", json.dumps(values, default=str))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if any(isinstance(held, Tensor | nn.Module) for held in (value if isinstance(value, tuple) else [value])):
+                raise ValueError(
+                    f"{field.name} must be a constant, not {type(value).__name__}: a filter's series is computed once "
+                    "and learns nothing"
+                )
+        object.__setattr__(self, "_as_text", _as_text(self))
+
+    @property
+    def traceable(self) -> bool:  # type: ignore[override]  # its settings', not its class's
+        """Whether its settings, as text, are constants that a graph can be made for."""
+        return self._as_text is not None
 
     @abstractmethod
     def scalar_map(self, s: Tensor) -> Tensor:
@@ -168,8 +179,27 @@ def normalised(x: Tensor, eps: float) -> Tensor:
 def _prepared_of(
     kind: type[FilterRead], as_text: str, dtype: torch.dtype
 ) -> tuple[torch.dtype, tuple[float, ...], float]:
-    values = {name: _with_tuples(value) for name, value in json.loads(as_text).items()}
-    return kind(**values)._prepared(dtype)
+    return kind(**_from_text(as_text))._prepared(dtype)
+
+
+def _as_text(read: FilterRead) -> str | None:
+    """Settings as JSON, of which `_from_text` makes the same ones; None where JSON has no words for one, a function."""
+    settings = {field.name: field for field in fields(read)}
+    values = variant_settings(read)
+    try:
+        text = json.dumps({name: values[name] for name in settings})
+        again = _from_text(text)
+        for name, field in settings.items():
+            if (plain := field.metadata.get("plain")) is not None:
+                again[name] = plain(name, again[name])
+    except (TypeError, ValueError):
+        return None
+    # Their texts tell types apart that equal each other: 1 and True, a tuple and a named one.
+    return text if all(repr(again[name]) == repr(getattr(read, name)) for name in settings) else None
+
+
+def _from_text(as_text: str) -> dict[str, Any]:
+    return {name: _with_tuples(value) for name, value in json.loads(as_text).items()}
 
 
 def _with_tuples(value: Any) -> Any:
