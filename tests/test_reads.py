@@ -10,11 +10,14 @@ import torch
 
 from orthonar import (
     BlendRead,
+    MatrixStraightThroughRead,
+    MesaRead,
     MuonRead,
     NewtonSchulzRead,
     PolarRead,
     RawRead,
     RidgeRead,
+    RLSRead,
     RunConfig,
     ShortMuonRead,
     ShortNewtonSchulzRead,
@@ -93,6 +96,7 @@ READS |= {"tanh": TanhInStepsPlace(), "tanh_in_steep": TanhInPolynomialsPlace(4)
 READS |= {f"ns{n}": NewtonSchulzRead(steps=n) for n in STEPS}
 READS |= {"polar": PolarRead(), "muon2": MuonRead(steps=2), "muon3": MuonRead(steps=3), "ridge": RidgeRead()}
 READS |= {"steep6": SteepRead(6), "short": ShortNewtonSchulzRead(5), "short_muon": ShortMuonRead()}
+OTHERS = [MesaRead(), RLSRead(), MatrixStraightThroughRead(), MatrixStraightThroughRead(RawRead(), NewtonSchulzRead())]
 
 
 def memories(dtype=torch.float64, size: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,6 +121,24 @@ def test_vector_is_the_matrix_times_the_query(read, dtype, tolerance):
     got = read.vector(c_state, q)
     assert got.dtype == dtype and got.shape == q.shape
     torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("read", [*READS.values(), *OTHERS], ids=str)
+def test_leading_axes_of_memories_and_queries_broadcast(read):
+    """Filters once paired five memories and five queries, and the solver took queries for the columns of a matrix."""
+    size = 6
+    keys = torch.randn(5, 3, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    c, queries = memories()[0][:, 0], memories()[1].flatten(0, 1)
+    whole = c if read.keys is None else torch.cat([c, keys.mT @ keys], -1)
+    wanted = torch.einsum("ide,jd->ije", read.matrix(whole), queries)
+    for q, memory, expected in (
+        (queries[None, :5], whole[:, None], wanted[:, :5]),
+        (queries[None, :size], whole[:, None], wanted[:, :size]),
+        (queries, whole[0], wanted[0]),
+        (queries[0], whole, wanted[:, 0]),
+        (queries.unflatten(0, (5, 2)), whole[:, None], torch.stack([wanted[i, 2 * i : 2 * i + 2] for i in range(5)])),
+    ):
+        torch.testing.assert_close(read.vector(memory, q), expected, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)

@@ -119,7 +119,7 @@ class LeafRead(Read):
 
         Args:
             memory: as of `matrix`.
-            q: queries, (..., DH).
+            q: queries, (..., DH); leading axes broadcast, (..., 1, DH, DH) with (..., S, DH) for S queries of each.
 
         Returns:
             (..., DH).
