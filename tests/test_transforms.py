@@ -347,6 +347,21 @@ def test_gradient_penalty_is_refused(read, form):
 
 
 @pytest.mark.parametrize("form", ["recurrent", "parallel"])
+@pytest.mark.parametrize("empty", ["key", "gate"])
+def test_second_derivatives_hold_where_the_memory_is_empty(empty, form):
+    """Those of a norm are no numbers at 0."""
+    inputs = inputs_of().part(slice(0, 3))
+    if empty == "key":
+        inputs.k[:, :, 0] = 0
+    else:
+        inputs.igate_preact[:, :, 0] = -torch.inf
+    inputs = [x.requires_grad_() for x in inputs]
+    first = torch.autograd.grad(loss_of(cell("one_step", form))(*inputs), inputs, create_graph=True)
+    second = torch.autograd.grad(sum(x.square().sum() for x in first[:3]), inputs)
+    assert all(x.isfinite().all() for x in second) and all(x.any() for x in second)
+
+
+@pytest.mark.parametrize("form", ["recurrent", "parallel"])
 @pytest.mark.parametrize("read", ["raw", "one_step"])
 def test_second_derivatives_of_the_plain_forms(read, form):
     inputs = [x.requires_grad_() for x in inputs_of().part(slice(0, 3))]

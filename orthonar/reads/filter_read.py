@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..engine.chunk import Chunk, Reading
 from ..engine.chunk_filter import filtered_reading, filtered_vector
 from ..engine.keys import LEAST_EPS, MOST_EPS
-from ..engine.looking import called_while_traced, computed_apart, largest
+from ..engine.looking import called_while_traced, computed_apart, extremes, has_numbers
 from ..settings import number, settings, variant_settings
 from .base import LeafRead
 from .chebyshev import odd_chebyshev
@@ -153,7 +153,7 @@ class FilterRead(LeafRead):
 
 
 def normalised(x: Tensor, eps: float) -> Tensor:
-    """x / max(||x||_F, eps), also where the norm overflows the dtype.
+    """x / max(||x||_F, eps), also where the norm overflows the dtype; differentiable as often as wanted, also at 0.
 
     Args:
         x: matrices, (..., M, N), of any floating dtype.
@@ -162,17 +162,23 @@ def normalised(x: Tensor, eps: float) -> Tensor:
     Returns:
         (..., M, N).
     """
-    size, moderate = largest(x), torch.finfo(x.dtype).max ** 0.5 / 1e4
-    if size is not None and size < moderate:
-        return x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp_min(eps)
+    if has_numbers(x):
+        norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+        found = extremes(norm)
+        if found is not None and 0 < found[0] and found[1] < torch.finfo(x.dtype).max ** 0.5 / 1e4:
+            return x / norm.clamp_min(eps)
     with torch.no_grad():
-        # Powers of two, so that nothing is rounded: the largest entry comes to lie between 2 and 4, or is tiny.
-        _, exponent = torch.frexp(x.abs().amax((-2, -1), keepdim=True))
+        size = x.abs().amax((-2, -1), keepdim=True)
+        # Powers of two, so that nothing is rounded: the largest entry, or eps, comes to lie between 2 and 4.
+        _, exponent = torch.frexp(size.clamp_min(eps))
         most = math.frexp(torch.finfo(x.dtype).max)[1] - 2
         scale = torch.ldexp(torch.ones_like(exponent, dtype=x.dtype), (2 - exponent).clamp_max(most))
         smallest = eps * scale
+        small = size * math.sqrt(x.shape[-2] * x.shape[-1]) <= eps
     x = x * scale
-    return x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).maximum(smallest)
+    # Of what is certainly below eps no norm is taken: at 0 it has no second derivative.
+    norm = torch.linalg.vector_norm(x.masked_fill(small, 1), dim=(-2, -1), keepdim=True)
+    return x / torch.where(small, smallest, norm.maximum(smallest))
 
 
 @called_while_traced
