@@ -65,8 +65,17 @@ def checked_kind(name: str, value: Any, kind: type[_Kind]) -> _Kind:
     if not isinstance(value, kind):
         word = re.sub("(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
         article = "an" if word[0] in "aeiou" else "a"
-        raise ValueError(f"{name} must be {article} {word} ({kind.__module__}.{kind.__name__}), not {value!r}")
+        raise ValueError(
+            f"{name} must be {article} {word} ({kind.__module__}.{kind.__name__}), not {described(value, kind)}"
+        )
     return value
+
+
+def described(value: Any, kind: type) -> str:
+    """A value in an error that wants an object of a class; where it is such a class, what was meant."""
+    if isinstance(value, type) and issubclass(value, kind) and not inspect.isabstract(value):
+        return f"{value!r}: an object, {value.__name__}()?"
+    return repr(value)
 
 
 def integer(default: int | None, *, least: int, most: int = _LARGEST, optional: bool = False) -> Any:

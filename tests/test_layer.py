@@ -292,6 +292,30 @@ def test_a_wrapped_module_is_the_one_that_counts(part):
     torch.testing.assert_close(logits, model(tokens_of())[:, -1], rtol=1e-9, atol=1e-9)
 
 
+def convolution(**options) -> nn.Conv1d:
+    torch.manual_seed(0)
+    return nn.Conv1d(64, 64, **{"kernel_size": 4, "dtype": torch.float64} | options)
+
+
+def test_another_convolution_is_no_depthwise_one():
+    """Of a dense one the taps of the first channel were once all that counted."""
+    model, masks = small_model(), {"reset": torch.rand(2, 37, generator=seeded()) < 0.2}
+    model.layer.conv1d.conv = convolution()
+    whole, packed = model(tokens_of()), model(tokens_of(), **masks)
+    stepped, state = [], None
+    for token in tokens_of().unbind(1):
+        logits, state = model.step(token, state)
+        stepped.append(logits)
+    model.layer.conv1d.conv = nn.Sequential(model.layer.conv1d.conv)  # no other way than to call it
+    torch.testing.assert_close(whole, model(tokens_of()), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(torch.stack(stepped, 1), whole, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(packed, model(tokens_of(), **masks), rtol=1e-10, atol=1e-10)
+    for options in ({"padding": 3}, {"dilation": 2}, {"stride": 2}, {"kernel_size": 3}):
+        model.layer.conv1d.conv = convolution(groups=64, **options)
+        with pytest.raises(ValueError, match=r"^conv1d.conv must make \(2, 64, 37\) of \(2, 64, 40\), not"):
+            model(tokens_of())
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_pruned_and_parametrized_modules_train_on(part):
     model = small_model()

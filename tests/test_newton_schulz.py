@@ -98,6 +98,28 @@ def test_gradient(shape, steps):
         assert torch.autograd.gradgradcheck(lambda x: newton_schulz(x, steps), x)
 
 
+@pytest.mark.parametrize("others", [1.0, 1e151], ids=str)
+def test_second_derivatives_hold_where_a_matrix_is_empty(others):
+    """There the map is that of x / eps; elsewhere the second derivatives are those of sums of squares."""
+    eps, sizes = 0.5, torch.tensor([others, 1, 1], dtype=torch.float64)[:, None, None]
+    x = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = x * torch.tensor([1, 0, 1e-170], dtype=torch.float64)[:, None, None]
+    weight = torch.linspace(-1, 1, 48, dtype=torch.float64).reshape(3, 4, 4)
+
+    def plain(x):
+        x = x / (x * x).sum((-2, -1), keepdim=True).clamp_min(eps**2).sqrt()
+        return 1.5 * x - 0.5 * x @ x.mT @ x
+
+    def derivatives(function, x):
+        x = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad((function(x) * weight).sum(), x, create_graph=True)
+        return first, *torch.autograd.grad((first * weight.flip(0, 2)).sum(), x)
+
+    got, wanted = derivatives(lambda x: newton_schulz(x, 1, eps), x * sizes), derivatives(plain, x)
+    for order, (a, b) in enumerate(zip(got, wanted, strict=True), 1):
+        torch.testing.assert_close(a * sizes**order, b, rtol=1e-10, atol=1e-12)
+
+
 def test_default_is_five_steps():
     assert torch.equal(newton_schulz(matrices(4, 4)), newton_schulz(matrices(4, 4), 5))
 

@@ -1,6 +1,8 @@
 """A read's three faces, matrix, vector and coefficients, must show the same map."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,11 +10,14 @@ import torch
 
 from orthonar import (
     BlendRead,
+    MatrixStraightThroughRead,
+    MesaRead,
     MuonRead,
     NewtonSchulzRead,
     PolarRead,
     RawRead,
     RidgeRead,
+    RLSRead,
     RunConfig,
     ShortMuonRead,
     ShortNewtonSchulzRead,
@@ -75,11 +80,23 @@ class OddPolynomialRead(FilterRead):
         return sum(a * s ** (2 * n + 1) for n, a in enumerate(self.c))
 
 
+@settings
+class FunctionRead(FilterRead):
+    """Settings that JSON has no words for at all."""
+
+    function: Callable = torch.tanh
+    scale: Any = 2.0
+
+    def scalar_map(self, s):
+        return self.function(self.scale * s)
+
+
 READS = {"raw": RawRead(), "halved": HalvedRead(), "sine": SineRead(), "odd": OddPolynomialRead()}
 READS |= {"tanh": TanhInStepsPlace(), "tanh_in_steep": TanhInPolynomialsPlace(4)}
 READS |= {f"ns{n}": NewtonSchulzRead(steps=n) for n in STEPS}
 READS |= {"polar": PolarRead(), "muon2": MuonRead(steps=2), "muon3": MuonRead(steps=3), "ridge": RidgeRead()}
 READS |= {"steep6": SteepRead(6), "short": ShortNewtonSchulzRead(5), "short_muon": ShortMuonRead()}
+OTHERS = [MesaRead(), RLSRead(), MatrixStraightThroughRead(), MatrixStraightThroughRead(RawRead(), NewtonSchulzRead())]
 
 
 def memories(dtype=torch.float64, size: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,6 +121,24 @@ def test_vector_is_the_matrix_times_the_query(read, dtype, tolerance):
     got = read.vector(c_state, q)
     assert got.dtype == dtype and got.shape == q.shape
     torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("read", [*READS.values(), *OTHERS], ids=str)
+def test_leading_axes_of_memories_and_queries_broadcast(read):
+    """Filters once paired five memories and five queries, and the solver took queries for the columns of a matrix."""
+    size = 6
+    keys = torch.randn(5, 3, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    c, queries = memories()[0][:, 0], memories()[1].flatten(0, 1)
+    whole = c if read.keys is None else torch.cat([c, keys.mT @ keys], -1)
+    wanted = torch.einsum("ide,jd->ije", read.matrix(whole), queries)
+    for q, memory, expected in (
+        (queries[None, :5], whole[:, None], wanted[:, :5]),
+        (queries[None, :size], whole[:, None], wanted[:, :size]),
+        (queries, whole[0], wanted[0]),
+        (queries[0], whole, wanted[:, 0]),
+        (queries.unflatten(0, (5, 2)), whole[:, None], torch.stack([wanted[i, 2 * i : 2 * i + 2] for i in range(5)])),
+    ):
+        torch.testing.assert_close(read.vector(memory, q), expected, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
@@ -240,6 +275,15 @@ def test_a_map_of_which_no_filter_can_be_made_is_refused(scalar_map, said):
     for refusing in (read.check, lambda: RunConfig(read=read), lambda: mlstm_sequence(*3 * [T4], T3, T3, read=read)):
         with pytest.raises(ValueError, match=f"^read: the map of .*{said}"):
             refusing()
+
+
+@pytest.mark.parametrize(
+    "held", [torch.nn.Parameter(torch.ones(())), torch.tensor(0.5), torch.nn.Tanh(), (1.0, torch.ones(()))], ids=repr
+)
+def test_a_filter_holds_nothing_that_could_be_learnt(held):
+    """Its series is computed once, without gradients: it went on as it was first, whatever became of the setting."""
+    with pytest.raises(ValueError, match="^scale must be a constant, not "):
+        FunctionRead(scale=held)
 
 
 T4, T3 = torch.ones(1, 1, 3, 4), torch.ones(1, 1, 3)

@@ -22,6 +22,7 @@ from orthonar import (
     KeyDoor,
     MatrixStraightThroughRead,
     MesaRead,
+    MLSTMState,
     ModelConfig,
     MuonRead,
     NewtonSchulzRead,
@@ -35,6 +36,9 @@ from orthonar import (
     WriteBack,
 )
 from orthonar.mixer import Mixer
+from orthonar.mlstm.writes import check_write
+from orthonar.reads import FilterRead
+from orthonar.reads.base import check_read
 from orthonar.settings import (
     choice,
     flat_settings,
@@ -122,6 +126,24 @@ def test_equal_settings_are_one_run():
 def test_what_is_wrong_is_said_of_a_value(setting, named):
     with pytest.raises(ValueError, match=named):
         RunConfig(**setting)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: MLSTM(read=NewtonSchulzRead),
+        lambda: MLSTMState.zeros(1, 1, 2, read=NewtonSchulzRead),
+        lambda: BlendRead(one=NewtonSchulzRead),
+        lambda: MLSTM(write=DeltaWrite),
+        lambda: RunConfig(task=KeyDoor),
+        lambda: check_write("write", DeltaWrite, RawRead()),
+    ],
+)
+def test_a_class_in_the_place_of_its_object_is_told_apart(call):
+    with pytest.raises(ValueError, match=r"not <class '.*\.(\w+)'>: an object, \1\(\)\?$"):
+        call()
+    with pytest.raises(ValueError, match="not <class '.*FilterRead'>$"):  # of which there are none
+        check_read("read", FilterRead)
 
 
 def test_settings_that_no_record_could_hold_are_refused_before_any_run():

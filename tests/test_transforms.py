@@ -12,7 +12,7 @@ import warnings
 import pytest
 import torch
 from gpu import where_kernels_run
-from test_reads import OddPolynomialRead
+from test_reads import FunctionRead, OddPolynomialRead
 from torch._dynamo.testing import CompileCounter
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
@@ -21,6 +21,7 @@ import orthonar
 from benchmarks.oracle import hostile_inputs, run_with_grads
 from orthonar import (
     BlendRead,
+    DeltaWrite,
     MatrixStraightThroughRead,
     MesaRead,
     NewtonSchulzRead,
@@ -347,6 +348,25 @@ def test_gradient_penalty_is_refused(read, form):
 
 
 @pytest.mark.parametrize("form", ["recurrent", "parallel"])
+@pytest.mark.parametrize("empty", ["key", "gate"])
+@pytest.mark.parametrize(
+    "options", [{"read": NewtonSchulzRead(1)}, {"read": RLSRead()}, {"write": DeltaWrite()}], ids=str
+)
+def test_second_derivatives_hold_where_memory_and_key_are_empty(options, empty, form):
+    """Those of a norm are no numbers at 0."""
+    inputs = inputs_of().part(slice(0, 3))
+    if empty == "key":
+        inputs.k[:, :, 0] = 0
+    else:
+        inputs.igate_preact[:, :, 0] = -torch.inf
+    inputs = [x.requires_grad_() for x in inputs]
+    run = functools.partial(mlstm_sequence, form=form, **options)
+    first = torch.autograd.grad(loss_of(run)(*inputs), inputs, create_graph=True)
+    second = torch.autograd.grad(sum(x.square().sum() for x in first[:3]), inputs)
+    assert all(x.isfinite().all() for x in second) and all(x.any() for x in second)
+
+
+@pytest.mark.parametrize("form", ["recurrent", "parallel"])
 @pytest.mark.parametrize("read", ["raw", "one_step"])
 def test_second_derivatives_of_the_plain_forms(read, form):
     inputs = [x.requires_grad_() for x in inputs_of().part(slice(0, 3))]
@@ -499,6 +519,16 @@ def test_a_compiled_read_has_the_settings_that_it_was_made_with():
     assert torch.equal(compiled(*inputs_of()), mlstm_sequence(*inputs_of(), read=read))
     with pytest.raises(ValueError, match=r"^c must be a value that cannot change, not \[1.5, -0.5\]: a tuple\?"):
         OddPolynomialRead(c=[1.5, -0.5])
+
+
+def test_settings_that_are_no_text_keep_a_read_out_of_graphs():
+    """A function once came back from its text as that text."""
+    read = FunctionRead(torch.sin)
+    compiled = torch.compile(lambda *x: mlstm_sequence(*x, read=read), backend="eager")
+    assert torch.equal(compiled(*inputs_of()), mlstm_sequence(*inputs_of(), read=read))
+    traceable = NewtonSchulzRead(), OddPolynomialRead(), MatrixStraightThroughRead()
+    assert all(read.traceable for read in traceable)
+    assert not read.traceable and not MatrixStraightThroughRead(read).traceable
 
 
 def test_compiled_model_takes_all_lengths_by_few_graphs():

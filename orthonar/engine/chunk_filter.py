@@ -160,12 +160,15 @@ def filtered_vector(x: Tensor, q: Tensor, coefficients: tuple[float, ...]) -> Te
 
     Args:
         x: matrices of norm at most 1, (..., D, D).
-        q: vectors, (..., D).
+        q: vectors, (..., D); leading axes broadcast.
         coefficients: c_0 ... c_n of g, see `chunk_filter`.
 
     Returns:
         (..., D).
     """
+    if x.shape[:-2] != q.shape[:-1]:
+        leading = torch.broadcast_shapes(x.shape[:-2], q.shape[:-1])
+        x, q = x.expand(*leading, -1, -1), q.expand(*leading, -1)
     # For one token an operator costs its call: A is formed, one product for two a degree. A is symmetric, and in
     # batches a row times a matrix is several times faster than a matrix times a column. In float64, which costs no call
     # more: A's rounding moves a singular value near 1 to where V_k has grown by the square of the degree.

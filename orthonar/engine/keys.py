@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .looking import extremes
+
 #: Keys shorter than this are divided by it instead of by their length.
 SHORTEST_KEY = 1e-6
 #: Smallest floor of a norm: squared it is still far above what float32 takes for 0.
@@ -12,7 +14,7 @@ MOST_EPS = 1e15
 
 
 def unit_keys(k: Tensor, eps: float = SHORTEST_KEY) -> tuple[Tensor, Tensor]:
-    """k / max(||k||, eps), and the divisor.
+    """k / max(||k||, eps), and the divisor; differentiable as often as wanted, also at 0.
 
     Args:
         k: keys, (..., DH).
@@ -21,5 +23,10 @@ def unit_keys(k: Tensor, eps: float = SHORTEST_KEY) -> tuple[Tensor, Tensor]:
     Returns:
         (..., DH) and (..., 1).
     """
-    length = torch.linalg.vector_norm(k, dim=-1, keepdim=True).clamp_min(eps)
+    length = torch.linalg.vector_norm(k, dim=-1, keepdim=True)
+    found = extremes(length)
+    if found is None or found[0] == 0:  # where a norm has no second derivative
+        empty = length == 0
+        length = torch.linalg.vector_norm(k.masked_fill(empty, 1), dim=-1, keepdim=True).masked_fill(empty, 0)
+    length = length.clamp_min(eps)
     return k / length, length

@@ -44,12 +44,23 @@ def known(flag: Tensor) -> bool | None:
         return None
 
 
-def largest(x: Tensor) -> float | None:
-    """The largest absolute value, NaN if there is a NaN; None where the host would have to wait, or as of `known`."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+def has_numbers(x: Tensor) -> bool:
+    """Whether the host need not wait for a tensor's numbers, nor they for a graph to run."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def extremes(x: Tensor) -> tuple[float, float] | None:
+    """The smallest and the largest value, NaN if there is a NaN; None unless it `has_numbers`, or as of `known`."""
+    if not has_numbers(x):
         return None
     try:
         low, high = torch.aminmax(x.detach())
-        return max(-low.item(), high.item())
+        return low.item(), high.item()
     except RuntimeError:
         return None
+
+
+def largest(x: Tensor) -> float | None:
+    """The largest absolute value, NaN if there is a NaN; None as of `extremes`."""
+    found = extremes(x)
+    return None if found is None else max(-found[0], found[1])

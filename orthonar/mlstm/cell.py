@@ -117,6 +117,8 @@ def mlstm_sequence(
 
     The chunkwise and fused forms can be differentiated once, in reverse, `torch.func` and `torch.vmap` included; they
     say so where more is asked for. `torch.export` takes any form, for inference: what it exports has no gradients.
+    In the chunkwise form that is of one batch size and number of chunks, so of one length or, declared dynamic, the few
+    that have as many; in the parallel and recurrent forms of one length, while the batch may be dynamic.
     `torch.compile` takes them into its graph, for all lengths, with the additive write and with reads that are
     `traceable` (raw, filters, and what is made of those); and the recurrent form for one position. All else it calls
     between two graphs. `torch.func.grad` goes around a compiled function, not into one.

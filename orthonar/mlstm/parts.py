@@ -91,6 +91,9 @@ class CausalConv(nn.Module):
 
         Returns:
             (B, S, I), and the past of what comes next, of the last sequence alone.
+
+        Raises:
+            ValueError: a module in the convolution's place gives another shape.
         """
         x, length = torch.cat([past, x], 1), x.shape[1]
         before = past.shape[1]
@@ -104,12 +107,12 @@ class CausalConv(nn.Module):
             size = x.shape[1] - length + 1
             windows, of = x.unfold(1, size, 1), sequence.unfold(1, size, 1)
             windows = windows.where((of == of[..., -1:])[:, :, None], 0)
-            if untouched(self.conv, nn.Conv1d):
+            if self._is_depthwise(*windows.shape[-2:]):
                 filtered = (windows * self.conv.weight[:, 0]).sum(-1)
                 return filtered if self.conv.bias is None else filtered + self.conv.bias
-            return self.conv(windows.flatten(0, 1)).reshape(len(x), length, -1)
-        if not untouched(self.conv, nn.Conv1d):
-            return self.conv(x.mT).mT
+            return self._called(windows.flatten(0, 1), 1).reshape(len(x), length, -1)
+        if not self._is_depthwise(x.shape[-1], x.shape[1] - length + 1):
+            return self._called(x.mT, length).mT
         taps, bias = self.conv.weight[:, 0], self.conv.bias
         if length == 1:  # a token: a convolution's call costs more than its arithmetic
             filtered = (x * taps.mT).sum(1, keepdim=True)
@@ -118,6 +121,24 @@ class CausalConv(nn.Module):
             return compiled_convolution(x, taps, bias)
         # As an image of height 1: PyTorch's two-dimensional depthwise convolution is several times faster on a CPU.
         return F.conv2d(x.mT[:, :, None], taps[:, None, None], bias, groups=x.shape[-1])[:, :, 0].mT
+
+    def _is_depthwise(self, size: int, kernel_size: int) -> bool:
+        """Whether the convolution is `untouched`, and of the kind that was built: its taps can be used without it."""
+        conv = self.conv
+        return (
+            untouched(conv, nn.Conv1d)
+            and conv.in_channels == conv.out_channels == conv.groups == size
+            and conv.kernel_size == (kernel_size,)
+            and conv.stride == conv.dilation == (1,)
+            and conv.padding == (0,)
+        )
+
+    def _called(self, x: Tensor, length: int) -> Tensor:
+        """What a module in the convolution's place makes of (N, I, length + kernel_size - 1), (N, I, length)."""
+        filtered, wanted = self.conv(x), (*x.shape[:2], length)
+        if filtered.shape != wanted:
+            raise ValueError(f"conv1d.conv must make {wanted} of {tuple(x.shape)}, not {tuple(filtered.shape)}")
+        return filtered
 
     @staticmethod
     def _last(x: Tensor, sequence: Tensor | None, lengths: Tensor | None, count: int) -> Tensor:

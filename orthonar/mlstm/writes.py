@@ -23,7 +23,7 @@ from ..engine.gates import gate_logs, in_chunks
 from ..engine.keys import LEAST_EPS, MOST_EPS, SHORTEST_KEY, unit_keys
 from ..reads.base import Read
 from ..reads.newton_schulz import newton_schulz
-from ..settings import Settings, integer, number, settings
+from ..settings import Settings, described, integer, number, settings
 
 # Positions whose corrections are solved for together. Rounding does not depend on it.
 _CHUNK = 16
@@ -259,6 +259,6 @@ def _corrected(
 def check_write(name: str, write: Write, read: Read) -> None:
     """Raise a ValueError naming the setting if it is not a write, or not one that can serve this read."""
     if not isinstance(write, Write):
-        raise ValueError(f"{name} must be a write of orthonar.mlstm.writes, not {write!r}")
+        raise ValueError(f"{name} must be a write of orthonar.mlstm.writes, not {described(write, Write)}")
     if read.keys is not None and not write.takes_keys:
         raise ValueError(f"{name} must be AdditiveWrite() for a read that has keys kept too, {read!r}, not {write!r}")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..engine.chunk import Chunk, Reading
 from ..engine.chunk_filter import transpose_matvec
-from ..settings import Settings, settings
+from ..settings import Settings, described, settings
 
 
 class Read(Settings, ABC):
@@ -119,7 +119,7 @@ class LeafRead(Read):
 
         Args:
             memory: as of `matrix`.
-            q: queries, (..., DH).
+            q: queries, (..., DH); leading axes broadcast, (..., 1, DH, DH) with (..., S, DH) for S queries of each.
 
         Returns:
             (..., DH).
@@ -209,4 +209,4 @@ class RawRead(LeafRead):
 def check_read(name: str, read: Read) -> None:
     """Raise a ValueError naming the setting if it is not a read."""
     if not isinstance(read, Read):
-        raise ValueError(f"{name} must be a read of orthonar.reads, not {read!r}")
+        raise ValueError(f"{name} must be a read of orthonar.reads, not {described(read, Read)}")

@@ -7,17 +7,17 @@ kind, the check of a map, and what is computed of it once and kept; the files be
 import json
 import math
 from abc import abstractmethod
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, fields
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..engine.chunk import Chunk, Reading
 from ..engine.chunk_filter import filtered_reading, filtered_vector
 from ..engine.keys import LEAST_EPS, MOST_EPS
-from ..engine.looking import called_while_traced, computed_apart, largest
+from ..engine.looking import called_while_traced, computed_apart, extremes, has_numbers
 from ..settings import number, settings, variant_settings
 from .base import LeafRead
 from .chebyshev import odd_chebyshev
@@ -41,9 +41,10 @@ class FilterRead(LeafRead):
         eps: smallest Frobenius norm divided by.
         tolerance: largest error of the series for f on [0, 1]; None is 4 times the machine epsilon of the tensors'
             dtype, less than the rounding of the plain form.
-    """
 
-    traceable: ClassVar[bool] = True
+    Raises:
+        ValueError: a setting is or holds a tensor or a module: what is computed once of the settings learns nothing.
+    """
 
     _: KW_ONLY
     eps: float = number(1e-6, least=LEAST_EPS, most=MOST_EPS)
@@ -57,9 +58,19 @@ class FilterRead(LeafRead):
 
     def __post_init__(self):
         super().__post_init__()
-        values = variant_settings(self)
-        del values["name"]
-        object.__setattr__(self, "_as_text", json.dumps(values, default=str))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if any(isinstance(held, Tensor | nn.Module) for held in (value if isinstance(value, tuple) else [value])):
+                raise ValueError(
+                    f"{field.name} must be a constant, not {type(value).__name__}: a filter's series is computed once "
+                    "and learns nothing"
+                )
+        object.__setattr__(self, "_as_text", _as_text(self))
+
+    @property
+    def traceable(self) -> bool:  # type: ignore[override]  # its settings', not its class's
+        """Whether its settings, as text, are constants that a graph can be made for."""
+        return self._as_text is not None
 
     @abstractmethod
     def scalar_map(self, s: Tensor) -> Tensor:
@@ -142,7 +153,7 @@ class FilterRead(LeafRead):
 
 
 def normalised(x: Tensor, eps: float) -> Tensor:
-    """x / max(||x||_F, eps), also where the norm overflows the dtype.
+    """x / max(||x||_F, eps), also where the norm overflows the dtype; differentiable as often as wanted, also at 0.
 
     Args:
         x: matrices, (..., M, N), of any floating dtype.
@@ -151,25 +162,50 @@ def normalised(x: Tensor, eps: float) -> Tensor:
     Returns:
         (..., M, N).
     """
-    size, moderate = largest(x), torch.finfo(x.dtype).max ** 0.5 / 1e4
-    if size is not None and size < moderate:
-        return x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp_min(eps)
+    if has_numbers(x):
+        norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+        found = extremes(norm)
+        if found is not None and 0 < found[0] and found[1] < torch.finfo(x.dtype).max ** 0.5 / 1e4:
+            return x / norm.clamp_min(eps)
     with torch.no_grad():
-        # Powers of two, so that nothing is rounded: the largest entry comes to lie between 2 and 4, or is tiny.
-        _, exponent = torch.frexp(x.abs().amax((-2, -1), keepdim=True))
+        size = x.abs().amax((-2, -1), keepdim=True)
+        # Powers of two, so that nothing is rounded: the largest entry, or eps, comes to lie between 2 and 4.
+        _, exponent = torch.frexp(size.clamp_min(eps))
         most = math.frexp(torch.finfo(x.dtype).max)[1] - 2
         scale = torch.ldexp(torch.ones_like(exponent, dtype=x.dtype), (2 - exponent).clamp_max(most))
         smallest = eps * scale
+        small = size * math.sqrt(x.shape[-2] * x.shape[-1]) <= eps
     x = x * scale
-    return x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).maximum(smallest)
+    # Of what is certainly below eps no norm is taken: at 0 it has no second derivative.
+    norm = torch.linalg.vector_norm(x.masked_fill(small, 1), dim=(-2, -1), keepdim=True)
+    return x / torch.where(small, smallest, norm.maximum(smallest))
 
 
 @called_while_traced
 def _prepared_of(
     kind: type[FilterRead], as_text: str, dtype: torch.dtype
 ) -> tuple[torch.dtype, tuple[float, ...], float]:
-    values = {name: _with_tuples(value) for name, value in json.loads(as_text).items()}
-    return kind(**values)._prepared(dtype)
+    return kind(**_from_text(as_text))._prepared(dtype)
+
+
+def _as_text(read: FilterRead) -> str | None:
+    """Settings as JSON, of which `_from_text` makes the same ones; None where JSON has no words for one, a function."""
+    settings = {field.name: field for field in fields(read)}
+    values = variant_settings(read)
+    try:
+        text = json.dumps({name: values[name] for name in settings})
+        again = _from_text(text)
+        for name, field in settings.items():
+            if (plain := field.metadata.get("plain")) is not None:
+                again[name] = plain(name, again[name])
+    except (TypeError, ValueError):
+        return None
+    # Their texts tell types apart that equal each other: 1 and True, a tuple and a named one.
+    return text if all(repr(again[name]) == repr(getattr(read, name)) for name in settings) else None
+
+
+def _from_text(as_text: str) -> dict[str, Any]:
+    return {name: _with_tuples(value) for name, value in json.loads(as_text).items()}
 
 
 def _with_tuples(value: Any) -> Any:

@@ -68,7 +68,7 @@ class MesaRead(LeafRead):
     def vector(self, memory: Tensor, q: Tensor) -> Tensor:
         """C^T (H + lam I)^{-1} q for memories [C, H], (..., DH, 2 DH), and queries (..., DH)."""
         c, h = memory.chunk(2, -1)
-        return transpose_matvec(c, torch.linalg.solve(self._damped(h), q))
+        return transpose_matvec(c, torch.linalg.solve(self._damped(h), q[..., None])[..., 0])
 
     def _damped(self, h: Tensor) -> Tensor:
         trace = h.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
