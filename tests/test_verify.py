@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import pytest
@@ -130,6 +131,19 @@ def test_both_reads_are_trained_again_the_cheapest_first():
     assert [record.settings["read"]["name"] for record in chosen] == ["RawRead", "NewtonSchulzRead"]
     assert all(record.trace[0].seconds < 10 for record in chosen)
     assert verify.to_train_again(chosen, 0) == []
+
+
+def test_what_needs_more_than_is_installed_is_said_and_no_fault(folder, capsys, monkeypatch):
+    lines = (RESULTS / "world-pocket.jsonl").read_text().splitlines(keepends=True)
+    (folder / "world-pocket.jsonl").write_text("".join(lines[:2]))
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    assert status(folder) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "not checked here: run" in out and "orthonar[world]" in out and "1 of their traces" in out
+    assert verify.to_train_again(read_records(folder / "world-pocket.jsonl"), 2) == []
+    unknown = record_of(TINY.run(TASKS[0], "baseline", 1e-2, 5))
+    unknown = replace(unknown, settings=unknown.settings | {"task": "Elsewhere"})
+    assert verify.to_train_again([unknown], 2) == [], "nor what nobody here has defined"
 
 
 @pytest.fixture(scope="module")
