@@ -306,6 +306,13 @@ def test_the_store_finds_runs_in_any_file_and_the_first_of_two(tmp_path):
     assert not store.add(again, "c"), "nor in another file"
     store.path("c").write_text(again.to_json() + "\n")  # as where two folders are brought together
     assert store.records() == [second, first] and store.find(again.identity) == first
+    [damage] = store.damaged
+    assert (
+        str(damage)
+        == f"{store.path('c')}, line 1: run {first.identity} is in b.jsonl already, with other results; skipped"
+    )
+    store.path("c").write_text(first.to_json() + "\n")
+    assert store.records() == [second, first] and store.damaged == [], "said twice, it is no contradiction"
     (tmp_path / "results" / "notes.txt").write_text("no records here")
     assert len(store.records()) == 2
 

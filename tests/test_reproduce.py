@@ -247,6 +247,16 @@ class TestNothingIsRun:
             {"figures": "/f", "steps": 5, "lr": 1, "seeds": [4]},
         ]
 
+    @pytest.mark.parametrize(("entry", "given"), [("{}", {"scale": "paper"}), ("4_fourth: {scale: paper}", {})])
+    def test_no_scale_is_called_another(self, folder, entry, given):
+        fourth = write(folder, "4_fourth", parameters='scale: str = "pocket"')
+        assert reproduce.plan([fourth], None, None, {"scale": "paper"})[0].parameters == {"scale": "paper"}
+        scale_file(folder, entry)
+        with pytest.raises(reproduce.ParameterError, match="4_fourth.*here pocket; it is chosen by --scale paper"):
+            reproduce.plan([fourth], None, None, given)
+        scale_file(folder, "{}")
+        assert reproduce.plan([fourth])[0].parameters == {"scale": "pocket"}
+
     def test_the_command_line_comes_before_the_scale(self, folder):
         scale_file(folder, "2_second: {steps: 5, seeds: [4]}")
         given = {"steps": "6", "lr": "1e-4", "figures": "1e-4", "seeds": "None"}

@@ -333,22 +333,52 @@ def test_runs_side_by_side_come_out_as_alone():
     assert seen == [(0, 4), (1, 4), (2, 4), (0, 6), (2, 6)]
 
 
-@pytest.mark.parametrize("default", ["float64", "meta"])
-def test_defaults_that_the_caller_has_set_change_nothing(default):
+@contextlib.contextmanager
+def kept_by(setting, getting, value):
+    """Inside, a setting of PyTorch's has another value."""
+    before = getting()
+    setting(value)
+    try:
+        yield
+        assert getting() == value, "it is the caller's again"
+    finally:
+        setting(before)
+
+
+def set_products(precision: str) -> None:
+    torch.backends.mkldnn.matmul.fp32_precision = precision
+
+
+@pytest.mark.parametrize(
+    "callers",
+    [
+        lambda: kept_by(torch.set_default_dtype, torch.get_default_dtype, torch.float64),
+        lambda: torch.device("meta"),
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: kept_by(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision, "medium"),
+        pytest.param(
+            lambda: kept_by(set_products, lambda: torch.backends.mkldnn.matmul.fp32_precision, "bf16"),
+            marks=pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="PyTorch is older"),
+        ),
+        torch.no_grad,
+        torch.inference_mode,
+    ],
+    ids=["dtype", "device", "autocast", "matmul precision", "one backend's", "no_grad", "inference_mode"],
+)
+def test_defaults_that_the_caller_has_set_change_nothing(callers):
     """A record could not tell of them."""
-    wanted, config = train(RunConfig(**TINY)), RunConfig(**TINY)
-    if default == "meta":
-        with torch.device("meta"):
-            record = train(config)
-            assert torch.empty(1).is_meta, "they are the caller's again"
-    else:
-        torch.set_default_dtype(torch.float64)
-        try:
-            record = train(config)
-            assert torch.empty(1).dtype == torch.float64
-        finally:
-            torch.set_default_dtype(torch.float32)
+    wanted, precisions = train(RunConfig(**TINY)), []
+
+    def states():
+        return (torch.get_default_device(), torch.is_autocast_enabled("cpu"), torch.is_grad_enabled(),
+                torch.is_inference_mode_enabled())  # fmt: skip
+
+    with callers():
+        before = states()
+        record = train(RunConfig(**TINY), lambda _: precisions.append(torch.get_float32_matmul_precision()))
+        assert states() == before, "they are the caller's again"
     assert without_times(record) == without_times(wanted)
+    assert set(precisions) == {"highest"}, "few processors round otherwise"
 
 
 def test_an_accuracy_of_exactly_a_level_reaches_it():

@@ -153,6 +153,26 @@ def test_both_reads_are_trained_again_the_cheapest_first():
     assert verify.to_train_again(chosen, 0) == []
 
 
+def test_a_run_with_two_results_is_named(folder, capsys):
+    [first, *_] = read_records(folder / FILE)
+    (folder / "later.jsonl").write_text(replace(first, wall_seconds=9.0).to_json() + "\n")
+    assert status(folder) == 1
+    assert f"run {first.identity} is in {FILE} already, with other results" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_needs_more_than_is_installed_is_said_and_no_fault(folder, capsys, monkeypatch):
+    lines = (RESULTS / "world-pocket.jsonl").read_text().splitlines(keepends=True)
+    (folder / "world-pocket.jsonl").write_text("".join(lines[:2]))
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    assert status(folder) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "not checked here: run" in out and "orthonar[world]" in out and "1 of their traces" in out
+    assert verify.to_train_again(read_records(folder / "world-pocket.jsonl"), 2) == []
+    unknown = record_of(TINY.run(TASKS[0], "baseline", 1e-2, 5))
+    unknown = replace(unknown, settings=unknown.settings | {"task": "Elsewhere"})
+    assert verify.to_train_again([unknown], 2) == [], "nor what nobody here has defined"
+
+
 @pytest.fixture(scope="module")
 def found():
     return claims.claims(RunStore(RESULTS).records())

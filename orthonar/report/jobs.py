@@ -94,7 +94,7 @@ def plan(
 ) -> list[Job]:
     """Pair each notebook with its parameters at a scale, from `parameters/SCALE.yml` beside the notebooks.
 
-    Where a notebook takes them, `scale` is set to the scale and `figures` to the folder asked for.
+    Where a notebook takes them, `scale` is set to the scale and nothing else, `figures` to the folder asked for.
 
     Args:
         notebooks: their paths.
@@ -103,7 +103,7 @@ def plan(
         given: parameters as texts by name, which come before those of the scale; every notebook must take them.
 
     Raises:
-        ParameterError: naming the notebook and the parameter that is unknown or of the wrong type.
+        ParameterError: naming the notebook and the parameter that is unknown, of the wrong type, or not to be set.
     """
     jobs = []
     for notebook in notebooks:
@@ -113,6 +113,10 @@ def plan(
             mine = DEFAULTS
         else:
             values = _entries(notebook.parent / "parameters" / f"{mine}.yml").get(notebook.stem) or {}
+        if mine != DEFAULTS and "scale" in {*values, *(given or {})}:  # it would be a name for what was not run
+            meant = (given or values).get("scale", "NAME")
+            what = f"parameter 'scale' names the scale that is run, here {mine}"
+            raise ParameterError(f"{notebook.name}: {what}; it is chosen by --scale {meant}")
         for name, value in values.items():
             _check(f"{notebook.name} at scale {mine}", name, value, declared)
         chosen = {}

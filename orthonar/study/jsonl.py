@@ -150,7 +150,7 @@ def check_writable(path: Path) -> None:
 
 
 class Damage(NamedTuple):
-    """A line that is no record, or with the number 0 a file that cannot be read at all."""
+    """A line that is no record to count, or with the number 0 a file that cannot be read at all."""
 
     file: str
     line: int

@@ -29,7 +29,8 @@ class RunStore:
     """The run records of one folder: every file of it that ends in .jsonl.
 
     A run is found by its settings, whichever file holds it and whatever device it ran on. Reading never fails on a
-    damaged line or an unreadable file; `damaged` lists what was skipped in the last reading.
+    damaged line or an unreadable file; `damaged` lists what was skipped in the last reading, and with it records of
+    runs that an earlier line has with other results.
 
     Args:
         folder: where the files lie; made when the first record is added.
@@ -66,12 +67,18 @@ class RunStore:
                 stacklevel=2,
             )
         damaged: list[Damage] = []
-        found: dict[str, RunRecord] = {}
+        found: dict[str, tuple[RunRecord, str]] = {}
+
+        def take(line: str) -> None:
+            record = RunRecord.from_json(line)
+            first, file = found.setdefault(record.identity, (record, path.name))
+            if first is not record and first.to_json() != record.to_json():
+                raise ValueError(f"run {record.identity} is in {file} already, with other results")
+
         for path in files_in(self.folder):
-            for record in read_records(path, damaged):
-                found.setdefault(record.identity, record)
+            read_lines(path, take, damaged)
         self.damaged = damaged
-        return list(found.values())
+        return [record for record, _ in found.values()]
 
     def check_writable(self, name: str) -> None:
         """Try whether records can be added to a file.

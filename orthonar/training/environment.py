@@ -7,29 +7,59 @@ import subprocess
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..engine.backends import numba_version
+from ..engine.by_hand import without_autocast
 from ..paths import project_root
 from ..version import VERSION
 
 
 @contextlib.contextmanager
 def usual_defaults() -> Iterator[None]:
-    """Inside, tensors are float32 and on the CPU where nothing else is said, whatever the caller has set.
+    """Inside, PyTorch computes as it does where nobody has told it otherwise, whatever the caller has set.
 
-    A run's settings say neither, and its record could not.
+    Tensors are float32 and on the CPU where nothing else is said, matrix products are in full float32, autocast is off,
+    and gradients are there: a run's settings say none of it, and its record could not.
     """
     dtype = torch.get_default_dtype()
-    elsewhere = torch.get_default_device().type != "cpu"
-    torch.set_default_dtype(torch.float32)
+    with contextlib.ExitStack() as usual:
+        if torch.get_default_device().type != "cpu":  # every call of PyTorch pays for it
+            usual.enter_context(torch.device("cpu"))
+        for device in ("cpu", "cuda"):
+            usual.enter_context(without_autocast(torch.device(device)))
+        usual.enter_context(torch.inference_mode(False))
+        usual.enter_context(torch.enable_grad())
+        usual.enter_context(_full_products())
+        usual.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        yield
+
+
+@contextlib.contextmanager
+def _full_products() -> Iterator[None]:
+    """Inside, products of float32 matrices are in float32, in whichever of PyTorch's two ways the caller set it."""
+    by_backend: dict[Any, str] = {}
+    backends: Any = torch.backends  # whose names are new to older ones
     try:
-        with torch.device("cpu") if elsewhere else contextlib.nullcontext():  # every call of PyTorch pays for it
-            yield
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # one backend's is set, so that there is none of all
+        precision = None
+        by_backend = {b: b.fp32_precision for b in (backends.cuda.matmul, backends.mkldnn.matmul)}
+    if precision == "highest":  # set once more, it would be deaf to torch.backends.fp32_precision from here on
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
     finally:
-        torch.set_default_dtype(dtype)
+        if precision is not None:
+            torch.set_float32_matmul_precision(precision)
+        for backend, its_own in by_backend.items():
+            backend.fp32_precision = its_own
 
 
 def versions() -> dict[str, str]:
