@@ -160,7 +160,7 @@ def test_the_stock_layer_takes_no_more_than_its_context():
     assert model(torch.zeros(1, 5, dtype=torch.int64)).shape == (1, 5, 11)
     with pytest.raises(ValueError, match="^tokens: 9 positions are more than the stock layer's context of 8"):
         model(torch.zeros(1, 9, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"^config must be a modelconfig \(orthonar.model.ModelConfig\), not None"):
+    with pytest.raises(ValueError, match=r"^config must be a model config \(orthonar.model.ModelConfig\), not None"):
         StockModel(None, 8)
     for length in (0, -1, 2.5):
         with pytest.raises(ValueError, match="^context_length must be an integer of at least 1"):

@@ -55,7 +55,7 @@ def extremes(x: Tensor) -> tuple[float, float] | None:
         return None
     try:
         low, high = torch.aminmax(x.detach())
-        return low.item(), high.item()
+        return float(low.item()), float(high.item())  # not symbols of a trace
     except RuntimeError:
         return None
 
