@@ -169,11 +169,12 @@ class TestNothingIsRun:
         message = capsys.readouterr().err
         assert all(word in message for word in named), message
 
-    def test_an_unknown_scale(self, folder, capsys):
+    @pytest.mark.parametrize("scale", ["poket", ""])
+    def test_an_unknown_scale(self, folder, capsys, scale):
         scale_file(folder, "{}")
-        assert reproduce.main(command(folder, "--scale", "poket")) == 2
+        assert reproduce.main(command(folder, "--scale", scale)) == 2
         message = capsys.readouterr().err
-        assert "'poket'" in message and "['pocket']" in message
+        assert f"no scale {scale!r} in" in message and "['pocket']" in message
 
     def test_an_impossible_folder(self, folder, tmp_path, capsys):
         scale_file(folder, "{}")

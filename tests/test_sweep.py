@@ -781,6 +781,8 @@ def test_some_sides_and_tasks_alone(tmp_path, capsys):
         ),
         (["headline", "--tasks", "4"], "tasks must lie between 1 and 3, not 4"),
         (["headline", "--scale", "huge"], "scale"),
+        (["headline", "--scale", ""], "scale: headline has paper, pocket, not ''"),
+        (["headline", "--dask", ""], "dask must be the address of a scheduler, not ''"),
         (["headline", "--time-budget", "-3"], "time_budget"),
         (["headline", "--workers", "0"], "workers"),
         (["headline", "--together", "0"], "together"),

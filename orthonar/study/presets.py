@@ -366,7 +366,7 @@ def find_study(preset: str, scale: str | None = None) -> tuple[str, Study]:
     name, there = known[preset]
     if scale is not None and preset != name and scale != there:
         raise ValueError(f"scale: {preset} is at the scale {there}, not {scale!r}")
-    scale = scale or there
+    scale = there if scale is None else scale
     if scale not in PRESETS[name]:
         raise ValueError(f"scale: {name} has {', '.join(PRESETS[name])}, not {scale!r}")
     return name if scale == "paper" else f"{name}-{scale}", PRESETS[name][scale]
