@@ -3,6 +3,7 @@
 import concurrent.futures as cf
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from orthonar.study.presets import PRESETS, RATES, find_study
 from orthonar.study.recorder import Recorder
 from orthonar.study.records import RunStore
 from orthonar.study.runs import Estimates, describe_end
-from orthonar.study.sweep import Sweep
+from orthonar.study.sweep import Sweep, run_preset
 from orthonar.study.weights import packed, save_weights, weights_path
 from orthonar.study.worker import train_group
 from orthonar.sweep import main, summary
@@ -772,6 +773,17 @@ def test_some_sides_and_tasks_alone(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [("tasks", 1.5), ("tasks", "1"), ("tasks", True), ("sides", "baseline"), ("sides", []), ("sides", 1)],
+)
+def test_sides_and_tasks_are_looked_through(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be .*not {re.escape(repr(value))}$"):
+        run_preset("headline-pocket", results=tmp_path / "none", **{name: value})
+    assert not list(tmp_path.iterdir())
+    assert TINY.without() == TINY
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nothing"], "preset"),
@@ -779,7 +791,7 @@ def test_some_sides_and_tasks_alone(tmp_path, capsys):
             ["headline", "--sides", "baseline", "sideways"],
             "sides: there is no 'sideways', only baseline, orthogonalized",
         ),
-        (["headline", "--tasks", "4"], "tasks must lie between 1 and 3, not 4"),
+        (["headline", "--tasks", "4"], "tasks must be an integer of from 1 to 3, not 4"),
         (["headline", "--scale", "huge"], "scale"),
         (["headline", "--scale", ""], "scale: headline has paper, pocket, not ''"),
         (["headline", "--dask", ""], "dask must be the address of a scheduler, not ''"),

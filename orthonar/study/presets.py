@@ -8,6 +8,7 @@ from typing import Any
 from ..data.base import Task
 from ..data.key_door import KeyDoor
 from ..data.mqar import MQAR
+from ..settings import checked_integer
 from ..training.config import RunConfig
 from ..training.record import RunRecord
 from ..training.schedules import Constant
@@ -74,16 +75,18 @@ class Study:
         """The same study of some of its sides and tasks, in its own order.
 
         Args:
-            sides: their names; None for all.
+            sides: their names, at least one; None for all.
             tasks: how many, the first ones; None for all.
 
         Raises:
-            ValueError: naming the side that there is not, or the number of tasks.
+            ValueError: naming the side that there is not, or what is no list of sides or number of tasks.
         """
+        if sides is not None and (isinstance(sides, str) or not isinstance(sides, Collection) or not sides):
+            raise ValueError(f"sides must be a list of at least one name, not {sides!r}")
         if unknown := [name for name in sides or () if name not in self.sides]:
             raise ValueError(f"sides: there is no {unknown[0]!r}, only {', '.join(self.sides)}")
-        if tasks is not None and not 1 <= tasks <= len(self.tasks):
-            raise ValueError(f"tasks must lie between 1 and {len(self.tasks)}, not {tasks}")
+        if tasks is not None:
+            tasks = checked_integer("tasks", tasks, 1, len(self.tasks))
         kept = {name: side for name, side in self.sides.items() if sides is None or name in sides}
         return replace(self, sides=kept, tasks=self.tasks[:tasks])
 
@@ -94,9 +97,9 @@ class Study:
             sides: their names.
 
         Raises:
-            ValueError: naming the side that there is not.
+            ValueError: naming the side that there is not; or all of them are left out.
         """
-        self.only(sides)  # checks the names
+        self.only(sides or None)  # checks the names
         return self.only([name for name in self.sides if name not in sides])
 
     def without_seeds(self, seeds: Collection[int]) -> "Study":
