@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
             if args.adopt:
                 return adopt_file(args.adopt, args.preset, args.scale, results)
             if args.list:
-                check_arguments(args.device, args.workers, args.together, args.time_budget)
+                check_arguments(args.device, args.workers, args.together, args.time_budget, args.dask)
                 study = find_study(args.preset, args.scale)[1]
                 print_list(study.only(args.sides, args.tasks), RunStore(results), args.device)
                 return 0

@@ -174,11 +174,12 @@ class TestNothingIsRun:
         assert reproduce.main(command(folder, "-p", "steps=3", "-p", "steps=4")) == 2
         assert "-p steps: given twice, '3' and '4'" in capsys.readouterr().err
 
-    def test_an_unknown_scale(self, folder, capsys):
+    @pytest.mark.parametrize("scale", ["poket", ""])
+    def test_an_unknown_scale(self, folder, capsys, scale):
         scale_file(folder, "{}")
-        assert reproduce.main(command(folder, "--scale", "poket")) == 2
+        assert reproduce.main(command(folder, "--scale", scale)) == 2
         message = capsys.readouterr().err
-        assert "'poket'" in message and "['pocket']" in message
+        assert f"no scale {scale!r} in" in message and "['pocket']" in message
 
     def test_an_impossible_folder(self, folder, tmp_path, capsys):
         scale_file(folder, "{}")

@@ -3,6 +3,7 @@
 import concurrent.futures as cf
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -18,14 +19,15 @@ import torch
 from tiny import SETTINGS, TASKS, TINY, record_of
 
 from orthonar import NewtonSchulzRead, RawRead, RunConfig, paths
+from orthonar.model import SequenceModel
 from orthonar.study import rescue
 from orthonar.study.executors import local_executor
 from orthonar.study.presets import PRESETS, RATES, find_study
 from orthonar.study.recorder import Recorder
 from orthonar.study.records import RunStore
 from orthonar.study.runs import Estimates, describe_end
-from orthonar.study.sweep import Sweep
-from orthonar.study.weights import save_weights, weights_path
+from orthonar.study.sweep import Sweep, run_preset
+from orthonar.study.weights import packed, save_weights, weights_path
 from orthonar.study.worker import train_group
 from orthonar.sweep import main, summary
 
@@ -538,11 +540,12 @@ def test_weights_are_of_the_training_that_was_recorded(tmp_path):
     progress, seen, _ = sweep(RunStore(tmp_path), study=study)
     assert weights_path(tmp_path, left).read_bytes() == b"weights"
 
-    elsewhere = tmp_path / "elsewhere"
-    mine, theirs = replace(left, wall_seconds=1.0), replace(left, wall_seconds=2.0)
+    elsewhere, of_theirs = tmp_path / "elsewhere", packed(SequenceModel(study.runs([])[0].model))
+    theirs = replace(left, wall_seconds=2.0)
+    mine = replace(left, trace=[replace(left.trace[0], loss=2.0)])
     RunStore(elsewhere).add(theirs, "runs")
-    save_weights(RunStore(elsewhere), theirs, b"theirs")
-    for number, (record, kept) in enumerate(((mine, False), (theirs, True))):
+    save_weights(RunStore(elsewhere), theirs, of_theirs)
+    for number, (record, kept) in enumerate(((mine, False), (theirs, True), (left, True))):
         store = RunStore(tmp_path / f"store-{number}")
         store.add(record, "runs")
         adopted = rescue.adopt(elsewhere / "runs.jsonl", store)
@@ -550,24 +553,22 @@ def test_weights_are_of_the_training_that_was_recorded(tmp_path):
         assert weights_path(store.folder, left).exists() == kept
     assert not save_weights(store, theirs, b"again")
     assert rescue.adopt(elsewhere / "runs.jsonl", store).weights == 0
-    assert weights_path(store.folder, left).read_bytes() == b"theirs", "what is there stays"
+    assert weights_path(store.folder, left).read_bytes() == of_theirs, "what is there stays"
     store = RunStore(tmp_path / "store-of-leftovers")
     save_weights(store, mine, b"of no record")
     assert rescue.adopt(elsewhere / "runs.jsonl", store) == rescue.Adopted(1, 0, 1, [])
-    assert weights_path(store.folder, left).read_bytes() == b"theirs", "not what another training left"
+    assert weights_path(store.folder, left).read_bytes() == of_theirs, "not what another training left"
 
 
 def test_of_two_sweeps_that_share_a_run_one_records_it_with_its_weights(tmp_path):
     """Each under a name of its own, as two presets do that ask for the same run."""
     [config, *_] = TINY.runs([])
     records = [replace(record_of(config), wall_seconds=seconds) for seconds in (1.0, 2.0)]
+    first, second = (packed(SequenceModel(config.model)) for _ in records)
     keepers = [Recorder(RunStore(tmp_path), name, print, {}) for name in ("b", "a")]
-    kept = [
-        keeper.keep(record, name, "a run")
-        for keeper, record, name in zip(keepers, records, (b"of the first", b"of the second"))
-    ]
+    kept = [keeper.keep(record, name, "a run") for keeper, record, name in zip(keepers, records, (first, second))]
     assert kept == [True, False] and RunStore(tmp_path).records() == records[:1]
-    assert weights_path(tmp_path, records[0]).read_bytes() == b"of the first"
+    assert weights_path(tmp_path, records[0]).read_bytes() == first != second
 
 
 def test_a_record_that_was_read_can_be_written_again(tmp_path):
@@ -781,6 +782,17 @@ def test_what_is_no_choice_of_sides_or_tasks_is_named(given):
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [("tasks", 1.5), ("tasks", "1"), ("tasks", True), ("sides", "baseline"), ("sides", []), ("sides", 1)],
+)
+def test_sides_and_tasks_are_looked_through(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be .*not {re.escape(repr(value))}$"):
+        run_preset("headline-pocket", results=tmp_path / "none", **{name: value})
+    assert not list(tmp_path.iterdir())
+    assert TINY.without() == TINY
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nothing"], "preset"),
@@ -790,6 +802,8 @@ def test_what_is_no_choice_of_sides_or_tasks_is_named(given):
         ),
         (["headline", "--tasks", "4"], "tasks must be an integer of from 1 to 3, not 4"),
         (["headline", "--scale", "huge"], "scale"),
+        (["headline", "--scale", ""], "scale: headline has paper, pocket, not ''"),
+        (["headline", "--dask", ""], "dask must be the address of a scheduler, not ''"),
         (["headline", "--time-budget", "-3"], "time_budget"),
         (["headline", "--workers", "0"], "workers"),
         (["headline", "--together", "0"], "together"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from orthonar.paths import project_root
 from orthonar.reads.composites import BlendRead
 from orthonar.reads.mesa import MesaRead
 from orthonar.study.records import RunStore, run_table
+from orthonar.training.environment import revision
 from orthonar.training.record import RunRecord, identity
 from orthonar.training.step import (
     GraphStep,
@@ -207,8 +209,9 @@ def test_a_device_may_be_pytorchs():
 def test_a_device_is_looked_for_when_training_begins():
     config = RunConfig(**TINY | {"device": "cuda:99"})
     assert RunConfig.from_settings(config.settings()) == config, "a record from another machine is read anywhere"
-    with pytest.raises(ValueError, match="device: 'cuda:99' cannot be used here"):
-        train(config)
+    for name in ("cuda:99", "meta", "hpu"):
+        with pytest.raises(ValueError, match=f"device: '{name}' cannot be used here"):
+            train(replace(config, device=name))
 
 
 def test_a_misspelt_setting_is_told_its_neighbour():
@@ -438,3 +441,13 @@ def test_a_record_names_the_revision_that_it_began_with(monkeypatch):
     monkeypatch.setattr(module, "revision", lambda: "later" if seen else "at first")
     assert train(RunConfig(**TINY), on_evaluation=seen.append).revision == "at first"
     assert seen
+
+
+def test_the_revision_is_this_checkouts_whatever_else_git_is_told(monkeypatch, tmp_path):
+    here = revision.__wrapped__()
+    make = ["git", "-c", "user.name=a", "-c", "user.email=b", "-C", str(tmp_path)]
+    subprocess.run([*make, "init", "-q"], check=True)
+    subprocess.run([*make, "commit", "-q", "--allow-empty", "-m", "another repository's"], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path))
+    assert revision.__wrapped__() == here

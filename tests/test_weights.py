@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import SETTINGS, TASKS
+from tiny import SETTINGS, TASKS, TINY
 
 from orthonar import MLSTMModel, NewtonSchulzRead, RunConfig, evaluate
 from orthonar.study.recorder import Recorder
 from orthonar.study.records import RunStore
 from orthonar.study.weights import packed, save_weights, trained_model, weights_path
 from orthonar.study.worker import train_group
+from orthonar.sweep import main
 
 
 def trained():
@@ -83,6 +84,40 @@ def test_weights_that_are_not_the_models_are_named(tmp_path, kept):
         torch.save(kept, weights_path(tmp_path, record))
     with pytest.raises(ValueError, match=f"{record.identity}.pt is damaged"):
         trained_model(tmp_path, record)
+
+
+def test_lost_and_damaged_weights_are_remade_as_is_said(tmp_path, monkeypatch, capsys):
+    """As in results/README.md: the same settings once more, elsewhere, and adopted from there."""
+    study = replace(TINY, tasks=TASKS[:1], rates=(1e-2,), rate_seeds=(), seeds=(0, 1), keep_weights=True)
+    monkeypatch.setattr("orthonar.study.sweep.find_study", lambda *_: ("tiny", study))
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        assert main(["tiny", "--results", str(folder), "--workers", "1"]) == 0
+    lost, damaged, other, whole = RunStore(here).records()
+    weights_path(here, lost).unlink()
+    weights_path(here, damaged).write_bytes(weights_path(here, damaged).read_bytes()[:500])
+    weights_path(here, other).unlink()
+    text = (here / "tiny.jsonl").read_text()
+    (here / "tiny.jsonl").write_text(text.replace(f'"loss": {other.trace[0].loss!r}', '"loss": 9.0'))
+    before = weights_path(here, whole).stat().st_mtime_ns
+    with pytest.raises(ValueError, match="into another folder and adopt its file, `python -m orthonar.sweep --adopt"):
+        trained_model(here, damaged)
+    capsys.readouterr()
+    assert main(["--adopt", str(there / "tiny.jsonl"), "--results", str(here)]) == 0
+    assert "0 runs added" in (said := capsys.readouterr().out) and "2 with weights; 4 were there" in said
+    for record in (lost, damaged):
+        assert weights_path(here, record).read_bytes() == weights_path(there, record).read_bytes()
+        trained_model(here, record)
+    assert not weights_path(here, other).exists(), "that training came out otherwise"
+    assert weights_path(here, whole).stat().st_mtime_ns == before, "what is whole stays"
+
+
+def test_weights_of_settings_that_are_unknown_here_are_not_taken_for_damaged(tmp_path):
+    _, record, content = trained()
+    store, record = RunStore(tmp_path), replace(record, settings=record.settings | {"task": "Elsewhere"})
+    store.add(record, "runs")
+    assert save_weights(store, record, content) and not save_weights(store, record, b"others")
+    assert weights_path(tmp_path, record).read_bytes() == content
 
 
 def test_weights_that_float16_cannot_hold_are_refused():

@@ -108,7 +108,7 @@ def plan(
     jobs = []
     for notebook in notebooks:
         declared = declared_parameters(notebook)
-        mine, values = scale or POCKET, {}
+        mine, values = POCKET if scale is None else scale, {}
         if scale is None and not (notebook.parent / "parameters").is_dir():
             mine = DEFAULTS
         else:
@@ -186,7 +186,9 @@ def _entries(file: Path) -> dict[str, dict]:
         entries = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         scales = sorted(p.stem for p in file.parent.glob("*.yml"))
-        raise ParameterError(f"no scale {file.stem!r} in {file.parent}; there are: {scales}") from None
+        raise ParameterError(
+            f"no scale {file.name.removesuffix('.yml')!r} in {file.parent}; there are: {scales}"
+        ) from None
     except yaml.YAMLError as error:
         raise ParameterError(f"{file}: {error}") from None
     if not isinstance(entries, dict) or not all(isinstance(e, dict | None) for e in entries.values()):

@@ -75,14 +75,14 @@ class Study:
         """The same study of some of its sides and tasks, in its own order.
 
         Args:
-            sides: their names; None for all.
+            sides: their names, at least one; None for all.
             tasks: how many, the first ones; None for all.
 
         Raises:
-            ValueError: naming what is no list of sides, the side that there is not, or the number of tasks.
+            ValueError: naming the side that there is not, or what is no list of sides or number of tasks.
         """
-        if isinstance(sides, str) or (sides is not None and not len(sides)):
-            raise ValueError(f"sides must be a list of names, one or more, not {sides!r}")
+        if sides is not None and (isinstance(sides, str) or not isinstance(sides, Collection) or not sides):
+            raise ValueError(f"sides must be a list of at least one name, not {sides!r}")
         if unknown := [name for name in sides or () if name not in self.sides]:
             raise ValueError(f"sides: there is no {unknown[0]!r}, only {', '.join(self.sides)}")
         if tasks is not None:
@@ -97,7 +97,7 @@ class Study:
             sides: their names.
 
         Raises:
-            ValueError: naming the side that there is not.
+            ValueError: naming the side that there is not; or all of them are left out.
         """
         self.only(sides or None)  # checks the names
         return self.only([name for name in self.sides if name not in sides])
@@ -369,7 +369,7 @@ def find_study(preset: str, scale: str | None = None) -> tuple[str, Study]:
     name, there = known[preset]
     if scale is not None and preset != name and scale != there:
         raise ValueError(f"scale: {preset} is at the scale {there}, not {scale!r}")
-    scale = scale or there
+    scale = there if scale is None else scale
     if scale not in PRESETS[name]:
         raise ValueError(f"scale: {name} has {', '.join(PRESETS[name])}, not {scale!r}")
     return name if scale == "paper" else f"{name}-{scale}", PRESETS[name][scale]

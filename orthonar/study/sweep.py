@@ -362,11 +362,13 @@ class Sweep:
             end_at_once(executor)
 
 
-def check_arguments(device: str, workers: int | None, together: int, time_budget: float | None) -> None:
-    """Look through what `run_preset` is to run with; nothing is asked of a device.
+def check_arguments(
+    device: str, workers: int | None, together: int, time_budget: float | None, dask: str | None = None
+) -> None:
+    """Look through what `run_preset` is to run with; nothing is asked of a device or a scheduler.
 
     Args:
-        device, workers, together, time_budget: as of `run_preset`.
+        device, workers, together, time_budget, dask: as of `run_preset`.
 
     Raises:
         ValueError: naming the argument that is impossible on any machine.
@@ -376,6 +378,8 @@ def check_arguments(device: str, workers: int | None, together: int, time_budget
         if value is not None:
             checked_integer(argument, value, 1)
     _check_time_budget(time_budget)
+    if dask is not None and not (isinstance(dask, str) and dask.strip()):
+        raise ValueError(f"dask must be the address of a scheduler, not {dask!r}")
 
 
 def _check_time_budget(seconds: float | None) -> None:
@@ -418,8 +422,10 @@ def run_preset(
     """
     name, study = find_study(preset, scale)
     study = study.only(sides, tasks)
-    check_arguments(device, workers, together, time_budget)
-    if dask:
+    check_arguments(device, workers, together, time_budget, dask)
+    if results == "":
+        raise ValueError("results must be a folder, not ''")
+    if dask is not None:
         make_executor, slots = dask_executor(dask, device, time_budget)
     else:
         usable_device(device)
@@ -428,5 +434,5 @@ def run_preset(
         def make_executor() -> cf.Executor:
             return local_executor(slots, device)
 
-    store = RunStore(results or paths.results_dir())
+    store = RunStore(paths.results_dir() if results is None else results)
     return Sweep(study, name, store, make_executor, workers or slots, device, time_budget, say, together).run()

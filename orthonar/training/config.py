@@ -197,7 +197,7 @@ def usable_device(name: str) -> torch.device:
     device = _device(name)
     try:
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:  # a device of a package that is not there
+    except (RuntimeError, AssertionError, ImportError) as error:  # a backend may be a package of its own
         raise ValueError(f"device: {name!r} cannot be used here ({_first_line(error)})") from None
     return device
 

@@ -97,13 +97,17 @@ def _processor() -> str:
 
 @lru_cache
 def revision() -> str | None:
-    """Commit of the checkout that this package runs from, or None outside one."""
+    """Commit of the checkout that this package runs from, or None outside one.
+
+    "+changes" follows if a file of the package differs from the commit's, new files too.
+    """
+    # What a hook or a shell says of another repository is not meant for this one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(project_root()), *arguments]
-        # Git's hooks name their own repository so, which need not be this one.
-        here = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30, env=here).stdout
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30)
+        return run.stdout
 
     try:
         if not (project_root() / "orthonar" / "training" / "environment.py").samefile(__file__):

@@ -87,7 +87,8 @@ class RunRecord:
         wall_seconds: duration of training and evaluation, set-up excluded.
         device: name of the device that it ran on.
         versions: Python, torch, numpy and orthonar.
-        revision: source revision of the code, with "+changes" if the package differed from it; None if unknown.
+        revision: source revision of the code, with "+changes" if a file of the package differed from it, new ones too;
+            None if unknown.
         started: UTC time, ISO 8601.
         schema: version of this layout.
     """
