@@ -99,12 +99,6 @@ def test_outside_a_checkout_there_is_no_revision(monkeypatch, tmp_path):
     assert environment.revision.__wrapped__() is None
 
 
-def test_the_revision_is_this_checkouts_whatever_git_was_told(monkeypatch, tmp_path):
-    before = environment.revision.__wrapped__()
-    monkeypatch.setenv("GIT_DIR", str(tmp_path))
-    assert environment.revision.__wrapped__() == before
-
-
 def test_everything_is_imported_where_there_is_no_posix_and_no_compiler():
     assert int(output_of(EVERYTHING)[0]) > 50
 

@@ -770,15 +770,6 @@ def test_some_sides_and_tasks_alone(tmp_path, capsys):
     study = TINY.only(["orthogonalized"])
     assert {c.identity for c in study.runs([])} < {c.identity for c in TINY.runs([])}
     assert all(c.read == NewtonSchulzRead(steps=5) for c in study.runs([]))
-    assert TINY.without() == TINY
-
-
-@pytest.mark.parametrize(
-    "given", [{"tasks": 1.5}, {"tasks": True}, {"tasks": "1"}, {"sides": []}, {"sides": "baseline"}]
-)
-def test_what_is_no_choice_of_sides_or_tasks_is_named(given):
-    with pytest.raises(ValueError, match=f"^{next(iter(given))} must be "):
-        TINY.only(**given)
 
 
 @pytest.mark.parametrize(
