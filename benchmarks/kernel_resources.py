@@ -31,6 +31,8 @@ PROGRAMS = (
     ("chunk_filter", "_exact", ""), ("chunk_filter", "_exact_backward", ""),
     ("states", "_forward", ""), ("states", "_backward", ""),
 )  # fmt: skip
+#: What Triton's compiler takes, ten times the capability; of any other it ends the process.
+CAPABILITIES = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
 _WITH_ALL_REGISTERS = (("chunk_reads", "_backward"), ("chunk_filter", "_prepare"), ("chunk_filter", "_sums"))
 _FEW_WARPS, _MANY_WARPS = ("_recur", "_sums"), ("_prepare_start", "_gradients")
 _ALWAYS_SINGLE = {
@@ -96,13 +98,16 @@ def compile_program(module: str, program: str, state: str, capability: int, leng
     }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, compile, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--capability", type=int, nargs="+", default=[75, 80, 90], help="ten times the capability")
+    capability = {"choices": CAPABILITIES, "default": [75, 80, 90], "help": "ten times the capability"}
+    parser.add_argument("--capability", type=int, nargs="+", **capability)
     parser.add_argument("--chunk-size", type=int, default=16, help="positions in a chunk")
     parser.add_argument("--head-size", type=int, default=48, help="numbers in a head")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    if min(args.chunk_size, args.head_size) < 1:
+        parser.error("--chunk-size and --head-size are at least 1")
     if os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("TRITON_INTERPRET must not be set: interpreted kernels are not compiled")
     print(f"triton {triton.__version__}, chunks of {args.chunk_size}, heads of {args.head_size}")

@@ -17,6 +17,7 @@ import torch
 
 from orthonar.data.base import IGNORE_INDEX
 from orthonar.data.noisy_recall import NoisyRecall
+from orthonar.training.config import usable_device
 
 
 def choice_loop(task: NoisyRecall, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +57,7 @@ def choice_loop(task: NoisyRecall, rng: np.random.Generator) -> tuple[np.ndarray
     return np.array(tokens + ending, dtype=np.int64), np.array(labels, dtype=np.int64)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, time, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=64, help="sequences in a batch")
@@ -66,11 +67,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's CPU threads")
     parser.add_argument("--rounds", type=int, default=5, help="batches of each loop")
     parser.add_argument("--repeats", type=int, default=200, help="batches of `sample` in each round")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    if min(args.batch_size, args.threads, args.rounds, args.repeats) < 1:
+        parser.error("--batch-size, --threads, --rounds and --repeats are at least 1")
+    try:
+        task = NoisyRecall(vocab_size=args.vocab_size, seq_len=args.seq_len)
+        device = usable_device(args.device)
+    except ValueError as error:
+        parser.error(str(error))
 
     torch.set_num_threads(args.threads)
-    task = NoisyRecall(vocab_size=args.vocab_size, seq_len=args.seq_len)
-    device = torch.device(args.device)
     rng, generator = np.random.default_rng(0), torch.Generator(device).manual_seed(0)
     on_gpu = device.type == "cuda"
 

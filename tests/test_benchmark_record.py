@@ -1,12 +1,13 @@
 """What every benchmark records of the machine, and that what it measured is never lost."""
 
+import importlib
 import json
 import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks import accuracy, pace, streaming
+from benchmarks import accuracy, pace, sampler, streaming
 from benchmarks import record as records
 from orthonar.report.tables import benchmark_records
 
@@ -45,14 +46,28 @@ def test_what_cannot_be_appended_is_kept_elsewhere(tmp_path, monkeypatch):
         (streaming, ["--width", "0"], "embedding_dim"),
         (streaming, ["--vocab-size", "0"], "vocab_size"),
         (pace, ["--repeats", "0"], "--repeats and --threads are at least 1"),
+        (sampler, ["--rounds", "0"], "--rounds and --repeats are at least 1"),
+        (sampler, ["--threads", "0"], "--rounds and --repeats are at least 1"),
+        (sampler, ["--seq-len", "7"], "seq_len must be even"),
+        (sampler, ["--device", "foo"], "device: 'foo' is none"),
     ],
     ids=lambda part: part.__name__ if hasattr(part, "__name__") else str(part),
 )
 def test_impossible_options_are_named_before_anything_is_measured(command, options, said, tmp_path, capsys):
-    results = [] if command is accuracy else ["--results", str(tmp_path)]
+    results = [] if command in (accuracy, sampler) else ["--results", str(tmp_path)]
     with pytest.raises(SystemExit) as stop:
         command.main([*options, *results])
     assert stop.value.code == 2 and said in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.needs_triton
+@pytest.mark.parametrize("options", [["--capability", "1"], ["--head-size", "0"]], ids=" ".join)
+def test_kernels_are_compiled_for_what_there_is(options, monkeypatch, capsys):
+    command = importlib.import_module("benchmarks.kernel_resources")
+    monkeypatch.setattr(command, "compile_program", lambda *_: pytest.fail("compiled"))
+    with pytest.raises(SystemExit) as stop:
+        command.main(options)
+    assert stop.value.code == 2 and options[0] in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_newest_is_the_latest_started():
