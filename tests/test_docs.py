@@ -9,7 +9,7 @@ import yaml
 
 from docs import findings as written
 from orthonar.report import stats
-from orthonar.report.tables import cost, further_seeds, headline, memory, other_reads, pace, read_raw, slopes
+from orthonar.report.tables import cost, further_seeds, headline, maps, memory, other_reads, pace, read_raw, slopes
 from orthonar.report.tables.compared import solved_counts
 from orthonar.report.tables.compared import tested as compare
 from orthonar.report.tables.equal_time import equal_time_answer
@@ -116,6 +116,10 @@ def test_what_the_readme_says_first_is_what_was_counted():
     assert stats.is_told(compare(*on_new).p)
     (raw, five), (pairs, _) = solved_counts(*both)
     assert f"Together it is {five} of {pairs} against {raw} (p = {p_text(compare(*both).p)}, which counts" in opening
+    mapped = maps.answer(PRESETS["basin-map"]["pocket"], records, "vocab_size")
+    form = r"all 9 cells .* (\d+) of 72 runs, .* (\d+) of 72: more than chance .* \(exact sign-flip .*, (p = .*?)\);"
+    raw, five, p = re.search(form, mapped).groups()
+    assert f"three vocabularies it solves {five} of 72 runs against {raw} (8 seeds, {p}, by itself;" in opening
     table = findings(records).set_index(["recipe", "compared"])
     held = table["p"]
     for small in (held[of, "raw, orthogonalized read, vocabulary 56"] for of in ("pocket", "pocket, new seeds")):
